@@ -1,0 +1,50 @@
+"""Reading JSON files that people write by hand: what standard JSON readers let pass is an error here."""
+
+import json
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from visionward.runtime.errors import VisionwardError
+
+_Error = TypeVar("_Error", bound=VisionwardError)
+
+
+def read_json(path: str | PathLike[str], error: type[_Error]) -> object:
+    """The value in a UTF-8 JSON file (a byte order mark is allowed).
+
+    Args:
+        path: the file.
+        error: the class to raise; its message names the file and, for bad syntax, the line and column.
+
+    Raises:
+        error: the file cannot be read, is not UTF-8, is not JSON, repeats a key in an object (a plain reader would
+            silently keep the last one), or holds ``NaN`` or ``Infinity``.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as cause:
+        raise error(f"{path}: not UTF-8 text (byte {cause.start})") from cause
+    except OSError as cause:
+        raise error(f"{path}: {cause.strerror or cause}") from cause
+    except ValueError as cause:  # a NUL in the name
+        raise error(f"{str(path)!r}: {cause}") from cause
+
+    def unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key, value in pairs:
+            if key in found:
+                raise error(f"{path}: the key {key!r} occurs twice in one object")
+            found[key] = value
+        return found
+
+    def refuse(constant: str) -> NoReturn:
+        raise error(f"{path}: {constant} is not JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except json.JSONDecodeError as cause:
+        raise error(f"{path}: not JSON: {cause}") from cause
+    except RecursionError as cause:
+        raise error(f"{path}: nested too deeply") from cause
