@@ -1,0 +1,1 @@
+"""The runtime: preprocessing, vision tower, cross-attention, decoder, guard."""

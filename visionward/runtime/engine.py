@@ -1,0 +1,247 @@
+"""A GGUF pair, loaded: the decoder, the cross-attention layers and the vision tower on their devices.
+
+This is the lower level, for people who compare visionward with something else; ``Guard`` stands on it.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from visionward.runtime import abi
+from visionward.runtime.cross_attention import CrossAttention, ImageMemory
+from visionward.runtime.decoder import Decoder
+from visionward.runtime.device import Device, gpu_devices, physical_cores
+from visionward.runtime.errors import ConversationError, ImageError, ModelFileError
+from visionward.runtime.graph import Allocator, read
+from visionward.runtime.images import ImageSource, decode_image
+from visionward.runtime.mmproj_file import MmprojWeights
+from visionward.runtime.preprocess import Tiles, tile_image
+from visionward.runtime.text_model import TextModel
+from visionward.runtime.vision_tower import VisionTower
+from visionward.runtime.worker import Worker
+
+T = TypeVar("T")
+DEFAULT_N_CTX = 4096
+DEFAULT_UBATCH = 512
+
+
+@dataclass(frozen=True, eq=False)
+class LogitsResult:
+    """What ``Engine.logits`` gives.
+
+    Attributes:
+        logits: float32 (tokens, real rows of the head).
+        features: float32 (real tiles, tokens a tile, decoder width), after the projector; None without an image.
+        pixels: float32 (real tiles, 3, S, S); None without an image.
+    """
+
+    logits: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float32] | None
+    pixels: npt.NDArray[np.float32] | None
+
+
+class Engine:
+    """A loaded GGUF pair. Threads may share it: their calls take turns.
+
+    Args:
+        text: the text GGUF.
+        mmproj: the mmproj GGUF that belongs to it.
+        threads: CPU threads; as many as there are physical cores unless given.
+        gpu_layers: decoder layers on the GPU. None: all where the installed library has a GPU; 0: the CPU alone. The
+            vision tower and the cross-attention layers follow: on the first GPU unless this is 0.
+        n_ctx: tokens that a prompt may have.
+        ubatch: tokens that the decoder computes in one graph.
+        exact: for comparisons: no flash attention, float32 KV cache, padding computed in full.
+
+    Raises:
+        ModelFileError: if a file is missing, damaged or of another kind, or the two do not belong together.
+        ComputeError: if memory does not suffice.
+        NativeLibraryError: if the installed llama.cpp is not one that this version was tested with.
+    """
+
+    def __init__(
+        self,
+        text: str | PathLike[str],
+        mmproj: str | PathLike[str],
+        *,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
+        n_ctx: int = DEFAULT_N_CTX,
+        ubatch: int = DEFAULT_UBATCH,
+        exact: bool = False,
+    ) -> None:
+        for name, value, least in (("threads", threads or 1, 1), ("gpu_layers", gpu_layers or 0, 0), ("n_ctx", n_ctx, 1)):
+            if value < least:
+                raise ValueError(f"{name} is {value}, it must be at least {least}.")
+        self._worker = Worker()
+        self._stack = ExitStack()
+        self._close = weakref.finalize(self, _close, self._worker, self._stack)
+        try:
+            self._worker.run(
+                lambda: self._load(Path(text), Path(mmproj), threads or physical_cores(), gpu_layers, n_ctx, ubatch, exact)
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(
+        self, text: Path, mmproj: Path, threads: int, gpu_layers: int | None, n_ctx: int, ubatch: int, exact: bool
+    ) -> None:
+        abi.check()
+        if gpu_layers is None and not gpu_devices():
+            gpu_layers = 0
+        device = Device.choose(gpu=gpu_layers != 0, threads=threads)
+        self._stack.callback(device.close)
+        self.device_name = device.name
+        self.threads = threads
+        allocator = Allocator(device)
+        self._stack.callback(allocator.close)
+        self.weights = MmprojWeights(mmproj, device)
+        self._stack.callback(self.weights.close)
+        self.config = self.weights.config
+        self.tower = VisionTower(self.weights, device, allocator, exact=exact)
+        self.cross_attention = CrossAttention(self.weights, device, allocator, exact=exact)
+        self._worker.check_cancelled()
+        self.model = TextModel(text, gpu_layers=gpu_layers)
+        self._stack.callback(self.model.close)
+        self._check_pair()
+        self.decoder = Decoder(
+            self.model,
+            self.cross_attention,
+            n_ctx=n_ctx,
+            threads=threads,
+            ubatch=ubatch,
+            exact=exact,
+            check_cancelled=self._worker.check_cancelled,
+        )
+        self._stack.callback(self.decoder.close)
+
+    def _check_pair(self) -> None:
+        model, cross = self.model, self.config.cross_attention
+        same = {
+            "content hash": (model.text_hash, self.config.text_hash),
+            "layers": (model.layers, cross.self_attention_layers),
+            "width": (model.width, cross.embedding_length),
+            "vocabulary": (model.vocab_rows, cross.vocab_rows),
+            "image token": (model.image_token_id, cross.image_token_id),
+        }
+        differing = [name for name, (text, mmproj) in same.items() if text != mmproj]
+        if differing:
+            raise ModelFileError(
+                f"{model.path} and {self.weights.file.path} do not belong together ({', '.join(differing)} differ): "
+                "use the two files of one conversion."
+            )
+
+    def run(self, job: Callable[[], T]) -> T:
+        """Run a job on the engine's own thread, where the decoder may be used; an interrupt ends it cleanly."""
+        return self._worker.run(job)
+
+    def check_cancelled(self) -> None:
+        """For jobs: raises when the job was interrupted."""
+        self._worker.check_cancelled()
+
+    def tile(self, image: ImageSource) -> Tiles:
+        """Decode an image and cut it into tiles.
+
+        Raises:
+            ImageError: if it cannot be used.
+        """
+        return tile_image(decode_image(image), self.config.vision)
+
+    def remember(self, tiles: Tiles) -> ImageMemory:
+        """For jobs: encode an image and keep what the cross-attention layers read of it. The caller closes it."""
+        return self._remember(tiles)[0]
+
+    def _remember(self, tiles: Tiles, *, features: bool = False) -> tuple[ImageMemory, npt.NDArray[np.float32] | None]:
+        vision = self.config.vision
+        count = tiles.pixel_values.shape[0]
+        states = self.tower.encode(tiles, self.check_cancelled)
+        try:
+            memory = self.cross_attention.remember(states["states"], count, count * vision.tile_tokens)
+            shape = (count, vision.tile_tokens, self.tower.width)
+            return memory, read(states["states"], shape) if features else None
+        finally:
+            states.close()
+
+    def encode_image(self, image: ImageSource | Tiles) -> npt.NDArray[np.float32]:
+        """The projected vision features of an image: float32 (real tiles, tokens a tile, decoder width).
+
+        Raises:
+            ImageError: if the image cannot be used.
+            ComputeError: if memory does not suffice or the device fails.
+        """
+        tiles = self._checked(image) if isinstance(image, Tiles) else self.tile(image)
+
+        def job() -> npt.NDArray[np.float32]:
+            states = self.tower.encode(tiles, self.check_cancelled)
+            try:
+                return read(states["states"], (len(tiles.pixel_values), self.config.vision.tile_tokens, self.tower.width))
+            finally:
+                states.close()
+
+        return self.run(job)
+
+    def logits(self, tokens: Sequence[int], image: ImageSource | Tiles | None = None) -> LogitsResult:
+        """The logits of every position.
+
+        Args:
+            tokens: token ids; with an image, exactly one of them is ``<|image|>``. Its row and those after it see
+                the image.
+            image: an image, or one that is already cut into tiles.
+
+        Raises:
+            ImageError: if the image cannot be used.
+            ConversationError: if the number of ``<|image|>`` tokens does not fit.
+            ContextLengthError: if there are more tokens than the context holds.
+            ComputeError: if a computation fails.
+        """
+        wanted = 0 if image is None else 1
+        found = list(tokens).count(self.model.image_token_id)
+        if found != wanted:
+            raise ConversationError(f"the tokens hold {found} <|image|> ({self.model.image_token_id}), expected {wanted}.")
+        if image is None:
+            only = self.run(lambda: self.decoder.prefill(tokens, None, every_position=True))
+            return LogitsResult(only, None, None)
+        tiles = self._checked(image) if isinstance(image, Tiles) else self.tile(image)
+
+        def job() -> LogitsResult:
+            memory, features = self._remember(tiles, features=True)
+            try:
+                position = list(tokens).index(self.model.image_token_id)
+                logits = self.decoder.prefill(tokens, memory, position, every_position=True)
+                return LogitsResult(logits, features, tiles.pixel_values)
+            finally:
+                memory.close()
+
+        return self.run(job)
+
+    def _checked(self, tiles: Tiles) -> Tiles:
+        vision = self.config.vision
+        high, wide = tiles.aspect_ratio
+        shape = (high * wide, 3, vision.tile_size, vision.tile_size)
+        if tiles.aspect_ratio not in vision.aspect_ratios:
+            raise ImageError(f"the aspect ratio {high} x {wide} is none of the model's: {vision.aspect_ratios}.")
+        if tiles.pixel_values.shape != shape or tiles.pixel_values.dtype != np.float32:
+            raise ImageError(
+                f"pixel values have shape {tiles.pixel_values.shape} and type {tiles.pixel_values.dtype}; "
+                f"an aspect ratio of {high} x {wide} takes float32 {shape}."
+            )
+        if not np.isfinite(tiles.pixel_values).all():
+            raise ImageError("pixel values are not all finite.")
+        return tiles
+
+    def close(self) -> None:
+        """Free everything; calling it again does nothing."""
+        self._close()
+
+
+def _close(worker: Worker, stack: ExitStack) -> None:
+    worker.close()
+    stack.close()

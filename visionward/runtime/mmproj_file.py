@@ -1,0 +1,177 @@
+"""Reading the mmproj file: its configuration, and its weights as tensors on a device."""
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from visionward.runtime import ggml
+from visionward.runtime import mmproj_format as form
+from visionward.runtime.device import Device
+from visionward.runtime.errors import ComputeError, ModelFileError
+from visionward.runtime.ggml import Tensor
+from visionward.runtime.gguf_metadata import GgufFile, floats, integers
+from visionward.runtime.mmproj_format import CrossAttentionConfig, MmprojConfig, VisionConfig
+
+UPLOAD_BYTES = 64 * 2**20
+
+
+def _three(value: Any) -> tuple[float, float, float]:
+    red, green, blue = floats(value)
+    return red, green, blue
+
+
+def read_config(file: GgufFile) -> MmprojConfig:
+    """The configuration that an mmproj file spells.
+
+    Raises:
+        ModelFileError: if the file is of another kind or of an unknown format version, or a key is missing or wrong.
+    """
+    kind = (file.get("general.architecture", str), file.get("clip.projector_type", str))
+    if kind != (form.ARCHITECTURE, form.PROJECTOR_TYPE):
+        raise ModelFileError(f"{file.path} is no mmproj of this architecture: found {kind[0]}/{kind[1]}, expected clip/mllama.")
+    version = file.get(form.KEY_FORMAT_VERSION, int)
+    if version != form.FORMAT_VERSION:
+        raise ModelFileError(
+            f"{file.path} has format version {version}, this visionward reads {form.FORMAT_VERSION}: convert it again."
+        )
+    ratios = file.get(form.KEY_ASPECT_RATIOS, integers)
+    clip = "clip.vision."
+    vision = VisionConfig(
+        tile_size=file.get(clip + "image_size", int),
+        patch_size=file.get(clip + "patch_size", int),
+        width=file.get(clip + "embedding_length", int),
+        feed_forward_length=file.get(clip + "feed_forward_length", int),
+        head_count=file.get(clip + "attention.head_count", int),
+        local_layers=file.get(clip + "block_count", int),
+        global_layers=file.get(form.KEY_GLOBAL_BLOCK_COUNT, int),
+        intermediate_layers=file.get(form.KEY_INTERMEDIATE_LAYERS, integers),
+        max_tiles=file.get(form.KEY_MAX_TILES, int),
+        aspect_ratios=tuple(zip(ratios[::2], ratios[1::2], strict=True)) if len(ratios) % 2 == 0 else (),
+        layer_norm_epsilon=file.get(clip + "attention.layer_norm_epsilon", float),
+        image_mean=file.get(clip + "image_mean", _three),
+        image_std=file.get(clip + "image_std", _three),
+        padding_collapses=file.get(form.KEY_PADDING_COLLAPSES, bool),
+    )
+    cross = CrossAttentionConfig(
+        layers=file.get(form.KEY_CROSS_LAYERS, integers),
+        self_attention_layers=file.get(form.KEY_TEXT_BLOCK_COUNT, int),
+        embedding_length=file.get(form.KEY_TEXT_EMBEDDING_LENGTH, int),
+        feed_forward_length=file.get(form.KEY_TEXT_FEED_FORWARD_LENGTH, int),
+        head_count=file.get(form.KEY_TEXT_HEAD_COUNT, int),
+        head_count_kv=file.get(form.KEY_TEXT_HEAD_COUNT_KV, int),
+        rms_epsilon=file.get(form.KEY_TEXT_RMS_EPSILON, float),
+        vocab_rows=file.get(form.KEY_VOCAB_ROWS, int),
+        image_token_id=file.get(form.KEY_IMAGE_TOKEN_ID, int),
+    )
+    config = MmprojConfig(vision, cross, file.get(form.KEY_TEXT_HASH, str))
+    _check_config(file.path, config)
+    return config
+
+
+def _check_config(path: Path, config: MmprojConfig) -> None:
+    vision, cross = config.vision, config.cross_attention
+    total = cross.self_attention_layers + len(cross.layers)
+    sound = {
+        "tile and patch size": vision.patch_size > 0 and vision.tile_size >= vision.patch_size,
+        "vision heads": vision.head_count > 0 and vision.width % vision.head_count == 0,
+        "aspect ratios": bool(vision.aspect_ratios)
+        and all(h > 0 and w > 0 and h * w <= vision.max_tiles for h, w in vision.aspect_ratios),
+        "intermediate layers": list(vision.intermediate_layers) == sorted(set(vision.intermediate_layers))
+        and all(0 <= i < vision.local_layers for i in vision.intermediate_layers),
+        "image standard deviation": all(value > 0 for value in vision.image_std),
+        "text heads": min(cross.head_count, cross.head_count_kv) > 0
+        and cross.embedding_length % cross.head_count == 0
+        and cross.head_count % cross.head_count_kv == 0,
+        "cross-attention layers": list(cross.layers) == sorted(set(cross.layers))
+        and all(0 < i < total - 1 for i in cross.layers),
+    }
+    wrong = [name for name, good in sound.items() if not good]
+    if wrong:
+        raise ModelFileError(f"{path} says impossible things of its {', '.join(wrong)}: convert it again.")
+
+
+class MmprojWeights:
+    """The mmproj file's tensors on a device: on a CPU the mapped file itself, elsewhere a copy.
+
+    Raises:
+        ModelFileError: if the file is damaged or lacks a tensor, or one has another shape.
+        ComputeError: if the device's memory does not suffice.
+    """
+
+    def __init__(self, path: Path, device: Device) -> None:
+        self.file = GgufFile(path)
+        self.config = read_config(self.file)
+        self._stored = {tensor.name: tensor for tensor in self.file.reader.tensors}
+        self._check_shapes()
+        size = (len(self._stored) + 1) * ggml.tensor_overhead()
+        self._context: int | None = ggml.init(ggml.InitParams(size, None, no_alloc=True))
+        self._buffer: int | None = None
+        self._tensors: dict[str, Tensor] = {}
+        for name, stored in self._stored.items():
+            extents = [int(extent) for extent in stored.shape]
+            tensor = ggml.new_tensor(self._context, int(stored.tensor_type), len(extents), ggml.dimensions(*extents))
+            ggml.set_name(tensor, name.encode())
+            self._tensors[name] = tensor
+        if device.is_cpu:
+            self._map()
+        else:
+            self._upload(device)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def array(self, name: str) -> npt.NDArray[np.float32]:
+        """A small tensor's values as float32, in the shape that ``mmproj_format.tensor_shapes`` gives."""
+        stored = self._stored[name]
+        values = np.asarray(gguf.dequantize(stored.data, stored.tensor_type), np.float32)
+        return values.reshape(tuple(int(extent) for extent in reversed(stored.shape)))
+
+    def gate(self, name: str) -> float:
+        """The value of a scalar gate, before tanh."""
+        return float(self.array(name)[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all the weights."""
+        return sum(int(tensor.n_bytes) for tensor in self._stored.values())
+
+    def close(self) -> None:
+        """Free the tensors; calling it again does nothing."""
+        buffer, self._buffer = self._buffer, None
+        context, self._context = self._context, None
+        if buffer is not None:
+            ggml.buffer_free(buffer)
+        if context is not None:
+            ggml.free(context)
+
+    def _check_shapes(self) -> None:
+        wanted = form.tensor_shapes(self.config.vision, self.config.cross_attention)
+        found = {name: tuple(int(e) for e in reversed(tensor.shape)) for name, tensor in self._stored.items()}
+        for name, shape in wanted.items():
+            if name not in found:
+                raise ModelFileError(f"{self.file.path} has no tensor {name}: convert it again.")
+            if found[name] != shape:
+                raise ModelFileError(f"{self.file.path}: tensor {name} has shape {found[name]}, expected {shape}.")
+
+    def _map(self) -> None:
+        data = self.file.reader.data
+        base = ggml.address_of(data)
+        self._buffer = ggml.cpu_buffer_from_ptr(base, data.nbytes)
+        for name, tensor in self._tensors.items():
+            ggml.backend_tensor_alloc(self._buffer, tensor, base + int(self._stored[name].data_offset))
+
+    def _upload(self, device: Device) -> None:
+        self._buffer = ggml.backend_alloc_ctx_tensors_from_buft(self._context, device.buffer_type)
+        if self._buffer is None:
+            raise ComputeError(
+                f"{device.name} has not enough memory for {self.file.path.name} ({self.nbytes / 2**30:.1f} GiB): "
+                "use a smaller quantization, or gpu_layers=0."
+            )
+        for name, tensor in self._tensors.items():
+            data = self._stored[name].data.reshape(-1).view(np.uint8)
+            for start in range(0, data.nbytes, UPLOAD_BYTES):
+                part = data[start : start + UPLOAD_BYTES]
+                ggml.backend_tensor_set(tensor, ggml.address_of(part), start, part.nbytes)

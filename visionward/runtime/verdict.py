@@ -1,0 +1,112 @@
+"""The verdict: what a classification says, and how the verdicts over several images become one."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class CategoryScore:
+    """A violated category.
+
+    Attributes:
+        code: ``S1`` and so on.
+        name: its name in the policy.
+        score: teacher-forced probability of the code after ``unsafe`` and a line break, including what must follow it.
+    """
+
+    code: str
+    name: str
+    score: float
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens of the prompt, and tokens of the answer that the decoder read (none for a safe verdict)."""
+
+    prompt: int
+    decoded: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds of each stage. ``load`` is the guard's loading and not part of ``total``."""
+
+    load: float
+    preprocess: float
+    vision: float
+    prefill: float
+    decode: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a classification.
+
+    Attributes:
+        verdict: ``safe`` or ``unsafe``.
+        score: p(unsafe) / (p(safe) + p(unsafe)) of the first answer token.
+        answer_mass: p(safe) + p(unsafe); under 0.5 the model did not really answer, and the verdict is unsafe.
+        categories: the codes that the model named, in its order.
+        category_scores: every category in force to its score; empty for a safe verdict unless asked for.
+        role: ``User`` for prompt classification, ``Agent`` for response classification.
+        tiles: tiles of the image; 0 without one.
+        tokens: of prompt and answer.
+        timings_ms: of each stage.
+        model: file name of the text GGUF.
+        warnings: whatever a reader of the verdict should know.
+    """
+
+    verdict: Literal["safe", "unsafe"]
+    score: float
+    answer_mass: float
+    categories: tuple[CategoryScore, ...]
+    category_scores: dict[str, float]
+    role: Literal["User", "Agent"]
+    tiles: int
+    tokens: TokenCounts
+    timings_ms: Timings
+    model: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def unsafe(self) -> bool:
+        """Whether the verdict is unsafe."""
+        return self.verdict == "unsafe"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as plain values, in the form that ``visionward classify --json`` prints."""
+        return asdict(self)
+
+
+def combine(verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict of those over each image of a conversation: unsafe wins.
+
+    Score and answer mass are those of the verdict that decided: the unsafe one with the highest score, else the safe
+    one with the highest. Categories and their scores are the highest of all; tiles, tokens and times are added up.
+    """
+    if len(verdicts) == 1:
+        return verdicts[0]
+    decisive = max(verdicts, key=lambda verdict: (verdict.unsafe, verdict.score))
+    named: dict[str, CategoryScore] = {}
+    scores: dict[str, float] = {}
+    for verdict in verdicts:
+        for category in verdict.categories:
+            if category.code not in named or category.score > named[category.code].score:
+                named[category.code] = category
+        for code, score in verdict.category_scores.items():
+            scores[code] = max(score, scores.get(code, 0.0))
+    times = [asdict(verdict.timings_ms) for verdict in verdicts]
+    summed = {stage: sum(time[stage] for time in times) for stage in times[0]}
+    return replace(
+        decisive,
+        categories=tuple(named.values()),
+        category_scores=scores,
+        tiles=sum(verdict.tiles for verdict in verdicts),
+        tokens=TokenCounts(
+            sum(verdict.tokens.prompt for verdict in verdicts), sum(verdict.tokens.decoded for verdict in verdicts)
+        ),
+        timings_ms=Timings(**(summed | {"load": times[0]["load"]})),
+        warnings=tuple(dict.fromkeys(warning for verdict in verdicts for warning in verdict.warnings)),
+    )
