@@ -1,0 +1,124 @@
+"""What stands beside the weights in a checkpoint: preprocessing, chat template, end tokens."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visionward.convert.model_config import ModelConfig
+from visionward.convert.settings import Settings
+from visionward.convert.tokenizer import Tokenizer
+from visionward.runtime.errors import CheckpointError
+
+# Settings of preprocessor_config.json that the runtime implements in exactly one way, with the defaults of
+# Transformers' MllamaImageProcessor. resample 2 is PIL's bilinear filter.
+_FIXED_PREPROCESSING: dict[str, object] = {
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_pad": True,
+    "resample": 2,
+}
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and standard deviation of the three channels, which pixels are normalized by."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def _channels(settings: Settings, key: str, default: tuple[float, ...]) -> tuple[float, float, float]:
+    value: Any = settings.get(key) if key in settings else list(default)
+    values = [value] * 3 if isinstance(value, int | float) else value
+    if (
+        not isinstance(values, list)
+        or len(values) != 3
+        or any(isinstance(item, bool) or not isinstance(item, int | float) for item in values)
+    ):
+        raise settings.wrong(key, "three numbers")
+    red, green, blue = (float(item) for item in values)
+    return red, green, blue
+
+
+def read_preprocessing(checkpoint: Path, config: ModelConfig) -> ChannelStatistics:
+    """Check ``preprocessor_config.json`` against what the runtime does, and read what varies.
+
+    Raises:
+        CheckpointError: if it asks for anything that the runtime does not do.
+    """
+    settings = Settings.load(checkpoint / "preprocessor_config.json")
+    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or "MllamaImageProcessor"
+    if kind not in ("MllamaImageProcessor", "MllamaImageProcessorFast"):
+        raise settings.wrong("image_processor_type", '"MllamaImageProcessor"')
+    for key, expected in _FIXED_PREPROCESSING.items():
+        settings.require(key, expected, default=expected)
+    if abs(settings.number("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
+        raise settings.wrong("rescale_factor", f"{1 / 255}")
+    side = config.vision.tile_size
+    size = settings.section("size")
+    if size.get("height") != side or size.get("width") != side:
+        raise settings.wrong("size", f"the tower's tile size, {side} in height and width")
+    settings.require("max_image_tiles", config.vision.max_tiles, default=4)
+    std = _channels(settings, "image_std", (0.5, 0.5, 0.5))
+    if min(std) <= 0:
+        raise settings.wrong("image_std", "three positive numbers")
+    return ChannelStatistics(_channels(settings, "image_mean", (0.5, 0.5, 0.5)), std)
+
+
+def read_chat_template(checkpoint: Path) -> str | None:
+    """The chat template that Transformers' processor would render, None where there is none.
+
+    The order is that of ProcessorMixin.get_processor_dict (4.53.3), then the tokenizer's own.
+    """
+    legacy, raw = checkpoint / "chat_template.json", checkpoint / "chat_template.jinja"
+    if legacy.exists():
+        return _one_template(Settings.load(legacy))
+    if raw.exists():
+        try:
+            return raw.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{raw}: not a readable text file: {error}") from error
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        template = _one_template(Settings.load_optional(checkpoint / name))
+        if template is not None:
+            return template
+    return None
+
+
+def _one_template(settings: Settings) -> str | None:
+    """The template of a JSON file: text, or the default one of a list of named ones."""
+    value = settings.get("chat_template")
+    if isinstance(value, list):
+        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+        value = named.get("default")
+    if value is not None and not isinstance(value, str):
+        raise settings.wrong("chat_template", "text")
+    return value or None
+
+
+def read_end_token_ids(checkpoint: Path, config: ModelConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens that end an answer.
+
+    From ``generation_config.json``, else from ``config.json``, else the tokenizer's; the end of a turn always is one.
+
+    Raises:
+        CheckpointError: if they are no ids of the vocabulary.
+    """
+    ids: list[int] = []
+    generation = Settings.load_optional(checkpoint / "generation_config.json")
+    for settings in (generation, config.text_settings):
+        if "eos_token_id" in settings:
+            value = settings.get("eos_token_id")
+            ids = value if isinstance(value, list) else [value]
+            if any(
+                isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < config.cross_attention.vocab_rows
+                for i in ids
+            ):
+                raise settings.wrong("eos_token_id", f"ids below {config.cross_attention.vocab_rows}")
+            break
+    ends = [*ids] or [tokenizer.eos_id]
+    if tokenizer.eot_id is not None:
+        ends.append(tokenizer.eot_id)
+    return tuple(sorted(set(ends)))

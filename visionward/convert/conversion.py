@@ -1,0 +1,197 @@
+"""Convert a Hugging Face checkpoint into the pair of GGUF files that the runtime takes."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf import GGUFType
+
+from visionward.convert.companions import read_chat_template, read_end_token_ids, read_preprocessing
+from visionward.convert.encoding import PlannedTensor
+from visionward.convert.gguf_file import MetadataValue, header_bytes, padded_size, write_tensor_data
+from visionward.convert.mmproj_file import mmproj_metadata, padding_collapses, plan_mmproj
+from visionward.convert.model_config import ModelConfig, read_config
+from visionward.convert.output_file import PartFile, part_files, prepare_folder
+from visionward.convert.provenance import Provenance, read_provenance
+from visionward.convert.safetensors_reader import StoredTensor, read_tensors
+from visionward.convert.tensor_names import EMBEDDING, HEAD, canonical_name, checked_tensors, expected_shapes
+from visionward.convert.text_file import (
+    ARCHITECTURE as TEXT_ARCHITECTURE,
+)
+from visionward.convert.text_file import HASH_PLACEHOLDER, TextHash, general_metadata, plan_text, text_metadata
+from visionward.convert.tokenizer import Tokenizer, read_tokenizer
+from visionward.quant.tensor_types import RECIPES, Recipe
+from visionward.runtime import mmproj_format
+from visionward.runtime.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class ConvertedPair:
+    """The two files of a converted model, which belong together."""
+
+    text: Path
+    mmproj: Path
+
+
+# Is told after every few megabytes: bytes written so far, bytes in all, the tensor at hand.
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """Everything about a checkpoint but its weights' bytes, checked."""
+
+    config: ModelConfig
+    tensors: Mapping[str, StoredTensor]
+    tokenizer: Tokenizer
+    chat_template: str | None
+    end_token_ids: tuple[int, ...]
+    provenance: Provenance
+
+
+def _without_tied_head(
+    where: Path, config: ModelConfig, tensors: Mapping[str, StoredTensor]
+) -> dict[str, StoredTensor]:
+    """Drop a head that is stored although it is tied, after seeing that it is the embedding indeed."""
+    stored = {canonical_name(name): name for name in tensors}
+    rest = {name: tensor for name, tensor in tensors.items() if not (config.text.tied and name == stored.get(HEAD))}
+    if len(rest) == len(tensors) or EMBEDDING not in stored:
+        return rest
+    head, embedding = tensors[stored[HEAD]], tensors[stored[EMBEDDING]]
+    width = config.cross_attention.embedding_length
+    same = head.dtype == embedding.dtype and all(shape[1:] == (width,) for shape in (head.shape, embedding.shape))
+    if same:
+        # The head may have fewer rows: those of the extra tokens are never predicted.
+        pairs = zip(head.chunks(width), embedding.chunks(width), strict=False)
+        same = all((a == b[: len(a)]).all() for a, b in pairs)
+    if not same:
+        raise CheckpointError(
+            f"{where}: config.json says tie_word_embeddings, but {head.name!r} differs from {embedding.name!r}"
+        )
+    return rest
+
+
+def _read_checkpoint(checkpoint: Path) -> _Checkpoint:
+    config = read_config(checkpoint)
+    statistics = read_preprocessing(checkpoint, config)
+    tokenizer = read_tokenizer(checkpoint, config)
+    stored = _without_tied_head(checkpoint, config, read_tensors(checkpoint))
+    tensors = checked_tensors(str(checkpoint), stored, expected_shapes(config))
+    vision = dataclasses.replace(
+        config.vision,
+        image_mean=statistics.mean,
+        image_std=statistics.std,
+        padding_collapses=padding_collapses(config, tensors),
+    )
+    config = dataclasses.replace(config, vision=vision)
+    return _Checkpoint(
+        config=config,
+        tensors=tensors,
+        tokenizer=tokenizer,
+        chat_template=read_chat_template(checkpoint),
+        end_token_ids=read_end_token_ids(checkpoint, config, tokenizer),
+        provenance=read_provenance(checkpoint, config.settings),
+    )
+
+
+def checkpoint_name(checkpoint: Path) -> str:
+    """The folder's name; for a snapshot in the hub's cache, the repository's."""
+    folder = checkpoint.resolve()
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        return folder.parent.parent.name.rpartition("--")[2]
+    return folder.name
+
+
+def _recipe(parameter: str, name: str) -> Recipe:
+    try:
+        return RECIPES[name.lower()]
+    except KeyError:
+        raise CheckpointError(f"{parameter} is {name!r}, expected one of {', '.join(RECIPES)}") from None
+
+
+def _write_text(
+    part: PartFile,
+    plans: list[PlannedTensor],
+    metadata: Callable[[str], dict[str, MetadataValue]],
+    advance: Callable[[PlannedTensor, int], None],
+) -> str:
+    """Write the text file; the hash in its header is known only when all of it was read. Returns the hash."""
+    text_hash = TextHash()
+    header = header_bytes(TEXT_ARCHITECTURE, metadata(HASH_PLACEHOLDER), plans)
+    part.file.write(header)
+    write_tensor_data(part.file, plans, observe=text_hash.observe, advance=advance)
+    digest = text_hash.hexdigest()
+    final_header = header_bytes(TEXT_ARCHITECTURE, metadata(digest), plans)
+    if len(final_header) != len(header):
+        raise AssertionError(f"the header grew from {len(header)} to {len(final_header)} bytes")
+    part.file.seek(0)
+    part.file.write(final_header)
+    return digest
+
+
+def convert_checkpoint(
+    checkpoint: Path,
+    out_dir: Path,
+    *,
+    text_type: str = "f16",
+    mmproj_type: str = "f16",
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> ConvertedPair:
+    """Convert an mllama checkpoint into ``<name>-text-<TYPE>.gguf`` and ``mmproj-<name>-<TYPE>.gguf``.
+
+    Weights are read and written a few megabytes at a time. Both files are written under temporary names and renamed
+    when both are complete, replacing older ones.
+
+    Args:
+        checkpoint: the folder with ``config.json``, safetensors files, tokenizer and preprocessor settings.
+        out_dir: where the files go; made if missing.
+        text_type: element type of the text file's matrices: ``f32``, ``f16``, ``bf16`` or ``q8_0``.
+        mmproj_type: the same for the mmproj file.
+        name: the model's name, by default the folder's.
+        progress: is told how far the conversion is.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be converted.
+        OutputError: if the files cannot be written.
+    """
+    recipes = _recipe("text_type", text_type), _recipe("mmproj_type", mmproj_type)
+    name = checkpoint_name(checkpoint) if name is None else name
+    if not name or Path(name).name != name:
+        raise CheckpointError(f"the name {name!r} cannot be part of a file's name; choose another one")
+    source = _read_checkpoint(checkpoint)
+    text_plans = plan_text(source.config, source.tensors, recipes[0])
+    mmproj_plans = plan_mmproj(source.config, source.tensors, recipes[1])
+    total = sum(plan.nbytes for plan in (*text_plans, *mmproj_plans))
+    done = 0
+
+    def advance(tensor: PlannedTensor, written: int) -> None:
+        nonlocal done
+        done += written
+        if progress is not None:
+            progress(done, total, tensor.name)
+
+    def metadata(text_hash: str) -> dict[str, MetadataValue]:
+        general = general_metadata(name, GGUFType.MODEL, recipes[0], source.provenance)
+        return text_metadata(
+            source.config,
+            general,
+            text_hash,
+            tokenizer=source.tokenizer,
+            chat_template=source.chat_template,
+            end_token_ids=source.end_token_ids,
+        )
+
+    pair = ConvertedPair(
+        text=out_dir / f"{name}-text-{recipes[0].name.upper()}.gguf",
+        mmproj=out_dir / f"mmproj-{name}-{recipes[1].name.upper()}.gguf",
+    )
+    prepare_folder(out_dir, padded_size(text_plans) + padded_size(mmproj_plans))
+    with part_files(pair.text, pair.mmproj) as (text_part, mmproj_part):
+        text_hash = _write_text(text_part, text_plans, metadata, advance)
+        general = general_metadata(name, GGUFType.MMPROJ, recipes[1], source.provenance)
+        mmproj_keys = mmproj_metadata(source.config, general, text_hash)
+        mmproj_part.file.write(header_bytes(mmproj_format.ARCHITECTURE, mmproj_keys, mmproj_plans))
+        write_tensor_data(mmproj_part.file, mmproj_plans, advance=advance)
+    return pair

@@ -1,0 +1,157 @@
+"""Turn stored tensors into GGUF's element types and layouts, a few megabytes at a time."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+
+from visionward.convert.safetensors_reader import STORAGE, StoredTensor
+from visionward.runtime.errors import CheckpointError
+
+Array = npt.NDArray[Any]
+
+# Elements that need no conversion: the checkpoint's bytes are the file's bytes.
+_SAME = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
+
+# Bits of the exponent; all of them set means infinite or not a number.
+_EXPONENT = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+
+_F16_MAX = float(np.finfo(np.float16).max)
+
+# q8_0 keeps a block's largest magnitude over 127 as f16.
+_LARGEST = {GGMLQuantizationType.F16: _F16_MAX, GGMLQuantizationType.Q8_0: _F16_MAX * 127}
+
+
+@dataclass(frozen=True)
+class Reorder:
+    """A change of the order of elements within blocks of rows.
+
+    Attributes:
+        rows: number of rows of a block.
+        apply: takes whole blocks, gives as many elements.
+    """
+
+    rows: int
+    apply: Callable[[Array], Array]
+
+
+def rope_reorder(head_width: int) -> Reorder:
+    """Llama.cpp's order of query and key rows.
+
+    Hugging Face rotates element i of a head with element i + half, llama.cpp (as Meta) neighbours.
+    """
+
+    def apply(rows: Array) -> Array:
+        halves = rows.reshape(-1, 2, head_width // 2, rows.shape[-1])
+        return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+
+    return Reorder(head_width, apply)
+
+
+def projector_reorder(width: int, state_count: int) -> Reorder:
+    """Columns in blocks (final state, then each intermediate one) instead of interleaved intermediate states."""
+
+    def apply(rows: Array) -> Array:
+        states = rows[:, width:].reshape(-1, width, state_count).swapaxes(1, 2).reshape(-1, width * state_count)
+        return np.concatenate([rows[:, :width], states], axis=1)
+
+    return Reorder(1, apply)
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor of a file that is going to be written.
+
+    Attributes:
+        name: its GGUF name.
+        shape: rows first.
+        element_type: what it is encoded as.
+        source: where it comes from: a stored tensor, or f32 values that were computed.
+        reorder: change of element order, None for none.
+
+    Rows of ``shape`` that ``source`` does not have are zero.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    element_type: GGMLQuantizationType
+    source: StoredTensor | npt.NDArray[np.float32]
+    reorder: Reorder | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file, padding aside."""
+        block_size, type_size = GGML_QUANT_SIZES[self.element_type]
+        return math.prod(self.shape) // int(block_size) * int(type_size)
+
+
+def as_float32(stored: Array, dtype: str) -> npt.NDArray[np.float32]:
+    """Stored elements as f32, which holds all of the supported dtypes exactly."""
+    if dtype == "BF16":
+        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return stored.astype(np.float32, copy=False)
+
+
+def encode(name: str, rows: Array, dtype: str, element_type: GGMLQuantizationType) -> Array:
+    """Encode rows of stored elements.
+
+    Args:
+        name: the tensor's, for messages.
+        rows: as stored, two-dimensional.
+        dtype: the checkpoint's name of their dtype.
+        element_type: what to encode them as.
+
+    Raises:
+        CheckpointError: if an element is not finite, or too large for the type.
+    """
+    bits = rows.view(f"<u{rows.dtype.itemsize}")
+    if bool(np.any((bits & _EXPONENT[dtype]) == _EXPONENT[dtype])):
+        raise CheckpointError(f"the tensor {name!r} holds values that are infinite or not numbers")
+    if _SAME[dtype] == element_type:
+        return rows
+    values = as_float32(rows, dtype)
+    largest = _LARGEST.get(element_type)
+    # Smaller than this, whatever the source holds, nothing overflows.
+    if largest is not None and dtype != "F16":
+        magnitude = float(np.max(np.abs(values), initial=0.0))
+        if magnitude > largest:
+            raise CheckpointError(
+                f"the tensor {name!r} holds {magnitude:g}, beyond the largest {element_type.name} value {largest:g}; "
+                "convert to bf16 or f32"
+            )
+    encoded: Array = quants.quantize(np.ascontiguousarray(values), element_type)
+    return encoded
+
+
+def _zero_rows(plan: PlannedTensor, rows: int) -> Array:
+    block_size, type_size = GGML_QUANT_SIZES[plan.element_type]
+    # Zero bits are zero in every type that is written here, q8_0 included (scale 0).
+    return np.zeros((rows, plan.shape[-1] // int(block_size) * int(type_size)), np.uint8)
+
+
+def encoded_chunks(plan: PlannedTensor, observe: Callable[[Array], None] | None = None) -> Iterator[Array]:
+    """The bytes of a tensor, piece by piece, in file order.
+
+    Args:
+        plan: the tensor.
+        observe: is handed every piece as the checkpoint has it, before any change.
+    """
+    row_length = plan.shape[-1]
+    if isinstance(plan.source, np.ndarray):
+        yield encode(plan.name, plan.source.reshape(-1, row_length), "F32", plan.element_type)
+        return
+    written = 0
+    for stored in plan.source.chunks(row_length, plan.reorder.rows if plan.reorder else 1):
+        if observe is not None:
+            observe(stored)
+        rows = plan.reorder.apply(stored) if plan.reorder else stored
+        yield encode(plan.source.name, rows, plan.source.dtype, plan.element_type)
+        written += len(stored)
+    missing = math.prod(plan.shape[:-1]) - written
+    step = max(1, (8 << 20) // (row_length * STORAGE["F32"].itemsize))
+    for start in range(0, missing, step):
+        yield _zero_rows(plan, min(step, missing - start))

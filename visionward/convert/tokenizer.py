@@ -1,0 +1,212 @@
+"""Carry ``tokenizer.json`` over into GGUF's tokenizer keys, refusing any that llama.cpp would not reproduce."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import TokenType
+
+from visionward.convert.model_config import ModelConfig
+from visionward.convert.settings import Settings
+from visionward.runtime.errors import TokenizerError
+
+IMAGE_TOKEN = "<|image|>"  # noqa: S105 - a token's text, not a secret
+END_OF_TURN_TOKEN = "<|eot_id|>"  # noqa: S105 - a token's text, not a secret
+END_OF_MESSAGE_TOKEN = "<|eom_id|>"  # noqa: S105 - a token's text, not a secret
+
+# llama.cpp's names for the tokenizer that it implements in C++ (byte-level BPE) and for Llama 3's regular expression.
+GGUF_MODEL = "gpt2"
+GGUF_PRE_TOKENIZER = "llama-bpe"
+
+LLAMA_3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer in the form that GGUF has it.
+
+    Attributes:
+        tokens: text of every row of the embedding.
+        token_types: llama.cpp's type of each.
+        merges: pairs, separated by a blank, in order of priority.
+        bos_id, eos_id: of the tokens that begin and end a text.
+        eot_id, eom_id, padding_id: of the tokens that end a turn and a message, and of padding; None where missing.
+    """
+
+    tokens: tuple[str, ...]
+    token_types: tuple[int, ...]
+    merges: tuple[str, ...]
+    bos_id: int
+    eos_id: int
+    eot_id: int | None
+    eom_id: int | None
+    padding_id: int | None
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _parts(component: Any, list_key: str) -> list[dict[str, Any]]:  # noqa: ANN401 - JSON
+    """The members of a Sequence component, or the component itself."""
+    if not isinstance(component, dict):
+        return []
+    if component.get("type") == "Sequence":
+        return [part for member in component.get(list_key, []) for part in _parts(member, list_key)]
+    return [component]
+
+
+def _check_pre_tokenizer(where: str, pre_tokenizer: Any) -> None:  # noqa: ANN401 - JSON
+    parts = _parts(pre_tokenizer, "pretokenizers")
+    split = parts[0] if parts else {}
+    byte_level = parts[-1] if parts else {}
+    matches = (
+        [part.get("type") for part in parts] == ["Split", "ByteLevel"]
+        and split.get("pattern") == {"Regex": LLAMA_3_PATTERN}
+        and split.get("behavior") == "Isolated"
+        and not split.get("invert", False)
+        and not byte_level.get("add_prefix_space", True)
+        and not byte_level.get("use_regex", True)
+    )
+    if not matches:
+        raise TokenizerError(
+            f"{where}: the pre-tokenizer is not Llama 3's (a Split by its regular expression, then ByteLevel without "
+            f"prefix space and without a regular expression of its own); found {_shown(pre_tokenizer)}"
+        )
+
+
+def _check_model(where: str, model: Settings) -> None:
+    required: dict[str, tuple[object, ...]] = {
+        "type": ("BPE",),
+        "ignore_merges": (True,),
+        "dropout": (None,),
+        "unk_token": (None,),
+        "continuing_subword_prefix": (None, ""),
+        "end_of_word_suffix": (None, ""),
+        "byte_fallback": (None, False),
+    }
+    for key, allowed in required.items():
+        if model.get(key) not in allowed:
+            raise TokenizerError(
+                f"{where}: the model's {key} is {_shown(model.get(key))}, expected {_shown(allowed[0])}"
+            )
+
+
+def _merges(where: str, merges: Any) -> tuple[str, ...]:  # noqa: ANN401 - JSON
+    """Merges as strings: older files have "a b", newer ones ["a", "b"]."""
+    if not isinstance(merges, list):
+        raise TokenizerError(f"{where}: the model has no list of merges")
+    joined = []
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or any(" " in str(part) or not part for part in pair):
+            raise TokenizerError(f"{where}: the merge {_shown(merge)} is no pair")
+        joined.append(f"{pair[0]} {pair[1]}")
+    return tuple(joined)
+
+
+def _check_added(where: str, added: Any) -> None:  # noqa: ANN401 - JSON
+    content = added.get("content")
+    if not isinstance(content, str) or not content or not isinstance(added.get("id"), int):
+        raise TokenizerError(f"{where}: the added token {_shown(added)} has no text or no id")
+    for key in ("lstrip", "rstrip", "single_word"):
+        # llama.cpp matches added tokens literally.
+        if added.get(key):
+            raise TokenizerError(f"{where}: the added token {content!r} has {key}, which llama.cpp does not reproduce")
+
+
+def _rows(
+    where: str, vocabulary: dict[str, int], added_tokens: Sequence[Any], config: ModelConfig
+) -> tuple[list[str], list[int]]:
+    """Text and type of every row of the embedding."""
+    row_count, image_id = config.embedding_rows, config.cross_attention.image_token_id
+    tokens = [f"[PAD{i}]" for i in range(row_count)]
+    types = [int(TokenType.UNUSED)] * row_count
+
+    def place(text: str, row: int, token_type: TokenType) -> None:
+        if not 0 <= row < row_count:
+            raise TokenizerError(f"{where}: {text!r} has id {row}, the embedding has {row_count} rows")
+        if types[row] != TokenType.UNUSED and tokens[row] != text:
+            raise TokenizerError(f"{where}: {text!r} and {tokens[row]!r} share the id {row}")
+        tokens[row], types[row] = text, int(token_type)
+
+    for text, row in vocabulary.items():
+        place(text, row, TokenType.NORMAL)
+    for added in added_tokens:
+        _check_added(where, added)
+        place(added["content"], added["id"], TokenType.CONTROL if added.get("special") else TokenType.USER_DEFINED)
+    if types[image_id] == TokenType.UNUSED:
+        place(IMAGE_TOKEN, image_id, TokenType.CONTROL)
+    if types[image_id] != TokenType.CONTROL:
+        raise TokenizerError(
+            f"{where}: image_token_index is {image_id}, but {tokens[image_id]!r} there is no special token"
+        )
+    if tokens.count(IMAGE_TOKEN) > 1:
+        raise TokenizerError(f"{where}: {IMAGE_TOKEN} is at {tokens.index(IMAGE_TOKEN)}, expected {image_id} alone")
+    return tokens, types
+
+
+def _named_token(settings: Settings, key: str) -> str | None:
+    """A special token of tokenizer_config.json, which has it as text or as an object with its content."""
+    value = settings.get(key)
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def read_tokenizer(checkpoint: Path, config: ModelConfig) -> Tokenizer:
+    """Read ``tokenizer.json`` and ``tokenizer_config.json``.
+
+    Raises:
+        TokenizerError: if llama.cpp would tokenize differently, or the tokens do not fit the embedding.
+        CheckpointError: if a file is missing or malformed.
+    """
+    settings = Settings.load(checkpoint / "tokenizer.json")
+    where = settings.where
+    if settings.get("normalizer") is not None:
+        raise TokenizerError(
+            f"{where}: there is a normalizer, expected none; found {_shown(settings.get('normalizer'))}"
+        )
+    model = settings.section("model")
+    _check_model(where, model)
+    _check_pre_tokenizer(where, settings.get("pre_tokenizer"))
+    vocabulary = model.get("vocab")
+    if not isinstance(vocabulary, dict) or not all(isinstance(row, int) for row in vocabulary.values()):
+        raise TokenizerError(f"{where}: the model has no vocabulary")
+    tokens, types = _rows(where, vocabulary, settings.get("added_tokens") or [], config)
+
+    control = {token: row for row, token in enumerate(tokens) if types[row] == TokenType.CONTROL}
+    names = Settings.load_optional(checkpoint / "tokenizer_config.json")
+
+    def token_id(key: str, fallback: int | None) -> int | None:
+        text = _named_token(names, f"{key}_token")
+        if text is None:
+            return fallback
+        if text not in control:
+            raise TokenizerError(f"{names.where}: {key}_token {text!r} is no special token of tokenizer.json")
+        return control[text]
+
+    ids = config.text_settings
+    eos_ids = ids.get("eos_token_id")
+    fallback_eos = eos_ids[0] if isinstance(eos_ids, list) and eos_ids else eos_ids
+    bos_id, eos_id = token_id("bos", ids.get("bos_token_id")), token_id("eos", fallback_eos)
+    for key, row in (("bos", bos_id), ("eos", eos_id)):
+        if not isinstance(row, int) or not 0 <= row < len(tokens):
+            raise TokenizerError(f"{names.where}: there is no usable {key}_token, and none in config.json")
+    padding_id = token_id("pad", ids.get("pad_token_id"))
+    return Tokenizer(
+        tokens=tuple(tokens),
+        token_types=tuple(types),
+        merges=_merges(where, model.get("merges")),
+        bos_id=int(bos_id or 0),
+        eos_id=int(eos_id or 0),
+        eot_id=control.get(END_OF_TURN_TOKEN),
+        eom_id=control.get(END_OF_MESSAGE_TOKEN),
+        padding_id=padding_id if isinstance(padding_id, int) and 0 <= padding_id < len(tokens) else None,
+    )
