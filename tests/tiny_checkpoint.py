@@ -160,7 +160,7 @@ def _vision_shapes(vision: Mapping[str, Any], text_width: int) -> dict[str, tupl
 
 def _values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
     noise = rng.standard_normal(shape).astype(np.float32)
-    if name.endswith("gate") or name.endswith(("gate_attn", "gate_ffn")):
+    if name.endswith(("gate", "gate_attn", "gate_ffn")):
         return 0.7 + 0.1 * noise
     if "norm" in name:
         return 0.1 * noise + (1.0 if name.endswith("weight") else 0.0)

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -71,8 +72,8 @@ def write_tensor_data(
     """
     for tensor in tensors:
         written = 0
-        for chunk in encoded_chunks(tensor, None if observe is None else lambda raw, t=tensor: observe(t, raw)):
-            data = memoryview(np.ascontiguousarray(chunk)).cast("B")
+        for chunk in encoded_chunks(tensor, None if observe is None else partial(observe, tensor)):
+            data = np.ascontiguousarray(chunk).data.cast("B")
             file.write(data)
             written += data.nbytes
             if advance is not None:

@@ -50,7 +50,7 @@ class TextHash:
         """Take in a piece of a tensor as the checkpoint has it; pieces of a tensor come in order."""
         if isinstance(tensor.source, StoredTensor):
             _, digest = self._tensors.setdefault(tensor.source.name, (tensor.source, hashlib.sha256()))
-            digest.update(memoryview(np.ascontiguousarray(raw)).cast("B"))
+            digest.update(np.ascontiguousarray(raw).data.cast("B"))
 
     def hexdigest(self) -> str:
         """The hash, when everything was read."""

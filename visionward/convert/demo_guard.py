@@ -1,0 +1,112 @@
+"""The demonstration guard that is packaged with visionward, converted at first use."""
+
+import atexit
+import contextlib
+import hashlib
+import shutil
+import tempfile
+import time
+from functools import lru_cache
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+from visionward.convert.conversion import ConvertedPair, convert_checkpoint
+from visionward.convert.output_file import OutputError
+from visionward.runtime.errors import CheckpointError
+
+NAME = "demo-guard"
+
+_PACKAGE = "visionward.demo_guard"
+
+# Conversion takes seconds; what is older than this was left by a killed process.
+_ABANDONED_AFTER_S = 3600.0
+
+_UNFINISHED = ".converting-"
+
+
+def _checkpoint_files(folder: Traversable) -> list[Traversable]:
+    return sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: file.name)
+
+
+def _fingerprint(folder: Traversable) -> str:
+    """A hash of the checkpoint's files, so that another checkpoint of the same version is converted anew."""
+    digest = hashlib.sha256()
+    for file in _checkpoint_files(folder):
+        digest.update(f"{file.name}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _package_version() -> str:
+    try:
+        return version("visionward")
+    except PackageNotFoundError:
+        return "uninstalled"
+
+
+def _pair_in(folder: Path) -> ConvertedPair | None:
+    texts, mmprojs = list(folder.glob(f"{NAME}-text-*.gguf")), list(folder.glob(f"mmproj-{NAME}-*.gguf"))
+    return ConvertedPair(texts[0], mmprojs[0]) if texts and mmprojs else None
+
+
+def _remove_abandoned(cache: Path) -> None:
+    for folder in cache.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _ABANDONED_AFTER_S:
+                shutil.rmtree(folder)
+
+
+def _convert_into(checkpoint: Path, final: Path, text_type: str, mmproj_type: str) -> ConvertedPair:
+    """Convert aside and rename, so that the final folder is complete whenever it exists."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(final.parent)
+    aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=final.parent))
+    try:
+        convert_checkpoint(checkpoint, aside, text_type=text_type, mmproj_type=mmproj_type, name=NAME)
+        with contextlib.suppress(OSError):
+            aside.rename(final)
+    finally:
+        # Gone after the rename, unless another process was faster: its folder holds the same files.
+        shutil.rmtree(aside, ignore_errors=True)
+    pair = _pair_in(final)
+    if pair is None:
+        raise OutputError(f"{final}: the converted demo guard could not be put here")
+    return pair
+
+
+@lru_cache
+def demo_pair(text_type: str = "f16", mmproj_type: str = "f16") -> ConvertedPair:
+    """The demonstration guard's two files, converted into the user's cache directory if they are not there yet.
+
+    Where that directory cannot be written, a temporary one is used that is removed at exit.
+
+    Raises:
+        CheckpointError: if this installation comes without the checkpoint.
+        OutputError: if the files can be written nowhere.
+    """
+    try:
+        folder = resources.files(_PACKAGE)
+        packaged = folder.joinpath("config.json").is_file()
+    except ModuleNotFoundError:
+        packaged = False
+    if not packaged:
+        raise CheckpointError("this installation of visionward comes without the demo guard's checkpoint")
+    key = f"{_package_version()}-{_fingerprint(folder)}-{text_type}-{mmproj_type}".lower()
+    final = Path(user_cache_dir("visionward")) / NAME / key
+    pair = _pair_in(final)
+    if pair is not None:
+        return pair
+    with resources.as_file(folder) as checkpoint:
+        try:
+            return _convert_into(checkpoint, final, text_type, mmproj_type)
+        except OSError:
+            # Read-only home, full disk, a file in the way: the demo is small enough to be converted every time.
+            temporary = Path(tempfile.mkdtemp(prefix="visionward-"))
+            atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+            return _convert_into(checkpoint, temporary / key, text_type, mmproj_type)
