@@ -22,8 +22,8 @@ Role: TypeAlias = Literal["user", "assistant"]
 # the way; a lone surrogate has no UTF-8 form at all.
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters at least: C:\ is a drive
-_TEXT_TYPES = {"text", "input_text", "output_text"}
-_IMAGE_TYPES = {"image_url", "input_image", "image"}
+_TEXT_TYPES = ("text", "input_text", "output_text")
+_IMAGE_TYPES = ("image_url", "input_image", "image")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ class Conversation:
             ConversationError: there is neither a prompt nor an image, or a text cannot be used.
         """
         parts: list[TextPart | ImagePart] = [] if image is None else [ImagePart(image)]
-        if prompt is not None and (prompt.strip() or not parts):
+        blank = isinstance(prompt, str) and not prompt.strip()
+        if prompt is not None and not (parts and blank):
             parts.append(_located(1, prompt))
         if not parts:
             raise ConversationError("there is neither a prompt nor an image to judge")
@@ -280,7 +281,7 @@ class _MessageReader:
         if not isinstance(part, Mapping):
             raise ConversationError(f"a content part is {type(part).__name__}, expected an object with a type")
         kind = part.get("type")
-        if not isinstance(kind, str) or kind not in _TEXT_TYPES | _IMAGE_TYPES:
+        if kind not in _TEXT_TYPES + _IMAGE_TYPES:
             raise ConversationError(f"the content part type {kind!r} is unknown, expected 'text' or 'image_url'")
         if kind in _TEXT_TYPES:
             if "text" not in part:

@@ -1,0 +1,223 @@
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from visionward.runtime.conversation import Conversation, ImagePart, Message, TextPart
+from visionward.runtime.errors import ConversationError
+
+PIXEL = Image.new("RGB", (1, 1))
+DATA_URL = "data:image/png;base64," + base64.b64encode(b"pixels").decode()
+
+
+def user(*parts):
+    return {"role": "user", "content": list(parts)}
+
+
+def text(value):
+    return {"type": "text", "text": value}
+
+
+def image(value):
+    return {"type": "image", "image": value}
+
+
+def test_from_prompt():
+    conversation = Conversation.from_prompt("Hello", "Hi", image=PIXEL)
+    assert [message.role for message in conversation.messages] == ["user", "assistant"]
+    assert conversation.images == (PIXEL,)
+    assert conversation.texts == ("Hello", "Hi")
+    assert conversation.judged_role == "Agent"
+    assert not conversation.judges_image_alone
+    assert Conversation.from_prompt("Hello").judged_role == "User"
+
+
+@pytest.mark.parametrize("prompt", [None, "", " \n"])
+def test_an_image_needs_no_prompt(prompt):
+    conversation = Conversation.from_prompt(prompt, image=PIXEL)
+    assert conversation.texts == ()
+    assert conversation.judges_image_alone
+    assert not Conversation.from_prompt(prompt, "A cat.", image=PIXEL).judges_image_alone
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "expected"),
+    [
+        (None, None, "neither a prompt nor an image"),
+        (None, "Hi", "neither a prompt nor an image"),
+        ("", None, "message 1: the text is empty"),
+        ("a\0", None, "message 1: the text holds a NUL character at position 1"),
+        ("a", " ", "message 2: the text is empty"),
+        ("a", "b\udc80", r"message 2: the text holds a lone surrogate \(U\+DC80\) at position 1"),
+        (7, None, "expected a string"),
+    ],
+)
+def test_prompts_that_cannot_be_used(prompt, response, expected):
+    with pytest.raises(ConversationError, match=expected):
+        Conversation.from_prompt(prompt, response)
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ({"type": "image_url", "image_url": {"url": DATA_URL}}, b"pixels"),
+        ({"type": "image_url", "image_url": {"url": DATA_URL, "detail": "low"}}, b"pixels"),
+        ({"type": "image_url", "image_url": DATA_URL}, b"pixels"),
+        ({"type": "input_image", "image_url": DATA_URL}, b"pixels"),
+        (image(DATA_URL), b"pixels"),
+        (image(b"bytes"), b"bytes"),
+        (image(PIXEL), PIXEL),
+        (image("cat.png"), Path("/base/cat.png")),
+        (image("/cats/cat.png"), Path("/cats/cat.png")),
+        (image(Path("cat.png")), Path("/base/cat.png")),
+        (image("a:b.png"), Path("/base/a:b.png")),
+        ({"type": "image_url", "image_url": {"url": "file:///cats/a%20cat.png"}}, Path("/cats/a cat.png")),
+        ({"type": "image_url", "image_url": {"url": "file://localhost/cats/cat.png"}}, Path("/cats/cat.png")),
+    ],
+)
+def test_ways_to_name_an_image(part, expected):
+    for kind in ("text", "input_text"):
+        messages = [{"role": "user", "content": [part, {"type": kind, "text": "What is it?"}]}]
+        conversation = Conversation.from_messages(messages, "/base")
+        assert conversation.images == (expected,)
+        assert conversation.texts == ("What is it?",)
+
+
+def test_arrays_are_images():
+    array = np.zeros((2, 2, 3), np.uint8)
+    assert Conversation.from_messages([user(image(array))]).images[0] is array
+
+
+def test_without_a_base_directory_paths_stay_as_they_are():
+    assert Conversation.from_messages([user(image("cat.png"))]).images == (Path("cat.png"),)
+
+
+@pytest.mark.parametrize("name", ["cat.png", Path("cat.png"), "file:///cat.png", "/etc/passwd"])
+def test_a_server_lets_nobody_name_its_files(name):
+    with pytest.raises(ConversationError, match="message 1: an image is named by a path, which is not allowed here"):
+        Conversation.from_messages([user(image(name))], allow_files=False)
+    assert Conversation.from_messages([user(image(DATA_URL))], allow_files=False).images == (b"pixels",)
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([], "the conversation has no messages"),
+        ("hello", "the messages are str, expected a list"),
+        ({"role": "user"}, "the messages are dict, expected a list"),
+        (["hello"], "message 1: found str, expected an object"),
+        ([{"content": "a"}], "message 1: the role is missing"),
+        ([{"role": "tool", "content": "a"}], "message 1: the role is 'tool', expected 'user' or 'assistant'"),
+        ([{"role": ["user"], "content": "a"}], "message 1: the role is"),
+        ([{"role": "system", "content": "a"}], "message 1: the role is system: Llama Guard .* has no system role"),
+        ([{"role": "developer", "content": "a"}], "no system role"),
+        ([{"role": "assistant", "content": "a"}], "message 1: the role is assistant, expected user"),
+        ([user(text("a")), user(text("b"))], "message 2: the role is user, expected assistant: .* take turns"),
+        ([{"role": "user"}], "message 1: the content is missing"),
+        ([{"role": "user", "content": None}], "the content is missing"),
+        ([{"role": "user", "content": 7}], "the content is int, expected a string or a list"),
+        ([{"role": "user", "content": ""}], "message 1: the text is empty"),
+        ([user()], "message 1: the content is empty"),
+        ([user(text(" \n"))], "message 1: the text is empty"),
+        ([user(text("a"), text(""))], "message 1: the text is empty"),
+        ([user(text("a\0b"))], "message 1: the text holds a NUL character at position 1"),
+        ([user(text("\ud83d"))], "a lone surrogate"),
+        ([user(text(7))], "the text is int, expected a string"),
+        ([user({"type": "text"})], "a 'text' part has no 'text'"),
+        ([user("a")], "a content part is str, expected an object"),
+        ([user({"type": "input_audio"})], "the content part type 'input_audio' is unknown"),
+        ([user({"type": []})], r"the content part type \[\] is unknown"),
+        ([user({"type": "image"})], "a 'image' part names no image"),
+        ([user({"type": "image_url", "image_url": {}})], "names no image"),
+        ([user(image(7))], "an image is int, expected a data URL or a path"),
+        ([user(image("https://example.org/a.png"))], "on the network, and nothing is ever fetched"),
+        ([user(image("HTTP://example.org/a.png"))], "on the network"),
+        ([user(image("ftp://example.org/a.png"))], "a ftp: URL, expected a data URL or a file"),
+        ([user(image("file://host/a.png"))], "on the host host, and nothing is ever fetched"),
+        ([user(image("file://[/a.png"))], "file: URL is malformed"),
+        ([user(image("data:text/plain,a"))], "message 1: the data URL holds 'text/plain'"),
+        ([user(text("a")), {"role": "assistant", "content": [image(PIXEL)]}], "message 2: an assistant message holds"),
+    ],
+)
+def test_malformed_messages(messages, expected):
+    with pytest.raises(ConversationError, match=expected):
+        Conversation.from_messages(messages)
+
+
+def test_blank_text_beside_an_image_is_left_out():
+    conversation = Conversation.from_messages([user(text(""), image(PIXEL))])
+    assert conversation.texts == ()
+    assert conversation.judges_image_alone
+
+
+def test_one_conversation_for_each_image():
+    conversation = Conversation.from_messages(
+        [user(image(b"a"), text("first")), {"role": "assistant", "content": "ok"}, user(image(b"b"), image(b"c"))]
+    )
+    each = conversation.per_image()
+    assert [one.images for one in each] == [(b"a",), (b"b",), (b"c",)]
+    assert all(one.texts == ("first", "ok") for one in each)
+    assert [len(one.messages) for one in each] == [3, 3, 3]
+    assert each[0].messages[2].parts == ()
+    with pytest.raises(IndexError, match="image 3 of 3"):
+        conversation.for_image(3)
+
+
+def test_at_most_one_image_is_judged_as_it_is():
+    for conversation in (Conversation.from_prompt("a"), Conversation.from_prompt("a", image=PIXEL)):
+        assert conversation.per_image() == (conversation,)
+
+
+def test_a_conversation_made_by_hand_is_checked_too():
+    with pytest.raises(ConversationError, match="neither text nor an image"):
+        Conversation((Message("user", ()),))
+    with pytest.raises(ConversationError, match="expected 'user' or 'assistant'"):
+        Message("judge", (TextPart("a"),))
+    with pytest.raises(ConversationError, match="an assistant message holds an image"):
+        Message("assistant", (ImagePart(PIXEL),))
+
+
+@pytest.mark.parametrize("wrap", [lambda messages: messages, lambda messages: {"model": "x", "messages": messages}])
+def test_from_file(tmp_path, wrap):
+    path = tmp_path / "conversation.json"
+    path.write_text(json.dumps(wrap([user(image("cat.png"), text("What is it?"))])), encoding="utf-8")
+    assert Conversation.from_file(path).images == (tmp_path / "cat.png",)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{", "not JSON"),
+        ("{}", "an object with 'messages'"),
+        ("7", "the messages are int"),
+        ('[{"role": "user", "role": "user"}]', "the key 'role' occurs twice"),
+        ('[{"role": "user", "content": "\\ud800"}]', "message 1: the text holds a lone surrogate"),
+    ],
+)
+def test_files_name_themselves_in_errors(tmp_path, content, expected):
+    path = tmp_path / "conversation.json"
+    path.write_text(content)
+    with pytest.raises(ConversationError, match=expected) as caught:
+        Conversation.from_file(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+WORDS = st.sampled_from(
+    ["user", "assistant", "system", "text", "image", "image_url", "url", DATA_URL, "file:", "//", "a"]
+)
+KEYS = st.sampled_from(["role", "content", "type", "text", "image", "image_url", "url"])
+JSON = st.recursive(st.none() | st.integers() | WORDS | st.text(), lambda x: st.lists(x) | st.dictionaries(KEYS, x))
+
+
+@given(JSON | st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": JSON}), max_size=2))
+def test_anything_that_json_can_hold_is_a_conversation_or_an_error(value):
+    try:
+        conversation = Conversation.from_messages(value)
+    except ConversationError:
+        return
+    assert conversation.texts or conversation.images
