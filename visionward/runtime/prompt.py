@@ -50,7 +50,7 @@ LLAMA_SPECIAL_TOKENS = (
 
 # What the answer begins with: the model was tuned to write it itself, so that the next token is the verdict.
 _ANSWER_START = "\n\n"
-_LISTED_CODE = re.compile(r"^(S[1-9][0-9]*):", re.MULTILINE)
+_LISTED_CODE = re.compile(r"\b(S[1-9][0-9]*):")
 
 # What running a template can raise, beside Jinja's own errors.
 _TEMPLATE_ERRORS = (
