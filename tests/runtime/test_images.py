@@ -112,6 +112,9 @@ def test_the_colour_that_a_png_names_transparent_is_white():
     grey = Image.new("L", (2, 1))
     grey.putdata([7, 8])
     assert pixels(decode_image(encoded(grey, transparency=7))) == [WHITE, (8, 8, 8)]
+    colour = Image.new("RGB", (2, 1), RED)
+    colour.putpixel((1, 0), BLUE)
+    assert pixels(decode_image(encoded(colour, transparency=RED))) == [WHITE, BLUE]
     wide = Image.new("I;16", (2, 1))
     wide.putdata([2570, 5140])
     wide.info["transparency"] = 2570

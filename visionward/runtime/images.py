@@ -2,7 +2,8 @@
 
 What a viewer shows is what must be judged: an image that looks different to the guard than to a person is a hole.
 
-- Transparency is composited on white (Transformers does so too; Meta's reference drops the alpha channel).
+- Transparency is composited on white (Transformers does so too, but overlooks the colour that an RGB image names
+  transparent; Meta's reference drops the alpha channel).
 - EXIF orientation is applied to files and bytes (both references ignore it). PIL images and arrays are taken as
   they are.
 - 16-bit greyscale is divided by 257, as viewers do; Pillow's own conversion clips everything above 255 to white.
