@@ -1,13 +1,12 @@
 """The ``convert`` command."""
 
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from visionward.convert import convert_checkpoint
 from visionward.quant.tensor_types import RECIPES
@@ -18,16 +17,14 @@ _TYPE = click.Choice(tuple(RECIPES), case_sensitive=False)
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int, str], None] | None]:
     """A bar on standard error where that is a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("converting", total=None)
+    with click.progressbar(length=1, label="converting", file=sys.stderr) as bar:
 
         def update(done: int, total: int, tensor: str) -> None:
-            bar.update(task, completed=done, total=total, description=tensor)
+            bar.length, bar.label = total, f"converting {tensor:<28}"
+            bar.update(done - bar.pos)
 
         yield update
 
@@ -52,7 +49,7 @@ def convert(checkpoint: Path, out_dir: Path, text_type: str, mmproj_type: str, n
     \b
     Example:
         visionward convert Llama-Guard-3-11B-Vision models
-    """
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
     with _progress() as progress:
         pair = convert_checkpoint(
             checkpoint, out_dir, text_type=text_type, mmproj_type=mmproj_type, name=name, progress=progress

@@ -9,7 +9,6 @@ import time
 from functools import lru_cache
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -20,7 +19,7 @@ from visionward.runtime.errors import CheckpointError
 
 NAME = "demo-guard"
 
-_PACKAGE = "visionward.demo_guard"
+_FOLDER = "demo_guard"
 
 # Conversion takes seconds; what is older than this was left by a killed process.
 _ABANDONED_AFTER_S = 3600.0
@@ -28,17 +27,13 @@ _ABANDONED_AFTER_S = 3600.0
 _UNFINISHED = ".converting-"
 
 
-def _checkpoint_files(folder: Traversable) -> list[Traversable]:
-    return sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: file.name)
-
-
-def _fingerprint(folder: Traversable) -> str:
+def _fingerprint(checkpoint: Path) -> str:
     """A hash of the checkpoint's files, so that another checkpoint of the same version is converted anew."""
     digest = hashlib.sha256()
-    for file in _checkpoint_files(folder):
-        digest.update(f"{file.name}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
+    for path in sorted(path for path in checkpoint.iterdir() if path.is_file()):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:16]
 
@@ -90,21 +85,13 @@ def demo_pair(text_type: str = "f16", mmproj_type: str = "f16") -> ConvertedPair
         CheckpointError: if this installation comes without the checkpoint.
         OutputError: if the files can be written nowhere.
     """
-    try:
-        folder = resources.files(_PACKAGE)
-        packaged = folder.joinpath("config.json").is_file()
-    except ModuleNotFoundError:
-        packaged = False
-    if not packaged:
-        raise CheckpointError("this installation of visionward comes without the demo guard's checkpoint")
-    key = f"{_package_version()}-{_fingerprint(folder)}-{text_type}-{mmproj_type}".lower()
-    final = Path(user_cache_dir("visionward")) / NAME / key
-    pair = _pair_in(final)
-    if pair is not None:
-        return pair
-    with resources.as_file(folder) as checkpoint:
+    with resources.as_file(resources.files("visionward").joinpath(_FOLDER)) as checkpoint:
+        if not (checkpoint / "config.json").is_file():
+            raise CheckpointError("this installation of visionward comes without the demo guard's checkpoint")
+        key = f"{_package_version()}-{_fingerprint(checkpoint)}-{text_type}-{mmproj_type}".lower()
+        final = Path(user_cache_dir("visionward")) / NAME / key
         try:
-            return _convert_into(checkpoint, final, text_type, mmproj_type)
+            return _pair_in(final) or _convert_into(checkpoint, final, text_type, mmproj_type)
         except OSError:
             # Read-only home, full disk, a file in the way: the demo is small enough to be converted every time.
             temporary = Path(tempfile.mkdtemp(prefix="visionward-"))

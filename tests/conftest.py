@@ -1,0 +1,20 @@
+"""Fixtures for all tests; being here also makes the helper modules beside it importable."""
+
+from pathlib import Path
+
+import pytest
+from tiny_checkpoint import write_tiny_checkpoint
+
+from visionward.convert import ConvertedPair, convert_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint, shared: do not change it."""
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tiny_checkpoint_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> ConvertedPair:
+    """The same, converted in f32."""
+    return convert_checkpoint(tiny_checkpoint_dir, tmp_path_factory.mktemp("pair"), text_type="f32", mmproj_type="f32")
