@@ -1,11 +1,15 @@
 """Llama Guard 3 11B Vision on your own machine: quantized, on unmodified llama.cpp, without the cloud."""
 
-from visionward.runtime.conversation import Conversation
-from visionward.runtime.engine import Engine
-from visionward.runtime.errors import VisionwardError
-from visionward.runtime.guard import Guard
-from visionward.runtime.policy import DEFAULT_POLICY, Category, Policy
-from visionward.runtime.verdict import CategoryScore, Verdict
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from visionward.runtime.conversation import Conversation
+    from visionward.runtime.engine import Engine
+    from visionward.runtime.errors import VisionwardError
+    from visionward.runtime.guard import Guard
+    from visionward.runtime.policy import DEFAULT_POLICY, Category, Policy
+    from visionward.runtime.verdict import CategoryScore, Verdict
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -18,3 +22,28 @@ __all__ = [
     "Verdict",
     "VisionwardError",
 ]
+
+_MODULES = {
+    "DEFAULT_POLICY": "policy",
+    "Category": "policy",
+    "CategoryScore": "verdict",
+    "Conversation": "conversation",
+    "Engine": "engine",
+    "Guard": "guard",
+    "Policy": "policy",
+    "Verdict": "verdict",
+    "VisionwardError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use: ``visionward doctor`` must run where the native library cannot load."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"visionward.runtime.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

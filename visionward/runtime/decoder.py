@@ -54,7 +54,8 @@ class Decoder:
         params = llama.llama_context_default_params()
         params.n_ctx = n_ctx + ANSWER_ROOM
         params.n_batch = params.n_ubatch = ubatch
-        params.n_seq_max = SEQUENCES
+        # llama.cpp aborts where a graph has fewer tokens than sequences.
+        params.n_seq_max = self._sequences = min(SEQUENCES, ubatch)
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED if exact else llama.LLAMA_FLASH_ATTN_TYPE_AUTO
@@ -139,7 +140,7 @@ class Decoder:
         groups: list[list[Sequence[int]]] = [[]]
         room = min(self._ubatch, ANSWER_ROOM // 2)
         for continuation in continuations:
-            if len(groups[-1]) == SEQUENCES - 1 or sum(map(len, groups[-1])) + len(continuation) > room:
+            if len(groups[-1]) == self._sequences - 1 or sum(map(len, groups[-1])) + len(continuation) > room:
                 groups.append([])
             groups[-1].append(continuation)
         return [group for group in groups if group]

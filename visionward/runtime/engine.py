@@ -64,6 +64,7 @@ class Engine:
         ModelFileError: if a file is missing, damaged or of another kind, or the two do not belong together.
         ComputeError: if memory does not suffice.
         NativeLibraryError: if the installed llama.cpp is not one that this version was tested with.
+        ValueError: if a number is out of range.
     """
 
     def __init__(
@@ -77,9 +78,7 @@ class Engine:
         ubatch: int = DEFAULT_UBATCH,
         exact: bool = False,
     ) -> None:
-        for name, value, least in (("threads", threads or 1, 1), ("gpu_layers", gpu_layers or 0, 0), ("n_ctx", n_ctx, 1)):
-            if value < least:
-                raise ValueError(f"{name} is {value}, it must be at least {least}.")
+        _check_least(threads=(threads, 1), gpu_layers=(gpu_layers, 0), n_ctx=(n_ctx, 1), ubatch=(ubatch, 2))
         self._worker = Worker()
         self._stack = ExitStack()
         self._close = weakref.finalize(self, _close, self._worker, self._stack)
@@ -240,6 +239,12 @@ class Engine:
     def close(self) -> None:
         """Free everything; calling it again does nothing."""
         self._close()
+
+
+def _check_least(**arguments: tuple[int | None, int]) -> None:
+    for name, (value, least) in arguments.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, it must be at least {least}.")
 
 
 def _close(worker: Worker, stack: ExitStack) -> None:

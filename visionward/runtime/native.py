@@ -18,11 +18,13 @@ from visionward.runtime.errors import NativeLibraryError
 TESTED_VERSIONS = ("0.3.36",)
 
 logger = logging.getLogger("visionward.native")
+# A library stays silent until the program that uses it configures logging.
+logging.getLogger("visionward").addHandler(logging.NullHandler())
 
 # ggml_log_level (ggml.h); CONT goes on with the line before.
-_LEVELS = {1: logging.DEBUG, 2: logging.WARNING, 3: logging.ERROR, 4: logging.DEBUG}
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUED = 5
-_ERROR = 3
+_ERROR = 4
 _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 

@@ -1,0 +1,128 @@
+"""The ``classify`` command."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import click
+
+from visionward.cli.model_options import EXISTING_FILE, demo_option, device_options, pair_options, resolve_pair
+
+
+def _probability(_ctx: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value) or not 0 <= value <= 1:
+        raise click.BadParameter(f"{value} is not between 0 and 1.")
+    return value
+
+
+def _codes(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    return [code.strip() for value in values for code in value.split(",") if code.strip()]
+
+
+def _check_input(image: Path | None, prompt: str | None, response: str | None, conversation: Path | None) -> None:
+    if conversation is not None and (image, prompt, response) != (None, None, None):
+        raise click.UsageError("--conversation excludes --image, --prompt and --response")
+    if conversation is None and image is None and prompt is None:
+        needed = "--response needs the --prompt that it answers" if response is not None else None
+        raise click.UsageError(needed or "there is nothing to judge: give --image, --prompt or --conversation")
+    if response is not None and prompt is None:
+        raise click.UsageError("--response needs the --prompt that it answers")
+
+
+@click.command()
+@pair_options
+@demo_option
+@click.option("--image", metavar="FILE", type=EXISTING_FILE, help="An image that the user shows.")
+@click.option("--prompt", metavar="TEXT", help="What the user says; may be left out where there is an image.")
+@click.option("--response", metavar="TEXT", help="What the assistant answered; then the answer is judged.")
+@click.option(
+    "--conversation",
+    metavar="FILE.json",
+    type=EXISTING_FILE,
+    help="A JSON list of OpenAI messages, instead of --image, --prompt and --response. "
+    "Images are data URLs or paths relative to the file. The last message is judged.",
+)
+@click.option(
+    "--categories",
+    metavar="FILE.json",
+    type=EXISTING_FILE,
+    help='Categories of your own: {"S1": {"name": ..., "description": ...}, ...}.  [default: the model\'s S1 to S13]',
+)
+@click.option(
+    "--exclude", metavar="S5,S13", multiple=True, callback=_codes, help="Categories that are not in force; repeatable."
+)
+@click.option(
+    "--threshold",
+    metavar="P",
+    type=float,
+    default=0.5,
+    show_default=True,
+    callback=_probability,
+    help="The verdict is unsafe from this score on, between 0 and 1.",
+)
+@device_options
+@click.option("--category-scores", is_flag=True, help="Score every category for a safe verdict too, which takes longer.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 if the verdict is unsafe.")
+@click.pass_context
+def classify(
+    ctx: click.Context,
+    model: Path | None,
+    mmproj: Path | None,
+    demo: bool,
+    image: Path | None,
+    prompt: str | None,
+    response: str | None,
+    conversation: Path | None,
+    categories: Path | None,
+    exclude: list[str],
+    threshold: float,
+    threads: int | None,
+    gpu_layers: int | None,
+    category_scores: bool,
+    as_json: bool,
+    exit_code: bool,
+) -> None:
+    """Say whether an image and a conversation are safe.
+
+    Judges the last message: what the user says and shows, or, with --response, what the assistant answered.
+    The model is two files that `visionward convert` wrote; --demo takes the packaged toy instead.
+
+    The keys of the JSON object: verdict ("safe" or "unsafe"), score, answer_mass, categories (those that the model
+    named: code, name, score), category_scores (all in force; empty for a safe verdict without --category-scores), role
+    ("User" or "Agent"), tiles, tokens (prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total),
+    model, warnings.
+
+    Exit codes: 0, whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
+
+    \b
+    Examples:
+        visionward classify --demo --image photo.jpg --prompt "What is this?"
+        visionward classify --model guard-text-Q4_K_M.gguf --mmproj mmproj-guard-Q8_0.gguf \\
+            --image photo.jpg --prompt "What is this?" --json --exit-code
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    _check_input(image, prompt, response, conversation)
+    text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
+
+    from visionward.cli.verdict_text import verdict_lines  # noqa: PLC0415 - the native library is not needed for --help
+    from visionward.runtime.conversation import Conversation  # noqa: PLC0415
+    from visionward.runtime.demo_samples import TOY_NOTICE  # noqa: PLC0415
+    from visionward.runtime.guard import Guard  # noqa: PLC0415
+    from visionward.runtime.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
+
+    policy = (DEFAULT_POLICY if categories is None else Policy.from_file(categories)).exclude(exclude)
+    if conversation is None:
+        judged = Conversation.from_prompt(prompt, response, image)
+    else:
+        judged = Conversation.from_file(conversation)
+    with Guard.load(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers) as guard:
+        verdict = guard.classify(judged, policy=policy, threshold=threshold, category_scores=category_scores)
+    if demo:
+        verdict = dataclasses.replace(verdict, warnings=(TOY_NOTICE, *verdict.warnings))
+    if as_json:
+        click.echo(json.dumps(verdict.to_dict(), allow_nan=False))
+    else:
+        click.echo("\n".join(verdict_lines(verdict, policy, threshold, all_scores=category_scores)))
+    if exit_code and verdict.unsafe:
+        ctx.exit(1)

@@ -1,0 +1,34 @@
+"""The ``demo`` command."""
+
+import click
+
+from visionward.cli.model_options import device_options
+
+
+@click.command()
+@device_options
+def demo(threads: int | None, gpu_layers: int | None) -> None:
+    """Classify the packaged samples with a small demonstration guard.
+
+    The demonstration guard has the architecture of Llama Guard 3 11B Vision and fits into a few megabytes. It is
+    converted at first use. It is a toy that proves that the machinery works on your machine, and no safety classifier.
+
+    \b
+    Example:
+        visionward demo
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    from visionward.cli.demo_text import closing_lines, opening_lines, sample_lines  # noqa: PLC0415 - not for --help
+    from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415
+    from visionward.runtime.demo_samples import read_demo_samples  # noqa: PLC0415
+    from visionward.runtime.guard import Guard  # noqa: PLC0415
+
+    samples = read_demo_samples()
+    pair = demo_pair()
+    correct = 0
+    with Guard.load(pair.text, pair.mmproj, threads=threads, gpu_layers=gpu_layers) as guard:
+        click.echo("\n".join(opening_lines(len(samples))))
+        for number, sample in enumerate(samples, start=1):
+            verdict = guard.classify(image=sample.image, prompt=sample.prompt, response=sample.response)
+            correct += sample.matches(verdict)
+            click.echo("\n".join(sample_lines(number, sample, verdict)))
+    click.echo("\n".join(closing_lines(correct, samples)))

@@ -1,0 +1,136 @@
+"""A click group in which every failure is one line on standard error and exit code 2, never a verdict."""
+
+import contextlib
+import errno
+import logging
+import multiprocessing
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn, TextIO
+
+import click
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+DEBUG_VARIABLE = "VISIONWARD_DEBUG"
+OUTPUT_CLOSED = "the output was closed before everything was written"
+
+
+class InterruptedByUser(Exception):  # noqa: N818 - an event, not an error
+    """An interrupt, in a form that click leaves alone."""
+
+
+class ErrorGroup(click.Group):
+    """A group whose commands are imported when they are used, and whose errors are single lines.
+
+    Args:
+        lazy: command name to (module, first sentence of its help). The module has the command under its own name.
+    """
+
+    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The commands, in the order of first use."""
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import a command."""
+        if cmd_name not in self.lazy:
+            return None
+        command = getattr(import_module(self.lazy[cmd_name][0]), cmd_name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{cmd_name} is no command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.lazy.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what click would treat in its own way becomes an exception of ours."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            raise InterruptedByUser from interrupt
+        except EOFError as error:
+            raise RuntimeError(f"unexpected end of input ({error})") from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise click.ClickException(OUTPUT_CLOSED) from error
+            raise
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run as a program: 0 for success, 2 for every error, 130 for an interrupt; commands may exit otherwise."""
+        # In a frozen program a child process begins here.
+        multiprocessing.freeze_support()
+        if not standalone_mode:
+            return super().main(args, *more, standalone_mode=False, **extra)
+        for stream in (sys.stdout, sys.stderr):
+            _never_fail_to_encode(stream)
+        with warnings.catch_warnings():
+            if not _debugging():
+                warnings.simplefilter("ignore")
+            self._run(args, more, extra)
+
+    def _run(self, args: Sequence[str] | None, more: Sequence[Any], extra: dict[str, Any]) -> NoReturn:
+        try:
+            code = super().main(args, *more, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except (InterruptedByUser, KeyboardInterrupt, click.Abort):
+            _fail("interrupted", EXIT_INTERRUPTED)
+        except click.ClickException as error:
+            _fail(f"error: {error.format_message()}")
+        except OSError as error:
+            _fail(f"error: {OUTPUT_CLOSED if error.errno == errno.EPIPE else _describe(error)}")
+        except Exception as error:  # noqa: BLE001 - whatever happened, it must not end as a verdict
+            _fail(f"error: {_describe(error)}")
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _never_fail_to_encode(stream: TextIO) -> None:
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+def _debugging() -> bool:
+    return bool(os.environ.get(DEBUG_VARIABLE)) or logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
+def _describe(error: Exception) -> str:
+    from visionward.runtime.errors import VisionwardError  # noqa: PLC0415 - this file is imported for --help too
+
+    if isinstance(error, VisionwardError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror or error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    return f"{type(error).__name__}: {error} (unexpected; set {DEBUG_VARIABLE}=1 to see where)"
+
+
+def one_line(text: str) -> str:
+    """A text on one line, without anything that a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
+
+
+def _fail(message: str, code: int = EXIT_ERROR) -> NoReturn:
+    with contextlib.suppress(OSError, ValueError):
+        if _debugging():
+            traceback.print_exc()
+        click.echo(one_line(message), err=True)
+    # What is left in the buffer of a closed output would raise once more when Python ends.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.exit(code)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

@@ -1,0 +1,94 @@
+"""The ``logits`` command."""
+
+import re
+from pathlib import Path
+
+import click
+
+from visionward.cli.model_options import EXISTING_FILE, device_options, pair_options, resolve_pair
+
+_TOKEN = re.compile(r"[0-9]{1,9}")
+
+
+def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> list[int]:
+    parts = [part.strip() for part in value.split(",")]
+    for part in parts:
+        if not _TOKEN.fullmatch(part):
+            raise click.BadParameter(f"{part!r} is no token id; expected numbers with commas between them.")
+    return [int(part) for part in parts]
+
+
+@click.command()
+@pair_options
+@click.option("--image", metavar="FILE", type=EXISTING_FILE, help="An image.")
+@click.option(
+    "--pixels",
+    metavar="FILE.npz",
+    type=EXISTING_FILE,
+    help="A preprocessed image instead: pixel_values (tiles x 3 x H x W) and aspect_ratio (tiles high, tiles wide).",
+)
+@click.option(
+    "--tokens",
+    metavar="IDS",
+    required=True,
+    callback=_tokens,
+    help="Token ids with commas between them; with an image exactly one is <|image|>.",
+)
+@click.option("--out", metavar="OUT.npz", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
+@click.option("--exact", is_flag=True, help="No flash attention, float32 cache, padding computed in full.")
+@device_options
+@click.option(
+    "--ubatch",
+    metavar="N",
+    type=click.IntRange(1, 65536),
+    default=512,
+    show_default=True,
+    help="Tokens that the decoder computes at once.",
+)
+def logits(
+    model: Path | None,
+    mmproj: Path | None,
+    image: Path | None,
+    pixels: Path | None,
+    tokens: list[int],
+    out: Path,
+    exact: bool,
+    threads: int | None,
+    gpu_layers: int | None,
+    ubatch: int,
+) -> None:
+    """Write the logits of every position, for comparisons.
+
+    OUT.npz gets logits (tokens x real rows of the head, float32) and, with an image, features (real tiles x tokens a
+    tile x decoder width, after the projector) and pixels (real tiles x 3 x H x W).
+
+    \b
+    Example:
+        visionward logits --model guard-text-F16.gguf --mmproj mmproj-guard-F16.gguf \\
+            --image photo.jpg --tokens 128000,128256,9906 --out logits.npz --exact
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    if image is not None and pixels is not None:
+        raise click.UsageError("--image and --pixels exclude each other")
+    text_gguf, mmproj_gguf = resolve_pair(model, mmproj, has_demo=False)
+
+    from visionward.convert.output_file import part_files  # noqa: PLC0415 - the native library is not needed for --help
+    from visionward.runtime.comparison_files import read_tiles, write_logits  # noqa: PLC0415
+    from visionward.runtime.engine import DEFAULT_N_CTX, Engine  # noqa: PLC0415
+
+    shown = image if pixels is None else read_tiles(pixels)
+    with part_files(out) as (part,):
+        engine = Engine(
+            text_gguf,
+            mmproj_gguf,
+            threads=threads,
+            gpu_layers=gpu_layers,
+            n_ctx=max(DEFAULT_N_CTX, len(tokens)),
+            ubatch=ubatch,
+            exact=exact,
+        )
+        try:
+            result = engine.logits(tokens, shown)
+        finally:
+            engine.close()
+        write_logits(part.file, result)
+    click.echo(f"{out}: logits {' x '.join(map(str, result.logits.shape))}")

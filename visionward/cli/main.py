@@ -1,0 +1,63 @@
+"""The ``visionward`` command."""
+
+import logging
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from visionward.cli.error_group import ErrorGroup
+
+_COMMANDS = {
+    "demo": ("visionward.cli.demo", "Classify the packaged samples with a small demonstration guard."),
+    "classify": ("visionward.cli.classify", "Say whether an image and a conversation are safe."),
+    "convert": ("visionward.cli.convert", "Convert a Hugging Face checkpoint into a text GGUF and an mmproj GGUF."),
+    "inspect": ("visionward.cli.inspect", "Show what is in a GGUF pair."),
+    "doctor": ("visionward.cli.doctor", "Report on this machine, the installed libraries and the kernels that work."),
+    "logits": ("visionward.cli.logits", "Write the logits of every position, for comparisons."),
+}
+
+
+def _version() -> str:
+    try:
+        return version("visionward")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"visionward {_version()}")
+        ctx.exit()
+
+
+@click.group(
+    cls=ErrorGroup,
+    lazy=_COMMANDS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--verbose", "-v", is_flag=True, help="Show what the native libraries log, and tracebacks of errors.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version.")
+@click.pass_context
+def cli(ctx: click.Context, verbose: bool) -> None:
+    """Llama Guard 3 11B Vision on your own machine, without the cloud.
+
+    An image and a conversation go in; safe or unsafe, hazard categories and probabilities come out.
+    Every error is one line on standard error and exit code 2; an interrupt is exit code 130.
+
+    \b
+    Examples:
+        visionward demo
+        visionward classify --demo --image photo.jpg --prompt "What is this?"
+        visionward doctor
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    if verbose:
+        logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s", force=True)
+        # Pillow logs every tag of every file.
+        logging.getLogger("PIL").setLevel(logging.INFO)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+if __name__ == "__main__":
+    cli()

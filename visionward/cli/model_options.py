@@ -1,0 +1,77 @@
+"""The options that say which model to use and where to run it, shared by the commands."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+_MISSING = (
+    "no model was given: use --model TEXT.gguf --mmproj MMPROJ.gguf (or VISIONWARD_MODEL and VISIONWARD_MMPROJ){demo}"
+)
+
+
+def pair_options(command: Command) -> Command:
+    """``--model`` and ``--mmproj``, which may come from the environment."""
+    for name, variable, what in (("--mmproj", "VISIONWARD_MMPROJ", "mmproj"), ("--model", "VISIONWARD_MODEL", "text")):
+        command = click.option(
+            name,
+            metavar=f"{what.upper()}.gguf",
+            type=click.Path(path_type=Path),
+            envvar=variable,
+            show_envvar=True,
+            help=f"The {what} file of the pair.",
+        )(command)
+    return command
+
+
+def demo_option(command: Command) -> Command:
+    """``--demo``."""
+    return click.option(
+        "--demo", is_flag=True, help="Use the packaged demonstration guard: a toy, no safety classifier."
+    )(command)
+
+
+def device_options(command: Command) -> Command:
+    """``--threads`` and ``--gpu-layers``."""
+    command = click.option(
+        "--gpu-layers",
+        metavar="N",
+        type=click.IntRange(0, 9999),
+        help="Decoder layers on the GPU; 0 for the CPU alone.  [default: all, where there is a GPU]",
+    )(command)
+    return click.option(
+        "--threads",
+        metavar="N",
+        type=click.IntRange(1, 512),
+        help="CPU threads.  [default: the number of physical cores]",
+    )(command)
+
+
+def resolve_pair(model: Path | None, mmproj: Path | None, *, demo: bool = False, has_demo: bool = True) -> tuple[Path, Path]:
+    """The two files to use; a pair must be given or the demo asked for, so that nobody gets a toy's verdict unawares."""
+    if demo:
+        refuse_with_demo()
+        from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415 - heavy, and not needed for --help
+
+        pair = demo_pair()
+        return pair.text, pair.mmproj
+    if model is None and mmproj is None:
+        raise click.UsageError(_MISSING.format(demo=", or --demo for the demonstration guard" if has_demo else ""))
+    if model is None or mmproj is None:
+        missing = "--model TEXT.gguf" if model is None else "--mmproj MMPROJ.gguf"
+        raise click.UsageError(f"{missing} is missing: a model is two files, which one conversion wrote")
+    return model, mmproj
+
+
+def refuse_with_demo() -> None:
+    """Refuse ``--model`` or ``--mmproj`` next to ``--demo``; those of the environment do not count."""
+    context = click.get_current_context()
+    for name in ("model", "mmproj"):
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--demo and --{name} exclude each other")
