@@ -8,6 +8,7 @@ logits depend on every tensor.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ _CHAT_TEMPLATE = (
 )
 
 
-def _tokenizer() -> Tokenizer:
+@lru_cache
+def _tokenizer_json() -> str:
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -76,7 +78,7 @@ def _tokenizer() -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, tokenizer.token_to_id(begin))]
     )
-    return tokenizer
+    return str(tokenizer.to_str())
 
 
 def token_id(text: str) -> int:
@@ -346,7 +348,7 @@ def _write_companions(path: Path, config: Mapping[str, Any]) -> None:
     }
     for name, values in files.items():
         (path / name).write_text(json.dumps(values, indent=2), encoding="utf-8")
-    (path / "tokenizer.json").write_text(_tokenizer().to_str(), encoding="utf-8")
+    (path / "tokenizer.json").write_text(_tokenizer_json(), encoding="utf-8")
 
 
 def write_tiny_checkpoint(

@@ -1,0 +1,32 @@
+"""The convert command."""
+
+import pytest
+from click.testing import CliRunner
+
+from visionward.cli.convert import convert
+from visionward.runtime.errors import CheckpointError
+
+
+def test_prints_the_files_and_the_next_command(tiny_checkpoint_dir, tmp_path):
+    out = tmp_path / "two words"
+    arguments = [str(tiny_checkpoint_dir), str(out), "--text-type", "Q8_0", "--name", "guard"]
+    result = CliRunner().invoke(convert, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    text, mmproj = out / "guard-text-Q8_0.gguf", out / "mmproj-guard-F16.gguf"
+    assert text.exists()
+    assert mmproj.exists()
+    lines = result.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [str(text), str(mmproj)]
+    assert lines[0].endswith(f"{text.stat().st_size / 1e6:.1f} MB")
+    assert f"visionward classify --model '{text}' --mmproj '{mmproj}' --image IMAGE" in result.stderr
+
+
+def test_errors_are_left_to_the_group(tmp_path):
+    with pytest.raises(CheckpointError, match="not a directory"):
+        CliRunner().invoke(convert, [str(tmp_path / "nowhere"), str(tmp_path)], catch_exceptions=False)
+
+
+def test_unknown_type():
+    result = CliRunner().invoke(convert, ["a", "b", "--text-type", "q4_k_m"])
+    assert result.exit_code == 2
+    assert "'f32', 'f16', 'bf16', 'q8_0'" in result.stderr

@@ -1,0 +1,90 @@
+"""The packaged demonstration guard is converted once, aside, wherever there is room."""
+
+import os
+import shutil
+import time
+
+import pytest
+
+from visionward.convert import demo_guard
+from visionward.runtime.errors import CheckpointError
+
+
+@pytest.fixture
+def package(tiny_checkpoint_dir, tmp_path, monkeypatch):
+    """An installed package whose demo guard is the tiny checkpoint, and an empty cache."""
+    root = tmp_path / "visionward"
+    shutil.copytree(tiny_checkpoint_dir, root / "demo_guard")
+    monkeypatch.setattr(demo_guard.resources, "files", lambda _: root)
+    monkeypatch.setattr(demo_guard, "user_cache_dir", lambda _: str(tmp_path / "cache"))
+    demo_guard.demo_pair.cache_clear()
+    yield root
+    demo_guard.demo_pair.cache_clear()
+
+
+@pytest.mark.usefixtures("package")
+def test_converted_once_into_the_cache(tmp_path, monkeypatch):
+    pair = demo_guard.demo_pair()
+    assert pair.text.is_relative_to(tmp_path / "cache" / "demo-guard")
+    assert (pair.text.name, pair.mmproj.name) == ("demo-guard-text-F16.gguf", "mmproj-demo-guard-F16.gguf")
+    assert [path.name for path in pair.text.parent.parent.iterdir()] == [pair.text.parent.name]
+    demo_guard.demo_pair.cache_clear()
+    monkeypatch.setattr(demo_guard, "convert_checkpoint", None)
+    assert demo_guard.demo_pair() == pair
+
+
+def test_other_types_and_other_checkpoints_are_converted_anew(package):
+    first = demo_guard.demo_pair()
+    assert demo_guard.demo_pair("q8_0").text.parent != first.text.parent
+    demo_guard.demo_pair.cache_clear()
+    (package / "demo_guard" / "README.md").write_text("another one")
+    assert demo_guard.demo_pair().text.parent != first.text.parent
+
+
+def test_two_processes_at_once(package, tmp_path, monkeypatch):
+    convert = demo_guard.convert_checkpoint
+    winners = []
+
+    def convert_and_lose(checkpoint, out_dir, **options):
+        pair = convert(checkpoint, out_dir, **options)
+        if not winners:
+            # Another process finishes while this one converts.
+            winners.append(True)
+            demo_guard._convert_into(checkpoint, final, "f16", "f16")
+            winners.append((final / pair.text.name).stat().st_ino)
+        return pair
+
+    monkeypatch.setattr(demo_guard, "convert_checkpoint", convert_and_lose)
+    final = tmp_path / "cache" / "demo-guard" / "key"
+    pair = demo_guard._convert_into(package / "demo_guard", final, "f16", "f16")
+    assert pair.text.stat().st_ino == winners[1]
+    assert [path.name for path in final.parent.iterdir()] == ["key"]
+
+
+@pytest.mark.usefixtures("package")
+def test_read_only_home(tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    pair = demo_guard.demo_pair()
+    assert pair.text.exists()
+    assert not pair.text.is_relative_to(tmp_path / "cache")
+    assert demo_guard.demo_pair() is pair
+    shutil.rmtree(pair.text.parent.parent)
+
+
+@pytest.mark.usefixtures("package")
+def test_folders_of_killed_conversions_are_removed(tmp_path):
+    cache = tmp_path / "cache" / "demo-guard"
+    old, young = cache / ".converting-old", cache / ".converting-young"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    long_ago = time.time() - 7200
+    os.utime(old, (long_ago, long_ago))
+    demo_guard.demo_pair()
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_package_without_the_checkpoint(package):
+    (package / "demo_guard" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="without the demo guard"):
+        demo_guard.demo_pair()

@@ -1,0 +1,103 @@
+"""Whatever happens on the way, a file under its final name is complete."""
+
+import errno
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from visionward.convert import OutputError, convert_checkpoint
+from visionward.convert.output_file import PartFile, remove_stale
+
+SLOW_CONVERSION = """
+import sys, time
+from pathlib import Path
+from visionward.convert import convert_checkpoint
+def progress(done, total, tensor):
+    if tensor == sys.argv[3]:
+        print("reached", flush=True)
+        time.sleep(600)
+convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), progress=progress)
+"""
+
+
+def start_and_reach(checkpoint: Path, out: Path, tensor: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", SLOW_CONVERSION, str(checkpoint), str(out), tensor]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == b"reached"
+    return process
+
+
+@pytest.mark.parametrize("tensor", ["blk.1.ffn_up.weight", "v.blk.1.ffn_up.weight"])
+def test_killed_conversion(tiny_checkpoint_dir, tmp_path, tensor):
+    process = start_and_reach(tiny_checkpoint_dir, tmp_path, tensor)
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names
+    assert all(name.startswith(".") and name.endswith(".part") for name in names)
+    # A second conversion beside the first leaves its temporaries alone.
+    pair = convert_checkpoint(tiny_checkpoint_dir, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*names, pair.text.name, pair.mmproj.name}
+    expected = pair.text.read_bytes(), pair.mmproj.read_bytes()
+    pair.text.unlink()
+    pair.mmproj.unlink()
+
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert [path.name for path in tmp_path.iterdir()] == names
+    again = convert_checkpoint(tiny_checkpoint_dir, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {again.text.name, again.mmproj.name}
+    assert (again.text.read_bytes(), again.mmproj.read_bytes()) == expected
+
+
+def test_failure_on_the_way_keeps_the_old_pair(tiny_checkpoint_dir, tmp_path):
+    pair = convert_checkpoint(tiny_checkpoint_dir, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(_done, _total, tensor):
+        if tensor == "mm.0.weight":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutputError, match="the disk is full"):
+        convert_checkpoint(tiny_checkpoint_dir, tmp_path, progress=full)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert_checkpoint(tiny_checkpoint_dir, tmp_path, progress=interrupted)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert pair.text in before
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(errno.EACCES, "no permission to write here"), (errno.EROFS, "no permission"), (errno.EIO, "cannot be written")],
+)
+def test_folder_that_cannot_be_written(tiny_checkpoint_dir, tmp_path, monkeypatch, code, message):
+    def refuse(*_args, **_kwargs):
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr(PartFile, "__init__", refuse)
+    with pytest.raises(OutputError, match=message):
+        convert_checkpoint(tiny_checkpoint_dir, tmp_path)
+
+
+def test_only_abandoned_temporaries_of_the_same_file_are_removed(tmp_path):
+    final = tmp_path / "a-text-F16.gguf"
+    abandoned = tmp_path / ".a-text-F16.gguf.0badcafe.part"
+    others = [tmp_path / ".b-text-F16.gguf.0badcafe.part", tmp_path / "a-text-F16.gguf.part", tmp_path / "notes"]
+    for path in (abandoned, *others):
+        path.write_bytes(b"x")
+    mine = PartFile(final)
+    assert not abandoned.exists()
+    remove_stale(final)
+    assert {*others} <= set(tmp_path.iterdir())
+    mine.file.write(b"whole")
+    mine.close()
+    mine.commit()
+    mine.discard()
+    assert final.read_bytes() == b"whole"
