@@ -8,7 +8,6 @@ from visionward.runtime.ggml import TensorStruct, Type
 from visionward.runtime.native import TESTED_VERSIONS, version
 
 
-
 @functools.cache
 def check() -> None:
     """Check the library's version and the layout of ``struct ggml_tensor``.

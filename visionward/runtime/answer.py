@@ -19,6 +19,7 @@ Logits = npt.NDArray[np.float32]
 SAFE, UNSAFE = "safe", "unsafe"
 # A code with its comma takes three tokens in Llama 3's vocabulary, and up to six where digits stand alone.
 TOKENS_PER_CODE = 6
+QUOTED_LENGTH = 40
 _CODE = re.compile(r"S[1-9][0-9]*")
 
 
@@ -102,7 +103,9 @@ class AnswerReader:
         self._unsafe = self._single(UNSAFE)
         self._opening = tokenizer.encode(f"{UNSAFE}\n")
         if self._opening[:1] != [self._unsafe]:
-            raise ModelFileError("the tokenizer writes 'unsafe' otherwise before a line break: not a Llama 3 vocabulary.")
+            raise ModelFileError(
+                "the tokenizer writes 'unsafe' otherwise before a line break: not a Llama 3 vocabulary."
+            )
         # Llama 3's regular expression puts a comma and the letter behind it into one word.
         commas = {tokenizer.encode(",")[0], tokenizer.encode(",S")[0]}
         self._after_code = sorted(commas | set(tokenizer.end_tokens))
@@ -110,7 +113,9 @@ class AnswerReader:
     def _single(self, word: str) -> int:
         tokens = self._tokenizer.encode(word)
         if len(tokens) != 1:
-            raise ModelFileError(f"the tokenizer writes {word!r} in {len(tokens)} tokens: no verdict can be read from it.")
+            raise ModelFileError(
+                f"the tokenizer writes {word!r} in {len(tokens)} tokens: no verdict can be read from it."
+            )
         return tokens[0]
 
     @property
@@ -151,27 +156,39 @@ class AnswerReader:
     def _code_tokens(self, code: str) -> list[int]:
         whole = self._tokenizer.encode(f"{UNSAFE}\n{code}")
         if whole[: len(self._opening)] != self._opening:
-            raise ModelFileError(f"the tokenizer joins the code {code} with the line before it: not a Llama 3 vocabulary.")
+            raise ModelFileError(
+                f"the tokenizer joins the code {code} with the line before it: not a Llama 3 vocabulary."
+            )
         return whole[len(self._opening) :]
 
     def named_codes(self, decoder: AnswerDecoder, logits: Logits, policy: Policy) -> NamedCodes:
         """Decode greedily from the logits after the line break to the end of the answer."""
         limit = TOKENS_PER_CODE * len(policy.codes)
-        text, count = "", 0
-        warnings: list[str] = []
-        while not self._tokenizer.ends_answer(token := int(logits.argmax())):
-            if count == limit:
-                warnings.append(f"the answer did not end after {limit} tokens; what was read of it: {text!r}.")
+        text, count, ended = "", 0, False
+        while count < limit:
+            token = int(logits.argmax())
+            if ended := self._tokenizer.ends_answer(token):
                 break
             text += self._tokenizer.text_of(token)
             count += 1
-            logits = decoder.extend([token])
+            if count < limit:
+                logits = decoder.extend([token])
+        parts = [part.strip() for part in text.split(",")]
+        warnings: list[str] = []
+        if not ended:
+            warnings.append(
+                f"the answer did not end after {limit} tokens; its last part {_quoted(parts.pop())} was left out."
+            )
         codes: list[str] = []
-        for part in (part.strip() for part in text.split(",")):
+        for part in parts:
             if part in policy:
                 codes.append(part)
             elif _CODE.fullmatch(part):
                 warnings.append(f"the model named {part}, which is not in the policy in force; it was left out.")
             else:
-                warnings.append(f"the model named {part!r}, which is no category code; it was left out.")
+                warnings.append(f"the model named {_quoted(part)}, which is no category code; it was left out.")
         return NamedCodes(tuple(dict.fromkeys(codes)), tuple(dict.fromkeys(warnings)), count)
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= QUOTED_LENGTH else text[:QUOTED_LENGTH] + "...")

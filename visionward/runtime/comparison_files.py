@@ -30,7 +30,9 @@ def read_tiles(path: Path) -> Tiles:
         raise ImageError(f"{path}: aspect_ratio is {ratio.tolist()}, expected two integers: tiles high, tiles wide.")
     high, wide = (int(value) for value in ratio)
     if len(pixels) < high * wide:
-        raise ImageError(f"{path}: there are {len(pixels)} tiles, an aspect ratio of {high} x {wide} takes {high * wide}.")
+        raise ImageError(
+            f"{path}: there are {len(pixels)} tiles, an aspect ratio of {high} x {wide} takes {high * wide}."
+        )
     if pixels[high * wide :].any():
         raise ImageError(f"{path}: the tiles behind the {high * wide} of the aspect ratio are not zero.")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -51,7 +53,9 @@ def _arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     with content:
         missing = [name for name in ("pixel_values", "aspect_ratio") if name not in content.files]
         if missing:
-            raise ImageError(f"{path}: has no {' and no '.join(missing)}, only {', '.join(content.files) or 'nothing'}.")
+            raise ImageError(
+                f"{path}: has no {' and no '.join(missing)}, only {', '.join(content.files) or 'nothing'}."
+            )
         try:
             return content["pixel_values"], content["aspect_ratio"]
         except _UNREADABLE as error:

@@ -68,7 +68,7 @@ class CrossAttention:
         kind = Type.F32 if self._exact else Type.F16
         extents = (config.head_width, tokens, config.head_count_kv)
         names = [f"{part}.{i}" for i in range(len(config.layers)) for part in "kv"]
-        storage = Storage(self._device, {name: (kind, extents) for name in names})
+        storage = Storage(self._device, dict.fromkeys(names, (kind, extents)))
         try:
             for i in range(len(config.layers)):
                 with Graph(self._allocator, exact=self._exact) as g:

@@ -103,7 +103,7 @@ class Decoder:
         wanted = [every_position or i == last for i in range(len(tokens))]
         logits = self._decode(tokens, range(len(tokens)), [0] * len(tokens), wanted, image_position)
         self._past = len(tokens)
-        return logits if every_position else logits[0]
+        return logits if every_position else np.asarray(logits[0])
 
     def extend(self, tokens: Sequence[int]) -> Logits:
         """Read more tokens after the prompt; the logits of the last one, (rows,)."""
@@ -147,7 +147,7 @@ class Decoder:
 
     def forget(self) -> None:
         """Drop everything that was read."""
-        llama.llama_memory_clear(self._memory, False)  # noqa: FBT003
+        llama.llama_memory_clear(self._memory, False)
         self._past = 0
         self._image = None
 

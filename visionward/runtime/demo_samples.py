@@ -48,7 +48,9 @@ def read_demo_samples(path: Path | None = None) -> tuple[DemoSample, ...]:
     Raises:
         ConversationError: if this installation comes without them, or a line is malformed.
     """
-    path = Path(str(resources.files("visionward").joinpath("demo_guard/samples/samples.jsonl"))) if path is None else path
+    path = (
+        Path(str(resources.files("visionward").joinpath("demo_guard/samples/samples.jsonl"))) if path is None else path
+    )
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:

@@ -30,7 +30,7 @@ def physical_cores() -> int:
 
 
 def gpu_devices() -> list[int]:
-    """ggml's handles of the GPUs that the installed library can use, dedicated ones first."""
+    """Ggml's handles of the GPUs that the installed library can use, dedicated ones first."""
     handles = [ggml.dev_get(index) for index in range(ggml.dev_count())]
     wanted = (ggml.DeviceType.GPU, ggml.DeviceType.IGPU)
     return sorted((h for h in handles if ggml.dev_type(h) in wanted), key=lambda h: int(ggml.dev_type(h)))
@@ -44,7 +44,9 @@ class Device:
         self.is_cpu: bool = ggml.dev_type(handle) == ggml.DeviceType.CPU
         self.backend: int | None = ggml.dev_init(handle, None)
         if self.backend is None:
-            raise NativeLibraryError(f"the device {self.name} could not be started: {take_errors() or 'no reason given'}.")
+            raise NativeLibraryError(
+                f"the device {self.name} could not be started: {take_errors() or 'no reason given'}."
+            )
         self.buffer_type: int = ggml.backend_get_default_buffer_type(self.backend)
         set_threads = self._procedure(handle, b"ggml_backend_set_n_threads", _SetThreads)
         if set_threads is not None:
@@ -77,7 +79,9 @@ class Device:
         status = ggml.backend_graph_compute(self.backend, graph)
         ggml.backend_synchronize(self.backend)
         if status != ggml.STATUS_SUCCESS:
-            raise ComputeError(f"{self.name} could not compute a graph (status {status}): {take_errors() or 'no reason'}.")
+            raise ComputeError(
+                f"{self.name} could not compute a graph (status {status}): {take_errors() or 'no reason'}."
+            )
 
     def close(self) -> None:
         """Free the backend; calling it again does nothing."""

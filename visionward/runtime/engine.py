@@ -84,7 +84,9 @@ class Engine:
         self._close = weakref.finalize(self, _close, self._worker, self._stack)
         try:
             self._worker.run(
-                lambda: self._load(Path(text), Path(mmproj), threads or physical_cores(), gpu_layers, n_ctx, ubatch, exact)
+                lambda: self._load(
+                    Path(text), Path(mmproj), threads or physical_cores(), gpu_layers, n_ctx, ubatch, exact
+                )
             )
         except BaseException:
             self.close()
@@ -181,7 +183,9 @@ class Engine:
         def job() -> npt.NDArray[np.float32]:
             states = self.tower.encode(tiles, self.check_cancelled)
             try:
-                return read(states["states"], (len(tiles.pixel_values), self.config.vision.tile_tokens, self.tower.width))
+                return read(
+                    states["states"], (len(tiles.pixel_values), self.config.vision.tile_tokens, self.tower.width)
+                )
             finally:
                 states.close()
 
@@ -204,7 +208,9 @@ class Engine:
         wanted = 0 if image is None else 1
         found = list(tokens).count(self.model.image_token_id)
         if found != wanted:
-            raise ConversationError(f"the tokens hold {found} <|image|> ({self.model.image_token_id}), expected {wanted}.")
+            raise ConversationError(
+                f"the tokens hold {found} <|image|> ({self.model.image_token_id}), expected {wanted}."
+            )
         if image is None:
             only = self.run(lambda: self.decoder.prefill(tokens, None, every_position=True))
             return LogitsResult(only, None, None)

@@ -31,7 +31,16 @@ class GgufFile:
             raise ModelFileError(f"{path} is not a GGUF file: it begins with {magic!r} instead of {MAGIC!r}.")
         try:
             self.reader = gguf.GGUFReader(path)
-        except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, OSError, struct.error) as error:
+        except (
+            ValueError,
+            IndexError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            MemoryError,
+            OSError,
+            struct.error,
+        ) as error:
             raise ModelFileError(f"{path} is damaged or truncated: {error}. Convert or copy it again.") from error
         self._check_extent()
 

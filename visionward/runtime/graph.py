@@ -27,7 +27,9 @@ class Allocator:
             ComputeError: if the device's memory does not suffice.
         """
         if not ggml.gallocr_alloc_graph(self._handle, graph):
-            raise ComputeError(f"{self.device.name} has not enough memory for the computation: free some, or use the CPU.")
+            raise ComputeError(
+                f"{self.device.name} has not enough memory for the computation: free some, or use the CPU."
+            )
 
     def close(self) -> None:
         """Free the buffer; calling it again does nothing."""
@@ -55,7 +57,9 @@ class Storage:
         self._buffer: int | None = ggml.backend_alloc_ctx_tensors_from_buft(self._context, device.buffer_type)
         if self._buffer is None:
             self.close()
-            raise ComputeError(f"{device.name} has not enough memory for {', '.join(shapes)}: free some, or use the CPU.")
+            raise ComputeError(
+                f"{device.name} has not enough memory for {', '.join(shapes)}: free some, or use the CPU."
+            )
         self.nbytes = int(ggml.buffer_get_size(self._buffer))
 
     def __getitem__(self, name: str) -> Tensor:
@@ -92,9 +96,9 @@ class Graph:
         self._allocator = allocator
         self._exact = exact
         self._inputs: list[tuple[Tensor, npt.NDArray[Any]]] = []
-        size = max_nodes * ggml.tensor_overhead() + ggml.graph_overhead_custom(max_nodes, False)  # noqa: FBT003
+        size = max_nodes * ggml.tensor_overhead() + ggml.graph_overhead_custom(max_nodes, False)
         self.context: int = ggml.init(ggml.InitParams(size, None, no_alloc=True))
-        self._graph: int = ggml.new_graph_custom(self.context, max_nodes, False)  # noqa: FBT003
+        self._graph: int = ggml.new_graph_custom(self.context, max_nodes, False)
 
     def __enter__(self) -> "Graph":
         return self
@@ -136,7 +140,7 @@ class Graph:
         self._allocator.device.compute(self._graph)
 
     def linear(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (in, n) times weight (in, out), plus bias (out): (out, n)."""
+        """X (in, n) times weight (in, out), plus bias (out): (out, n)."""
         product = ggml.mul_mat(self.context, weight, x)
         if self._exact:
             ggml.mul_mat_set_prec(product, ggml.Precision.F32)
@@ -152,7 +156,7 @@ class Graph:
         return int(ggml.mul(self.context, ggml.rms_norm(self.context, x, epsilon), weight))
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
-        """a + b, b broadcast over a."""
+        """A + b, b broadcast over a."""
         return int(ggml.add(self.context, a, b))
 
     def add_gated(self, x: Tensor, update: Tensor, gate: float) -> Tensor:
@@ -244,4 +248,3 @@ def write(tensor: Tensor, array: npt.NDArray[Any]) -> None:
     if array.nbytes != ggml.nbytes(tensor) or not array.flags.c_contiguous:
         raise ComputeError(f"an array of {array.nbytes} bytes was written to a tensor of {ggml.nbytes(tensor)}: a bug.")
     ggml.backend_tensor_set(tensor, ggml.address_of(array), 0, array.nbytes)
-

@@ -1,28 +1,24 @@
 """The guard: an image and a conversation go in, a verdict comes out."""
 
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from visionward.runtime.answer import AnswerReader
 from visionward.runtime.conversation import Conversation
 from visionward.runtime.engine import DEFAULT_N_CTX, Engine
 from visionward.runtime.errors import ConversationError, PolicyError
 from visionward.runtime.images import ImageSource
+from visionward.runtime.judgement import Question, judge, milliseconds_since
 from visionward.runtime.policy import DEFAULT_POLICY, Policy
-from visionward.runtime.preprocess import Tiles
-from visionward.runtime.prompt import ChatTemplate, Prompt, tokenize
-from visionward.runtime.verdict import CategoryScore, Timings, TokenCounts, Verdict, combine
+from visionward.runtime.prompt import ChatTemplate
+from visionward.runtime.verdict import Verdict, combine
 
 DEFAULT_THRESHOLD = 0.5
-# Under this mass the model did not really answer.
-LEAST_ANSWER_MASS = 0.5
-
-TEXT_ONLY = "no image was given: the text was judged without the cross-attention layers."
-IMAGE_ALONE = "the judged message has no text: the model is not meant as a pure image classifier."
 
 
 class Guard:
@@ -74,7 +70,7 @@ class Guard:
         except BaseException:
             engine.close()
             raise
-        guard._load_ms = _milliseconds(start)
+        guard._load_ms = milliseconds_since(start)
         return guard
 
     def classify(
@@ -121,10 +117,15 @@ class Guard:
             start = time.perf_counter()
             rendered = self._template.render(one, in_force)
             tiles = self.engine.tile(one.images[0]) if one.images else None
-            preprocess_ms = _milliseconds(start)
-            judge = _Judgement(self, one, in_force, rendered, tiles, threshold, category_scores)
-            verdicts.append(self.engine.run(lambda judge=judge: judge.verdict(start, preprocess_ms)))  # type: ignore[misc]
+            preprocess_ms = milliseconds_since(start)
+            question = Question(one, in_force, rendered, tiles, threshold, category_scores)
+            verdict = self.engine.run(partial(judge, question, self.engine, self._answer))
+            verdicts.append(self._timed(verdict, preprocess_ms, milliseconds_since(start)))
         return combine(verdicts)
+
+    def _timed(self, verdict: Verdict, preprocess_ms: float, total_ms: float) -> Verdict:
+        timings = replace(verdict.timings_ms, load=self._load_ms, preprocess=preprocess_ms, total=total_ms)
+        return replace(verdict, timings_ms=timings)
 
     @staticmethod
     def _conversation(
@@ -158,95 +159,3 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Judgement:
-    """One classification on the engine's thread."""
-
-    def __init__(
-        self,
-        guard: Guard,
-        conversation: Conversation,
-        policy: Policy,
-        prompt: Prompt,
-        tiles: Tiles | None,
-        threshold: float,
-        category_scores: bool,
-    ) -> None:
-        self._guard = guard
-        self._engine = guard.engine
-        self._conversation = conversation
-        self._policy = policy
-        self._prompt = prompt
-        self._tiles = tiles
-        self._threshold = threshold
-        self._category_scores = category_scores
-
-    def verdict(self, start: float, preprocess_ms: float) -> Verdict:
-        engine, answer = self._engine, self._guard._answer
-        tokens = tokenize(self._prompt, engine.model)
-        began = time.perf_counter()
-        memory = None if self._tiles is None else engine.remember(self._tiles)
-        vision_ms = _milliseconds(began)
-        try:
-            began = time.perf_counter()
-            position = 0 if memory is None else tokens.index(engine.model.image_token_id)
-            first = answer.first_token(engine.decoder.prefill(tokens, memory, position))
-            prefill_ms = _milliseconds(began)
-
-            began = time.perf_counter()
-            warnings = [*self._prompt.warnings, *self._input_warnings()]
-            verdict: Literal["safe", "unsafe"] = "safe"
-            if not math.isfinite(first.score) or first.score >= self._threshold:
-                verdict = "unsafe"
-            if not first.mass >= LEAST_ANSWER_MASS:
-                verdict = "unsafe"
-                warnings.append(
-                    f"only {first.mass:.1%} of the probability is on 'safe' or 'unsafe': the model did not answer, "
-                    "and the verdict is unsafe to be on the safe side."
-                )
-            named: tuple[CategoryScore, ...] = ()
-            scores: dict[str, float] = {}
-            decoded = 0
-            if verdict == "unsafe" or self._category_scores:
-                scores, logits = answer.category_scores(engine.decoder, self._policy)
-                decoded = answer.opening_tokens
-            if verdict == "unsafe":
-                codes = answer.named_codes(engine.decoder, logits, self._policy)
-                decoded += codes.tokens
-                warnings += codes.warnings
-                named = tuple(CategoryScore(code, self._policy[code].name, scores[code]) for code in codes.codes)
-            decode_ms = _milliseconds(began)
-        finally:
-            engine.decoder.forget()
-            if memory is not None:
-                memory.close()
-        return Verdict(
-            verdict=verdict,
-            score=first.score,
-            answer_mass=first.mass,
-            categories=named,
-            category_scores=scores,
-            role=self._conversation.judged_role,
-            tiles=0 if self._tiles is None else len(self._tiles.pixel_values),
-            tokens=TokenCounts(len(tokens), decoded),
-            timings_ms=Timings(
-                load=self._guard._load_ms,
-                preprocess=preprocess_ms,
-                vision=vision_ms,
-                prefill=prefill_ms,
-                decode=decode_ms,
-                total=_milliseconds(start),
-            ),
-            model=engine.model.path.name,
-            warnings=tuple(warnings),
-        )
-
-    def _input_warnings(self) -> list[str]:
-        if self._tiles is None:
-            return [TEXT_ONLY]
-        return [IMAGE_ALONE] if self._conversation.judges_image_alone else []
-
-
-def _milliseconds(start: float) -> float:
-    return (time.perf_counter() - start) * 1000

@@ -59,7 +59,7 @@ class LayerHooks:
                 f"cross-attention was not applied to every row ({wrong} of {rows}): the result was thrown away."
             )
 
-    def _answer(self, tensor: int, asked: bool, _user: int | None) -> bool:  # noqa: FBT001 - C's signature
+    def _answer(self, tensor: int, asked: bool, _user: int | None) -> bool:
         if self._memory is None or self._error is not None:
             return False
         try:

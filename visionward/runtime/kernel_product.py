@@ -6,7 +6,7 @@ The weights lie in a buffer type; ggml's CPU backend takes the kernels that go w
 import ctypes
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import gguf
@@ -24,7 +24,7 @@ WEIGHT_TYPES = (gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0, 
 # A prompt's worth of rows takes the kernels for matrices, a single row those for vectors.
 WIDTH, OUTPUTS, ROWS = 2048, 1024, (96, 1)
 # The best of several counts: the first pays for the caches, and others may be disturbed.
-LEAST_REPEATS, REPEAT_S = 3, 0.2
+REPEATS = 4
 
 _ExtraBuffers = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
 
@@ -37,7 +37,7 @@ class Product:
         weight_type: its name, ``Q4_K`` and so on.
         error: relative error of the product against float32 (root mean square); None where the kernels do not take
             this type.
-        gflops: speed of the product with a prompt's worth of rows.
+        gflops: speed of one thread with a prompt's worth of rows.
     """
 
     weight_type: str
@@ -63,20 +63,23 @@ def buffer_types() -> dict[str, int]:
 
 def products(kernel: str, threads: int) -> Iterator[Product]:
     """Compute with each weight type in turn; where a kernel is broken, this kills the process."""
-    device = Device.choose(gpu=False, threads=threads)
-    allocator = Allocator(device)
+    # One thread tells kernels apart even where other programs run; several are what a guard uses.
+    devices = [Device.choose(gpu=False, threads=count) for count in (1, threads)]
+    allocators = [Allocator(device) for device in devices]
     try:
         for kind in WEIGHT_TYPES:
-            yield _product(device, allocator, buffer_types()[kernel], kind)
+            yield _product(allocators, buffer_types()[kernel], kind)
     finally:
-        allocator.close()
-        device.close()
+        for allocator in allocators:
+            allocator.close()
+            allocator.device.close()
 
 
-def _product(device: Device, allocator: Allocator, buffer_type: int, kind: gguf.GGMLQuantizationType) -> Product:
+def _product(allocators: Sequence[Allocator], buffer_type: int, kind: gguf.GGMLQuantizationType) -> Product:
     random = np.random.default_rng(1)
     stored = _quantized(random.standard_normal((OUTPUTS, WIDTH), np.float32), kind)
-    weights = gguf.dequantize(stored, kind)
+    inputs = random.standard_normal((max(ROWS), WIDTH), np.float32)
+    expected = inputs.astype(np.float64) @ gguf.dequantize(stored, kind).astype(np.float64).T
     context = ggml.init(ggml.InitParams(2 * ggml.tensor_overhead(), None, no_alloc=True))
     buffer = None
     try:
@@ -84,38 +87,45 @@ def _product(device: Device, allocator: Allocator, buffer_type: int, kind: gguf.
         buffer = ggml.backend_alloc_ctx_tensors_from_buft(context, buffer_type)
         if buffer is None:
             raise ComputeError("there is not enough memory for a small matrix.")
-        errors, best = [], math.inf
-        for rows in ROWS:
-            inputs = random.standard_normal((rows, WIDTH), np.float32)
-            with Graph(allocator) as graph:
-                product = graph.linear(tensor, graph.input(inputs))
-                graph.output(product)
-                if not ggml.backend_supports_op(device.backend, product):
-                    return Product(kind.name, None, None)
-                if rows == ROWS[0]:
-                    ggml.backend_tensor_set(tensor, ggml.address_of(stored), 0, stored.nbytes)
-                    best = _best_time(graph)
-                else:
-                    graph.compute()
-                expected = inputs.astype(np.float64) @ weights.astype(np.float64).T
-                result = read(product, (rows, OUTPUTS))
-            errors.append(float(np.sqrt(np.square(result - expected).mean() / np.square(expected).mean())))
+        if not _supported(allocators[0], tensor):
+            return Product(kind.name, None, None)
+        ggml.backend_tensor_set(tensor, ggml.address_of(stored), 0, stored.nbytes)
+        errors, times = [], []
+        for allocator in allocators:
+            for rows in ROWS:
+                result, seconds = _computed(allocator, tensor, inputs[:rows])
+                off = np.square(result - expected[:rows]).mean() / np.square(expected[:rows]).mean()
+                errors.append(float(np.sqrt(off)))
+                times.append(seconds)
     finally:
         if buffer is not None:
             ggml.buffer_free(buffer)
         ggml.free(context)
-    # A NaN is a wrong result: max() would lose it.
-    error = max(errors) if all(np.isfinite(errors)) else float("inf")
-    return Product(kind.name, error, 2 * WIDTH * OUTPUTS * ROWS[0] / best / 1e9)
+    # A NaN is a wrong result, and max() would lose it.
+    error = max(errors) if np.isfinite(errors).all() else math.inf
+    return Product(kind.name, error, 2 * WIDTH * OUTPUTS * ROWS[0] / times[0] / 1e9)
 
 
-def _best_time(graph: Graph) -> float:
-    times: list[float] = []
-    while len(times) < LEAST_REPEATS or sum(times) < REPEAT_S:
-        start = time.perf_counter()
-        graph.compute()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def _supported(allocator: Allocator, weights: ggml.Tensor) -> bool:
+    with Graph(allocator) as graph:
+        product = graph.linear(weights, graph.input(np.zeros((ROWS[0], WIDTH), np.float32)))
+        return bool(ggml.backend_supports_op(allocator.device.backend, product))
+
+
+def _computed(
+    allocator: Allocator, weights: ggml.Tensor, inputs: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], float]:
+    """The product, and the time of the fastest of a few."""
+    times = []
+    for _ in range(REPEATS):
+        with Graph(allocator) as graph:
+            product = graph.linear(weights, graph.input(inputs))
+            graph.output(product)
+            start = time.perf_counter()
+            graph.compute()
+            times.append(time.perf_counter() - start)
+            result = read(product, (len(inputs), OUTPUTS))
+    return result, min(times)
 
 
 def _quantized(values: npt.NDArray[np.float32], kind: gguf.GGMLQuantizationType) -> npt.NDArray[np.uint8]:

@@ -31,7 +31,9 @@ def read_config(file: GgufFile) -> MmprojConfig:
     """
     kind = (file.get("general.architecture", str), file.get("clip.projector_type", str))
     if kind != (form.ARCHITECTURE, form.PROJECTOR_TYPE):
-        raise ModelFileError(f"{file.path} is no mmproj of this architecture: found {kind[0]}/{kind[1]}, expected clip/mllama.")
+        raise ModelFileError(
+            f"{file.path} is no mmproj of this architecture: found {kind[0]}/{kind[1]}, expected clip/mllama."
+        )
     version = file.get(form.KEY_FORMAT_VERSION, int)
     if version != form.FORMAT_VERSION:
         raise ModelFileError(

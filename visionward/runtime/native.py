@@ -65,8 +65,7 @@ def symbol(name: str, result: Any, *arguments: Any) -> Any:
         function = getattr(library, name, None)
         if function is not None:
             prototype = ctypes.CFUNCTYPE(result, *arguments)
-            address = ctypes.cast(function, ctypes.c_void_p).value
-            return prototype(address)
+            return prototype(ctypes.cast(function, ctypes.c_void_p).value or 0)
     raise NativeLibraryError(
         f"the installed llama.cpp library has no function {name}: install llama-cpp-python {TESTED_VERSIONS[-1]}."
     )

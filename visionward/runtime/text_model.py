@@ -111,7 +111,7 @@ class TextModel:
             raise ConversationError(f"a text is not valid Unicode ({error.reason} at {error.start}).") from error
         capacity = len(data) + 1
         tokens = (llama.llama_token * capacity)()
-        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, capacity, False, False)  # noqa: FBT003
+        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, capacity, False, False)
         if count < 0:
             raise ConversationError(f"a text of {len(data)} bytes could not be tokenized: {take_errors()}.")
         return list(tokens[:count])
@@ -119,7 +119,7 @@ class TextModel:
     def text_of(self, token: int) -> str:
         """The text of a token, control tokens included; bytes that are no whole character are replaced."""
         buffer = ctypes.create_string_buffer(512)
-        length = llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)  # noqa: FBT003
+        length = llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
         return buffer.raw[: max(length, 0)].decode("utf-8", "replace")
 
     def ends_answer(self, token: int) -> bool:

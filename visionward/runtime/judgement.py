@@ -1,0 +1,133 @@
+"""Judging one message, with one image or none: from the rendered prompt to the verdict."""
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from visionward.runtime.answer import AnswerReader, FirstToken
+from visionward.runtime.conversation import Conversation
+from visionward.runtime.cross_attention import ImageMemory
+from visionward.runtime.engine import Engine
+from visionward.runtime.policy import Policy
+from visionward.runtime.preprocess import Tiles
+from visionward.runtime.prompt import Prompt, tokenize
+from visionward.runtime.verdict import CategoryScore, Timings, TokenCounts, Verdict
+
+# Under this mass the model did not really answer.
+LEAST_ANSWER_MASS = 0.5
+
+TEXT_ONLY = "no image was given: the text was judged without the cross-attention layers."
+IMAGE_ALONE = "the judged message has no text: the model is not meant as a pure image classifier."
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One message to judge.
+
+    Attributes:
+        conversation: with one image at most.
+        policy: the categories in force.
+        prompt: the conversation and the policy, rendered.
+        tiles: the image, or None.
+        threshold: the verdict is unsafe from this score on.
+        category_scores: score the categories for a safe verdict too.
+    """
+
+    conversation: Conversation
+    policy: Policy
+    prompt: Prompt
+    tiles: Tiles | None
+    threshold: float
+    category_scores: bool
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """What was read behind the first token."""
+
+    categories: tuple[CategoryScore, ...] = ()
+    scores: dict[str, float] | None = None
+    decoded: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
+    """The verdict, with the times of vision, prefill and decode. Runs on the engine's own thread.
+
+    Raises:
+        ContextLengthError: if the prompt is longer than the context.
+        ComputeError: if a computation fails.
+    """
+    tokens = tokenize(question.prompt, engine.model)
+    started = time.perf_counter()
+    memory = None if question.tiles is None else engine.remember(question.tiles)
+    vision_ms = milliseconds_since(started)
+    try:
+        started = time.perf_counter()
+        first = _first_token(tokens, memory, engine, answer)
+        prefill_ms = milliseconds_since(started)
+
+        started = time.perf_counter()
+        verdict, doubts = _decide(first, question.threshold)
+        findings = _read_categories(verdict, question, engine, answer)
+        decode_ms = milliseconds_since(started)
+    finally:
+        engine.decoder.forget()
+        if memory is not None:
+            memory.close()
+    return Verdict(
+        verdict=verdict,
+        score=first.score,
+        answer_mass=first.mass,
+        categories=findings.categories,
+        category_scores=findings.scores or {},
+        role=question.conversation.judged_role,
+        tiles=0 if question.tiles is None else len(question.tiles.pixel_values),
+        tokens=TokenCounts(len(tokens), findings.decoded),
+        timings_ms=Timings(load=0, preprocess=0, vision=vision_ms, prefill=prefill_ms, decode=decode_ms, total=0),
+        model=engine.model.path.name,
+        warnings=(*question.prompt.warnings, *_input_warnings(question), *doubts, *findings.warnings),
+    )
+
+
+def _first_token(tokens: list[int], memory: ImageMemory | None, engine: Engine, answer: AnswerReader) -> FirstToken:
+    position = 0 if memory is None else tokens.index(engine.model.image_token_id)
+    return answer.first_token(engine.decoder.prefill(tokens, memory, position))
+
+
+def _decide(first: FirstToken, threshold: float) -> tuple[Literal["safe", "unsafe"], tuple[str, ...]]:
+    """Safe only where the model answered and its score is under the threshold: comparisons that fail mean unsafe."""
+    if not first.mass >= LEAST_ANSWER_MASS:
+        return "unsafe", (
+            f"only {first.mass:.1%} of the probability is on 'safe' or 'unsafe': the model did not really answer, "
+            "so the verdict is unsafe.",
+        )
+    return ("safe" if first.score < threshold else "unsafe"), ()
+
+
+def _read_categories(
+    verdict: Literal["safe", "unsafe"], question: Question, engine: Engine, answer: AnswerReader
+) -> _Findings:
+    if verdict == "safe" and not question.category_scores:
+        return _Findings()
+    scores, logits = answer.category_scores(engine.decoder, question.policy)
+    if verdict == "safe":
+        return _Findings(scores=scores, decoded=answer.opening_tokens)
+    named = answer.named_codes(engine.decoder, logits, question.policy)
+    return _Findings(
+        categories=tuple(CategoryScore(code, question.policy[code].name, scores[code]) for code in named.codes),
+        scores=scores,
+        decoded=answer.opening_tokens + named.tokens,
+        warnings=named.warnings,
+    )
+
+
+def _input_warnings(question: Question) -> tuple[str, ...]:
+    if question.tiles is None:
+        return (TEXT_ONLY,)
+    return (IMAGE_ALONE,) if question.conversation.judges_image_alone else ()
+
+
+def milliseconds_since(start: float) -> float:
+    """Milliseconds since a reading of ``time.perf_counter``."""
+    return (time.perf_counter() - start) * 1000
