@@ -62,7 +62,9 @@ def _check_input(image: Path | None, prompt: str | None, response: str | None, c
     help="The verdict is unsafe from this score on, between 0 and 1.",
 )
 @device_options
-@click.option("--category-scores", is_flag=True, help="Score every category for a safe verdict too, which takes longer.")
+@click.option(
+    "--category-scores", is_flag=True, help="Score every category for a safe verdict too, which takes longer."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if the verdict is unsafe.")
 @click.pass_context

@@ -34,7 +34,13 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
     callback=_tokens,
     help="Token ids with commas between them; with an image exactly one is <|image|>.",
 )
-@click.option("--out", metavar="OUT.npz", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
+@click.option(
+    "--out",
+    metavar="OUT.npz",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write.",
+)
 @click.option("--exact", is_flag=True, help="No flash attention, float32 cache, padding computed in full.")
 @device_options
 @click.option(

@@ -53,7 +53,9 @@ def device_options(command: Command) -> Command:
     )(command)
 
 
-def resolve_pair(model: Path | None, mmproj: Path | None, *, demo: bool = False, has_demo: bool = True) -> tuple[Path, Path]:
+def resolve_pair(
+    model: Path | None, mmproj: Path | None, *, demo: bool = False, has_demo: bool = True
+) -> tuple[Path, Path]:
     """The two files to use; a pair must be given or the demo asked for, so that nobody gets a toy's verdict unawares."""
     if demo:
         refuse_with_demo()

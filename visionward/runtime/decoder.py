@@ -103,7 +103,10 @@ class Decoder:
         wanted = [every_position or i == last for i in range(len(tokens))]
         logits = self._decode(tokens, range(len(tokens)), [0] * len(tokens), wanted, image_position)
         self._past = len(tokens)
-        return logits if every_position else np.asarray(logits[0])
+        if every_position:
+            return logits
+        last_row: Logits = logits[0]
+        return last_row
 
     def extend(self, tokens: Sequence[int]) -> Logits:
         """Read more tokens after the prompt; the logits of the last one, (rows,)."""
@@ -111,7 +114,8 @@ class Decoder:
         wanted = [False] * (len(tokens) - 1) + [True]
         logits = self._decode(tokens, positions, [0] * len(tokens), wanted, 0)
         self._past += len(tokens)
-        return logits[0]
+        last_row: Logits = logits[0]
+        return last_row
 
     def branch(self, continuations: Sequence[Sequence[int]]) -> list[Logits]:
         """Read several continuations of what was read so far, each as if it were alone, and forget them again.
@@ -173,8 +177,7 @@ class Decoder:
                 take_errors()
                 status = llama.llama_decode(self._context, self._batch)
                 self._hooks.finish(rows)
-                if status != 0:
-                    raise ComputeError(f"llama.cpp could not decode (status {status}): {take_errors() or 'no reason'}.")
+                self._check_status(status)
                 for i in range(rows):
                     if self._batch.logits[i]:
                         pointer = llama.llama_get_logits_ith(self._context, i)
@@ -187,6 +190,11 @@ class Decoder:
             self.forget()
             raise ComputeError("the decoder gave numbers that are not finite: the model file may be damaged.")
         return logits
+
+    @staticmethod
+    def _check_status(status: int) -> None:
+        if status != 0:
+            raise ComputeError(f"llama.cpp could not decode (status {status}): {take_errors() or 'no reason'}.")
 
     def _fill(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], wanted: Sequence[bool]

@@ -50,7 +50,8 @@ class GgufFile:
             end = int(tensor.data_offset) + int(tensor.n_bytes)
             if end > size:
                 raise ModelFileError(
-                    f"{self.path} is truncated: tensor {tensor.name} ends at byte {end} of {size}. Convert or copy it again."
+                    f"{self.path} is truncated: tensor {tensor.name} ends at byte {end} of {size}. "
+                    "Convert or copy it again."
                 )
 
     def has(self, key: str) -> bool:

@@ -65,8 +65,9 @@ class Storage:
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
+    def get(self, name: str) -> Tensor | None:
+        """A tensor, or None if there is none of that name."""
+        return self._tensors.get(name)
 
     def close(self) -> None:
         """Free the memory; calling it again does nothing."""

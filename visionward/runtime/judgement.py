@@ -98,10 +98,8 @@ def _first_token(tokens: list[int], memory: ImageMemory | None, engine: Engine, 
 def _decide(first: FirstToken, threshold: float) -> tuple[Literal["safe", "unsafe"], tuple[str, ...]]:
     """Safe only where the model answered and its score is under the threshold: comparisons that fail mean unsafe."""
     if not first.mass >= LEAST_ANSWER_MASS:
-        return "unsafe", (
-            f"only {first.mass:.1%} of the probability is on 'safe' or 'unsafe': the model did not really answer, "
-            "so the verdict is unsafe.",
-        )
+        doubt = f"only {first.mass:.1%} of the probability is on 'safe' or 'unsafe'"
+        return "unsafe", (f"{doubt}: the model did not really answer, so the verdict is unsafe.",)
     return ("safe" if first.score < threshold else "unsafe"), ()
 
 

@@ -66,7 +66,8 @@ class TextModel:
         version = self._required(form.KEY_FORMAT_VERSION)
         if version != str(form.FORMAT_VERSION):
             raise ModelFileError(
-                f"{self.path} has format version {version}, this visionward reads {form.FORMAT_VERSION}: convert it again."
+                f"{self.path} has format version {version}, this visionward reads {form.FORMAT_VERSION}: "
+                "convert it again."
             )
         self.vocab_rows = int(self._required(form.KEY_VOCAB_ROWS))
         self.image_token_id = int(self._required(form.KEY_IMAGE_TOKEN_ID))

@@ -140,7 +140,7 @@ class VisionTower:
         q = g.linear(w[f"{name}.attn_q.weight"], normed)
         k = g.attention_input(g.by_head(g.heads(g.linear(w[f"{name}.attn_k.weight"], normed), heads)))
         v = g.attention_input(g.by_head(g.heads(g.linear(w[f"{name}.attn_v.weight"], normed), heads)))
-        bias = work["bias"] if "bias" in work else None
+        bias = work.get("bias")
         mixed = g.attention(g.by_head(g.heads(g.rows(q, 0, real), heads)), k, v, bias)
         if padding:
             of_padding = g.by_head(g.heads(g.rows(q, real, padding), heads))
