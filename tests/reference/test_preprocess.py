@@ -94,6 +94,7 @@ def test_tiles_are_row_major_and_padded_with_normalised_black():
 
 
 @given(st.integers(1, 12000), st.integers(1, 12000), st.sampled_from([14, 28, 448, 560]))
+@settings(deadline=None)
 def test_every_size_fits_its_canvas(height, width, tile_size):
     high, wide, new_height, new_width = our_size(height, width, tile_size)
     assert (high, wide) in CANVASES

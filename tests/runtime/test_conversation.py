@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -215,6 +215,7 @@ JSON = st.recursive(st.none() | st.integers() | WORDS | st.text(), lambda x: st.
 
 
 @given(JSON | st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": JSON}), max_size=2))
+@settings(deadline=None)
 def test_anything_that_json_can_hold_is_a_conversation_or_an_error(value):
     try:
         conversation = Conversation.from_messages(value)

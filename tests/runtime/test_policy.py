@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visionward.runtime.errors import PolicyError
@@ -138,6 +138,7 @@ def test_a_policy_file_may_begin_with_a_byte_order_mark(tmp_path):
         lambda x: st.lists(x) | st.dictionaries(st.text() | st.from_regex(r"S[1-9]", fullmatch=True), x),
     )
 )
+@settings(deadline=None)
 def test_anything_that_json_can_hold_is_a_policy_or_an_error(value):
     try:
         policy = Policy.from_mapping(value)
