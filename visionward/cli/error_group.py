@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn, TextIO
 
@@ -67,22 +67,29 @@ class ErrorGroup(click.Group):
                 raise click.ClickException(OUTPUT_CLOSED) from error
             raise
 
-    def main(self, args: Sequence[str] | None = None, *more: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run as a program: 0 for success, 2 for every error, 130 for an interrupt; commands may exit otherwise."""
         # In a frozen program a child process begins here.
         multiprocessing.freeze_support()
         if not standalone_mode:
-            return super().main(args, *more, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         for stream in (sys.stdout, sys.stderr):
             _never_fail_to_encode(stream)
         with warnings.catch_warnings():
             if not _debugging():
                 warnings.simplefilter("ignore")
-            self._run(args, more, extra)
+            return self._exit_with(lambda: super(ErrorGroup, self).main(args, prog_name, complete_var, False, **extra))
 
-    def _run(self, args: Sequence[str] | None, more: Sequence[Any], extra: dict[str, Any]) -> NoReturn:
+    def _exit_with(self, run: Callable[[], Any]) -> NoReturn:
         try:
-            code = super().main(args, *more, standalone_mode=False, **extra)
+            code = run()
             sys.stdout.flush()
         except (InterruptedByUser, KeyboardInterrupt, click.Abort):
             _fail("interrupted", EXIT_INTERRUPTED)

@@ -56,7 +56,7 @@ def device_options(command: Command) -> Command:
 def resolve_pair(
     model: Path | None, mmproj: Path | None, *, demo: bool = False, has_demo: bool = True
 ) -> tuple[Path, Path]:
-    """The two files to use; a pair must be given or the demo asked for, so that nobody gets a toy's verdict unawares."""
+    """The two files to use: given, or the toy's if it was asked for, so that nobody gets its verdict unawares."""
     if demo:
         refuse_with_demo()
         from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415 - heavy, and not needed for --help

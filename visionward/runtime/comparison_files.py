@@ -65,4 +65,5 @@ def _arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
 def write_logits(file: BinaryIO, result: LogitsResult) -> None:
     """Write ``logits`` and, with an image, ``features`` and ``pixels``."""
     arrays = {"logits": result.logits, "features": result.features, "pixels": result.pixels}
-    np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+    given: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
+    np.savez(file, **given)

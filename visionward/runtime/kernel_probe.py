@@ -210,9 +210,10 @@ def _recall(memory: Path | None, kernels: Sequence[str]) -> tuple[KernelResult, 
 
 
 def _known_status(value: object) -> Status:
-    for status in ("works", "wrong", "crashes", "unused"):
+    known: tuple[Status, ...] = ("works", "wrong", "crashes", "unused")
+    for status in known:
         if value == status:
-            return status  # type: ignore[return-value]  # mypy widens the loop's literals
+            return status
     raise ValueError(f"unknown status {value!r}")
 
 

@@ -1,0 +1,35 @@
+"""The ``doctor`` command."""
+
+import dataclasses
+import json
+import sys
+
+import click
+
+
+@click.command()
+@click.option("--fresh", is_flag=True, help="Probe the kernels again instead of recalling what was found before.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(fresh: bool, as_json: bool) -> None:
+    """Report on this machine, the installed libraries and the kernels that work.
+
+    Tries ggml's CPU kernels in child processes, so that one that crashes is reported and harms nothing. What was found
+    is remembered for this library and processor. The report holds no names and no paths but the library's: paste it
+    into a bug report.
+
+    \b
+    Example:
+        visionward doctor --fresh
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    from visionward.cli.doctor_text import report_lines  # noqa: PLC0415 - not needed for --help
+    from visionward.runtime.system_report import system_report  # noqa: PLC0415
+
+    def progress(text: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(text, err=True)
+
+    report = system_report(fresh=fresh, progress=progress)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report), allow_nan=False))
+    else:
+        click.echo("\n".join(report_lines(report)))

@@ -1,0 +1,80 @@
+"""The doctor's report as text that can be pasted into a bug report."""
+
+from collections.abc import Iterator
+
+from visionward.cli.sizes import size_text
+from visionward.runtime.kernel_probe import KernelResult
+from visionward.runtime.system_report import NativeLibrary, SystemReport
+
+_STATUS = {
+    "works": "works",
+    "wrong": "GIVES WRONG RESULTS",
+    "crashes": "CRASHES",
+    "hangs": "HANGS",
+    "unused": "not used",
+    "untested": "could not be tested",
+}
+
+
+def report_lines(report: SystemReport) -> Iterator[str]:
+    """The whole report."""
+    yield "Versions"
+    versions = {"Python": report.python, "platform": report.platform, **report.packages}
+    for name, version in versions.items():
+        yield f"  {name:<18}{version or 'not installed'}"
+    yield ""
+    yield "Machine"
+    yield from _machine_lines(report)
+    yield ""
+    yield "llama.cpp library"
+    yield from _library_lines(report.library)
+    yield ""
+    yield "CPU kernels (small quantized matrix products, each kind in a process of its own)"
+    if not report.kernels:
+        yield "  not tested: the library cannot be loaded"
+    for result in report.kernels:
+        yield _kernel_line(result)
+    yield "  visionward uses plain memory-mapped weights; the other kinds matter only where they are asked for."
+    yield ""
+    yield "Advice"
+    for sentence in report.advice or ("Nothing is wrong.",):
+        yield f"  - {sentence}"
+
+
+def _machine_lines(report: SystemReport) -> Iterator[str]:
+    processor, memory = report.processor, report.memory
+    physical = "" if report.physical_cores is None else f"{report.physical_cores} physical, "
+    usable = "" if processor.usable_cores == processor.logical_cores else f", {processor.usable_cores} usable"
+    features = "unknown" if processor.features is None else " ".join(processor.features) or "none of note"
+    yield f"  processor         {processor.model} ({processor.architecture})"
+    yield f"  cores             {physical}{processor.logical_cores} logical{usable}"
+    yield f"  features          {features}"
+    amounts = {"total": memory.total, "available": memory.available, "limit of this container": memory.limit}
+    known = ", ".join(f"{size_text(amount)} {name}" for name, amount in amounts.items() if amount is not None)
+    yield f"  memory            {known or 'unknown'}"
+
+
+def _library_lines(library: NativeLibrary) -> Iterator[str]:
+    if library.path is None:
+        yield "  could not be loaded"
+        return
+    tested = "the tested version" if library.problem is None else f"tested: {', '.join(library.tested_versions)}"
+    yield f"  file              {library.path} ({tested})"
+    yield f"  ggml              {library.ggml_version or 'unknown'}, commit {library.ggml_commit or 'unknown'}"
+    yield f"  compiler          {library.compiler or 'unknown'}"
+    yield f"  build             {library.build}"
+    for device in library.devices:
+        memory = f"{size_text(device.memory_total)}, {size_text(device.memory_free)} free"
+        what = f"{device.kind}, backend {device.backend}, {memory}"
+        yield f"  device            {device.name}: {device.description} ({what})"
+
+
+def _kernel_line(result: KernelResult) -> str:
+    detail = f": {result.detail}" if result.detail else ""
+    weights = [
+        f"{weight.weight_type} {weight.gflops:.0f} GFLOP/s a thread"
+        for weight in result.weights
+        if weight.error is not None and weight.gflops is not None
+    ]
+    speeds = f" ({', '.join(weights)})" if weights else ""
+    return f"  {result.kernel:<18}{_STATUS[result.status]}{detail}{speeds}"

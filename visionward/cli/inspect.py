@@ -1,0 +1,49 @@
+"""The ``inspect`` command."""
+
+import json
+from pathlib import Path
+
+import click
+
+from visionward.cli.model_options import demo_option, pair_options, resolve_pair
+
+
+@click.command()
+@pair_options
+@demo_option
+@click.option("--template", is_flag=True, help="Print the text file's chat template and nothing else.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def inspect(model: Path | None, mmproj: Path | None, demo: bool, template: bool, as_json: bool) -> None:
+    """Show what is in a GGUF pair.
+
+    Shapes, element types, sizes, licence, chat template, the policy in force, and whether the two files belong
+    together. One file alone will do. Only the headers are read.
+
+    \b
+    Examples:
+        visionward inspect --model guard-text-Q4_K_M.gguf --mmproj mmproj-guard-Q8_0.gguf
+        visionward inspect --demo --template
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    if template and as_json:
+        raise click.UsageError("--template and --json exclude each other")
+    if demo or (model is None and mmproj is None):
+        model, mmproj = resolve_pair(model, mmproj, demo=demo)
+
+    from visionward.cli.inspect_text import summary_lines  # noqa: PLC0415 - the native library is not needed for --help
+    from visionward.runtime.demo_samples import TOY_NOTICE  # noqa: PLC0415
+    from visionward.runtime.pair_summary import summarize_pair, to_dict  # noqa: PLC0415
+
+    if template and model is None:
+        raise click.UsageError("--template needs the text file: give --model")
+    summary = summarize_pair(model, mmproj)
+    if template:
+        own = summary.text.template.source if summary.text is not None else None
+        if own is None:
+            raise click.ClickException("the text file has no chat template of its own")
+        click.echo(own)
+    elif as_json:
+        click.echo(json.dumps(to_dict(summary)))
+    else:
+        if demo:
+            click.echo(f"Note: {TOY_NOTICE}\n")
+        click.echo("\n".join(summary_lines(summary)))

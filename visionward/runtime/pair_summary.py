@@ -1,0 +1,252 @@
+"""What is in a GGUF pair, from the headers of its files alone: nothing is loaded."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from visionward.runtime import mmproj_format as form
+from visionward.runtime.conversation import Conversation
+from visionward.runtime.errors import ModelFileError, VisionwardError
+from visionward.runtime.gguf_metadata import GgufFile
+from visionward.runtime.images import ImageSource
+from visionward.runtime.mmproj_file import read_config
+from visionward.runtime.mmproj_format import MmprojConfig
+from visionward.runtime.policy import DEFAULT_POLICY, Category, Policy
+from visionward.runtime.prompt import ChatTemplate
+
+TEXT_ARCHITECTURE = "llama"
+# gguf's TokenType.CONTROL
+_CONTROL = 3
+KEY_LICENSE_NOTICE = "visionward.license_notice"
+# Variables by which a template can be told of a policy.
+_POLICY_VARIABLES = frozenset({"categories", "excluded_category_keys"})
+
+
+@dataclass(frozen=True)
+class TensorCount:
+    """Tensors of one element type."""
+
+    type: str
+    tensors: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class FileSummary:
+    """What both kinds of file say.
+
+    Attributes:
+        file: its name without folders.
+        name: the model's name.
+        nbytes: size of the file.
+        parameters: number of weights.
+        types: tensors by element type, the largest share first.
+        text_hash: content hash of the decoder; equal in files that belong together.
+        license: names, links and notices.
+        source: where the model comes from, as far as the file says.
+    """
+
+    file: str
+    name: str | None
+    nbytes: int
+    parameters: int
+    types: tuple[TensorCount, ...]
+    text_hash: str
+    license: tuple[str, ...]
+    source: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TemplateSummary:
+    """The chat template.
+
+    Attributes:
+        source: the Jinja text, or None where the file has none and the built-in is used.
+        used: whether the runtime can use the file's own.
+        reads_policy: whether it reads the variables for categories and exclusions.
+        takes_exclusions, takes_categories: whether a policy with categories left out, or with categories of one's
+            own, is rendered with it; where not, the built-in is used and the verdict says so.
+        problems: what the runtime would warn of.
+    """
+
+    source: str | None
+    used: bool
+    reads_policy: bool
+    takes_exclusions: bool
+    takes_categories: bool
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TextSummary:
+    """The text file: the decoder and its vocabulary."""
+
+    file: FileSummary
+    layers: int
+    width: int
+    feed_forward_length: int
+    heads: int
+    heads_kv: int
+    context_length: int
+    vocabulary: int
+    vocab_rows: int
+    image_token_id: int
+    end_tokens: tuple[str, ...]
+    template: TemplateSummary
+    policy: tuple[Category, ...]
+
+
+@dataclass(frozen=True)
+class MmprojSummary:
+    """The mmproj file: vision tower, projector and cross-attention layers."""
+
+    file: FileSummary
+    config: MmprojConfig
+
+
+@dataclass(frozen=True)
+class PairSummary:
+    """One or both files of a pair.
+
+    Attributes:
+        text, mmproj: what was looked at.
+        differences: why the two do not belong together; empty if they do, None if only one was given.
+    """
+
+    text: TextSummary | None
+    mmproj: MmprojSummary | None
+    differences: tuple[str, ...] | None
+
+
+def summarize_pair(text: Path | None, mmproj: Path | None) -> PairSummary:
+    """Look at one or both files.
+
+    Raises:
+        ModelFileError: if a file is missing, damaged or of another kind.
+    """
+    decoder = None if text is None else _text_summary(text)
+    image = None if mmproj is None else _mmproj_summary(mmproj)
+    differences = None if decoder is None or image is None else _differences(decoder, image.config)
+    return PairSummary(decoder, image, differences)
+
+
+def _differences(text: TextSummary, config: MmprojConfig) -> tuple[str, ...]:
+    cross = config.cross_attention
+    same = {
+        "content hash": (text.file.text_hash, config.text_hash),
+        "layers": (text.layers, cross.self_attention_layers),
+        "width": (text.width, cross.embedding_length),
+        "vocabulary": (text.vocab_rows, cross.vocab_rows),
+        "image token": (text.image_token_id, cross.image_token_id),
+    }
+    return tuple(name for name, (ours, theirs) in same.items() if ours != theirs)
+
+
+def _optional(file: GgufFile, key: str) -> str | None:
+    return file.get(key, str) if file.has(key) else None
+
+
+def _file_summary(file: GgufFile) -> FileSummary:
+    tensors = file.reader.tensors
+    count: Counter[str] = Counter()
+    nbytes: Counter[str] = Counter()
+    for tensor in tensors:
+        count[tensor.tensor_type.name] += 1
+        nbytes[tensor.tensor_type.name] += int(tensor.n_bytes)
+    said = ("general.license", "general.license.name", "general.license.link", KEY_LICENSE_NOTICE)
+    origins = ("general.source.repo_url", "general.base_model.0.repo_url")
+    return FileSummary(
+        file=file.path.name,
+        name=_optional(file, "general.name"),
+        nbytes=file.path.stat().st_size,
+        parameters=sum(int(tensor.n_elements) for tensor in tensors),
+        types=tuple(TensorCount(name, count[name], size) for name, size in nbytes.most_common()),
+        text_hash=file.get(form.KEY_TEXT_HASH, str),
+        license=tuple(text for key in said if (text := _optional(file, key))),
+        source=tuple(text for key in origins if (text := _optional(file, key))),
+    )
+
+
+def _mmproj_summary(path: Path) -> MmprojSummary:
+    file = GgufFile(path)
+    config = read_config(file)
+    return MmprojSummary(_file_summary(file), config)
+
+
+def _text_summary(path: Path) -> TextSummary:
+    file = GgufFile(path)
+    architecture = file.get("general.architecture", str)
+    if architecture != TEXT_ARCHITECTURE:
+        raise ModelFileError(
+            f"{path} has architecture {architecture!r} where the text file of a pair has {TEXT_ARCHITECTURE!r}: "
+            "were the two files swapped?"
+        )
+    tokens = file.get("tokenizer.ggml.tokens", list)
+    kinds = file.get("tokenizer.ggml.token_type", list)
+    special = [str(token) for token, kind in zip(tokens, kinds, strict=False) if int(kind) == _CONTROL]
+    ends = file.get(form.KEY_END_TOKEN_IDS, list) if file.has(form.KEY_END_TOKEN_IDS) else []
+    return TextSummary(
+        file=_file_summary(file),
+        layers=file.get("llama.block_count", int),
+        width=file.get("llama.embedding_length", int),
+        feed_forward_length=file.get("llama.feed_forward_length", int),
+        heads=file.get("llama.attention.head_count", int),
+        heads_kv=file.get("llama.attention.head_count_kv", int),
+        context_length=file.get("llama.context_length", int),
+        vocabulary=len(tokens),
+        vocab_rows=file.get(form.KEY_VOCAB_ROWS, int),
+        image_token_id=file.get(form.KEY_IMAGE_TOKEN_ID, int),
+        end_tokens=tuple(str(tokens[int(token)]) for token in ends if 0 <= int(token) < len(tokens)),
+        template=_template_summary(_optional(file, "tokenizer.chat_template"), special),
+        policy=DEFAULT_POLICY.categories,
+    )
+
+
+def _template_summary(source: str | None, special_tokens: list[str]) -> TemplateSummary:
+    """Render what the runtime would render, and see which template did it."""
+    if source is None:
+        return TemplateSummary(
+            None, used=False, reads_policy=True, takes_exclusions=True, takes_categories=True, problems=()
+        )
+    policies = {
+        "default": DEFAULT_POLICY,
+        "exclusions": DEFAULT_POLICY.exclude(DEFAULT_POLICY.codes[:1]),
+        "categories": Policy((Category("S1", "Spoilers", "How a film ends."),)),
+    }
+    # The image is not looked at when a prompt is rendered.
+    nothing: ImageSource = b""
+    conversation = Conversation.from_prompt("Describe the image", image=nothing)
+    warnings: dict[str, tuple[str, ...]] = {}
+    for name, policy in policies.items():
+        try:
+            warnings[name] = ChatTemplate(source, special_tokens=special_tokens).render(conversation, policy).warnings
+        except VisionwardError as error:
+            warnings[name] = (str(error),)
+    return TemplateSummary(
+        source=source,
+        used=not warnings["default"],
+        reads_policy=_reads_policy(source),
+        takes_exclusions=not warnings["exclusions"],
+        takes_categories=not warnings["categories"],
+        problems=tuple(dict.fromkeys(text for texts in warnings.values() for text in texts)),
+    )
+
+
+def _reads_policy(source: str) -> bool:
+    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        return bool(meta.find_undeclared_variables(environment.parse(source)) & _POLICY_VARIABLES)
+    except jinja2.TemplateError:
+        return False
+
+
+def to_dict(summary: PairSummary) -> dict[str, Any]:
+    """A summary as plain values."""
+    plain: dict[str, Any] = json.loads(json.dumps(summary, default=vars))
+    return plain
