@@ -8,6 +8,7 @@ from typing import Any
 
 from visionward.runtime import mmproj_format as form
 from visionward.runtime.errors import ConversationError, ModelFileError
+from visionward.runtime.gguf_strings import read_strings
 from visionward.runtime.native import llama, take_errors
 
 ARCHITECTURE = "llama"
@@ -28,7 +29,7 @@ class TextModel:
 
     def __init__(self, path: Path, *, gpu_layers: int | None) -> None:
         self.path = path
-        self._check_magic()
+        self._check_vocabulary()
         take_errors()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = ALL_LAYERS if gpu_layers is None else gpu_layers
@@ -44,14 +45,11 @@ class TextModel:
             self.close()
             raise
 
-    def _check_magic(self) -> None:
-        try:
-            with self.path.open("rb") as file:
-                magic = file.read(4)
-        except OSError as error:
-            raise ModelFileError(f"{self.path} cannot be read: {error.strerror or error}.") from error
-        if magic != b"GGUF":
-            raise ModelFileError(f"{self.path} is not a GGUF file: it begins with {magic!r}.")
+    def _check_vocabulary(self) -> None:
+        """llama.cpp aborts the process where two tokens have one text, as they do in a damaged file."""
+        tokens = read_strings(self.path, "tokenizer.ggml.tokens")
+        if len(set(tokens)) != len(tokens):
+            raise ModelFileError(f"{self.path} is damaged: tokens of its vocabulary repeat. Convert or copy it again.")
 
     def _read(self) -> None:
         architecture = self.key("general.architecture")
@@ -98,7 +96,7 @@ class TextModel:
     def _control_tokens(self) -> dict[str, int]:
         attributes, text = llama.llama_vocab_get_attr, llama.llama_vocab_get_text
         control = (token for token in range(self.vocab_size) if attributes(self._vocab, token) & CONTROL)
-        return {text(self._vocab, token).decode(): token for token in control}
+        return {text(self._vocab, token).decode("utf-8", "replace"): token for token in control}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text: nothing in it is special, and no begin-of-text is added.
