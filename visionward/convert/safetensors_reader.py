@@ -80,7 +80,7 @@ class StoredTensor:
                 yield data.reshape(-1, row_length)
 
 
-def _stored_tensor(path: Path, name: str, entry: Any, data_start: int, data_size: int) -> StoredTensor:  # noqa: ANN401 - JSON
+def _stored_tensor(path: Path, name: str, entry: Any, data_start: int, data_size: int) -> StoredTensor:
     try:
         dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
         begin, end = (int(n) for n in entry["data_offsets"])

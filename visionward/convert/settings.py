@@ -44,7 +44,7 @@ class Settings:
     def __contains__(self, key: str) -> bool:
         return self._values.get(key) is not None
 
-    def get(self, key: str) -> Any:  # noqa: ANN401 - any JSON value
+    def get(self, key: str) -> Any:
         """The value as it stands, None where it is missing."""
         return self._values.get(key)
 

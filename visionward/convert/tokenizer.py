@@ -53,7 +53,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def _parts(component: Any, list_key: str) -> list[dict[str, Any]]:  # noqa: ANN401 - JSON
+def _parts(component: Any, list_key: str) -> list[dict[str, Any]]:
     """The members of a Sequence component, or the component itself."""
     if not isinstance(component, dict):
         return []
@@ -62,7 +62,7 @@ def _parts(component: Any, list_key: str) -> list[dict[str, Any]]:  # noqa: ANN4
     return [component]
 
 
-def _check_pre_tokenizer(where: str, pre_tokenizer: Any) -> None:  # noqa: ANN401 - JSON
+def _check_pre_tokenizer(where: str, pre_tokenizer: Any) -> None:
     parts = _parts(pre_tokenizer, "pretokenizers")
     split = parts[0] if parts else {}
     byte_level = parts[-1] if parts else {}
@@ -98,7 +98,7 @@ def _check_model(where: str, model: Settings) -> None:
             )
 
 
-def _merges(where: str, merges: Any) -> tuple[str, ...]:  # noqa: ANN401 - JSON
+def _merges(where: str, merges: Any) -> tuple[str, ...]:
     """Merges as strings: older files have "a b", newer ones ["a", "b"]."""
     if not isinstance(merges, list):
         raise TokenizerError(f"{where}: the model has no list of merges")
@@ -111,7 +111,7 @@ def _merges(where: str, merges: Any) -> tuple[str, ...]:  # noqa: ANN401 - JSON
     return tuple(joined)
 
 
-def _check_added(where: str, added: Any) -> None:  # noqa: ANN401 - JSON
+def _check_added(where: str, added: Any) -> None:
     content = added.get("content")
     if not isinstance(content, str) or not content or not isinstance(added.get("id"), int):
         raise TokenizerError(f"{where}: the added token {_shown(added)} has no text or no id")
