@@ -4,7 +4,6 @@ The weights lie in a buffer type; ggml's CPU backend takes the kernels that go w
 """
 
 import ctypes
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ WEIGHT_TYPES = (gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0, 
 WIDTH, OUTPUTS, ROWS = 2048, 1024, (96, 1)
 # The best of several counts: the first pays for the caches, and others may be disturbed.
 REPEATS = 4
+# The error of a result that is not finite; JSON has no infinity.
+HOPELESS = 1e30
 
 _ExtraBuffers = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
 
@@ -102,7 +103,7 @@ def _product(allocators: Sequence[Allocator], buffer_type: int, kind: gguf.GGMLQ
             ggml.buffer_free(buffer)
         ggml.free(context)
     # A NaN is a wrong result, and max() would lose it.
-    error = max(errors) if np.isfinite(errors).all() else math.inf
+    error = max(errors) if np.isfinite(errors).all() else HOPELESS
     return Product(kind.name, error, 2 * WIDTH * OUTPUTS * ROWS[0] / times[0] / 1e9)
 
 

@@ -12,7 +12,7 @@ from visionward.runtime import mmproj_format as form
 from visionward.runtime.device import Device
 from visionward.runtime.errors import ComputeError, ModelFileError
 from visionward.runtime.ggml import Tensor
-from visionward.runtime.gguf_metadata import GgufFile, floats, integers
+from visionward.runtime.gguf_header import GgufHeader, StoredTensor, floats, integers
 from visionward.runtime.mmproj_format import CrossAttentionConfig, MmprojConfig, VisionConfig
 
 UPLOAD_BYTES = 64 * 2**20
@@ -23,17 +23,15 @@ def _three(value: Any) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def read_config(file: GgufFile) -> MmprojConfig:
+def read_config(file: GgufHeader) -> MmprojConfig:
     """The configuration that an mmproj file spells.
 
     Raises:
         ModelFileError: if the file is of another kind or of an unknown format version, or a key is missing or wrong.
     """
-    kind = (file.get("general.architecture", str), file.get("clip.projector_type", str))
-    if kind != (form.ARCHITECTURE, form.PROJECTOR_TYPE):
-        raise ModelFileError(
-            f"{file.path} is no mmproj of this architecture: found {kind[0]}/{kind[1]}, expected clip/mllama."
-        )
+    projector = file.get("clip.projector_type", str)
+    if projector != form.PROJECTOR_TYPE:
+        raise ModelFileError(f"{file.path} has projector type {projector!r}, expected {form.PROJECTOR_TYPE!r}.")
     version = file.get(form.KEY_FORMAT_VERSION, int)
     if version != form.FORMAT_VERSION:
         raise ModelFileError(
@@ -104,17 +102,18 @@ class MmprojWeights:
     """
 
     def __init__(self, path: Path, device: Device) -> None:
-        self.file = GgufFile(path)
+        self.file = GgufHeader(path, form.ARCHITECTURE)
         self.config = read_config(self.file)
-        self._stored = {tensor.name: tensor for tensor in self.file.reader.tensors}
+        self._stored = self.file.tensors
         self._check_shapes()
+        self._data = np.memmap(path, np.uint8, "r")
         size = (len(self._stored) + 1) * ggml.tensor_overhead()
         self._context: int | None = ggml.init(ggml.InitParams(size, None, no_alloc=True))
         self._buffer: int | None = None
         self._tensors: dict[str, Tensor] = {}
         for name, stored in self._stored.items():
-            extents = [int(extent) for extent in stored.shape]
-            tensor = ggml.new_tensor(self._context, int(stored.tensor_type), len(extents), ggml.dimensions(*extents))
+            extents = ggml.dimensions(*reversed(stored.shape))
+            tensor = ggml.new_tensor(self._context, int(stored.kind), len(stored.shape), extents)
             ggml.set_name(tensor, name.encode())
             self._tensors[name] = tensor
         if device.is_cpu:
@@ -128,8 +127,11 @@ class MmprojWeights:
     def array(self, name: str) -> npt.NDArray[np.float32]:
         """A small tensor's values as float32, in the shape that ``mmproj_format.tensor_shapes`` gives."""
         stored = self._stored[name]
-        values = np.asarray(gguf.dequantize(stored.data, stored.tensor_type), np.float32)
-        return values.reshape(tuple(int(extent) for extent in reversed(stored.shape)))
+        values = np.asarray(gguf.dequantize(self._bytes(stored), stored.kind), np.float32)
+        return values.reshape(stored.shape)
+
+    def _bytes(self, stored: StoredTensor) -> npt.NDArray[np.uint8]:
+        return self._data[stored.offset : stored.offset + stored.nbytes]
 
     def gate(self, name: str) -> float:
         """The value of a scalar gate, before tanh."""
@@ -138,7 +140,7 @@ class MmprojWeights:
     @property
     def nbytes(self) -> int:
         """Bytes of all the weights."""
-        return sum(int(tensor.n_bytes) for tensor in self._stored.values())
+        return sum(tensor.nbytes for tensor in self._stored.values())
 
     def close(self) -> None:
         """Free the tensors; calling it again does nothing."""
@@ -151,19 +153,18 @@ class MmprojWeights:
 
     def _check_shapes(self) -> None:
         wanted = form.tensor_shapes(self.config.vision, self.config.cross_attention)
-        found = {name: tuple(int(e) for e in reversed(tensor.shape)) for name, tensor in self._stored.items()}
         for name, shape in wanted.items():
-            if name not in found:
+            if name not in self._stored:
                 raise ModelFileError(f"{self.file.path} has no tensor {name}: convert it again.")
-            if found[name] != shape:
-                raise ModelFileError(f"{self.file.path}: tensor {name} has shape {found[name]}, expected {shape}.")
+            found = self._stored[name].shape
+            if found != shape:
+                raise ModelFileError(f"{self.file.path}: tensor {name} has shape {found}, expected {shape}.")
 
     def _map(self) -> None:
-        data = self.file.reader.data
-        base = ggml.address_of(data)
-        self._buffer = ggml.cpu_buffer_from_ptr(base, data.nbytes)
+        base = ggml.address_of(self._data)
+        self._buffer = ggml.cpu_buffer_from_ptr(base, self._data.nbytes)
         for name, tensor in self._tensors.items():
-            ggml.backend_tensor_alloc(self._buffer, tensor, base + int(self._stored[name].data_offset))
+            ggml.backend_tensor_alloc(self._buffer, tensor, base + self._stored[name].offset)
 
     def _upload(self, device: Device) -> None:
         self._buffer = ggml.backend_alloc_ctx_tensors_from_buft(self._context, device.buffer_type)
@@ -173,7 +174,7 @@ class MmprojWeights:
                 "use a smaller quantization, or gpu_layers=0."
             )
         for name, tensor in self._tensors.items():
-            data = self._stored[name].data.reshape(-1).view(np.uint8)
+            data = self._bytes(self._stored[name])
             for start in range(0, data.nbytes, UPLOAD_BYTES):
                 part = data[start : start + UPLOAD_BYTES]
                 ggml.backend_tensor_set(tensor, ggml.address_of(part), start, part.nbytes)

@@ -12,8 +12,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from visionward.runtime import mmproj_format as form
 from visionward.runtime.conversation import Conversation
-from visionward.runtime.errors import ModelFileError, VisionwardError
-from visionward.runtime.gguf_metadata import GgufFile
+from visionward.runtime.errors import VisionwardError
+from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.images import ImageSource
 from visionward.runtime.mmproj_file import read_config
 from visionward.runtime.mmproj_format import MmprojConfig
@@ -148,24 +148,24 @@ def _differences(text: TextSummary, config: MmprojConfig) -> tuple[str, ...]:
     return tuple(name for name, (ours, theirs) in same.items() if ours != theirs)
 
 
-def _optional(file: GgufFile, key: str) -> str | None:
+def _optional(file: GgufHeader, key: str) -> str | None:
     return file.get(key, str) if file.has(key) else None
 
 
-def _file_summary(file: GgufFile) -> FileSummary:
-    tensors = file.reader.tensors
+def _file_summary(file: GgufHeader) -> FileSummary:
+    tensors = file.tensors.values()
     count: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()
     for tensor in tensors:
-        count[tensor.tensor_type.name] += 1
-        nbytes[tensor.tensor_type.name] += int(tensor.n_bytes)
+        count[tensor.kind.name] += 1
+        nbytes[tensor.kind.name] += tensor.nbytes
     said = ("general.license", "general.license.name", "general.license.link", KEY_LICENSE_NOTICE)
     origins = ("general.source.repo_url", "general.base_model.0.repo_url")
     return FileSummary(
         file=file.path.name,
         name=_optional(file, "general.name"),
         nbytes=file.path.stat().st_size,
-        parameters=sum(int(tensor.n_elements) for tensor in tensors),
+        parameters=sum(tensor.elements for tensor in tensors),
         types=tuple(TensorCount(name, count[name], size) for name, size in nbytes.most_common()),
         text_hash=file.get(form.KEY_TEXT_HASH, str),
         license=tuple(text for key in said if (text := _optional(file, key))),
@@ -174,22 +174,16 @@ def _file_summary(file: GgufFile) -> FileSummary:
 
 
 def _mmproj_summary(path: Path) -> MmprojSummary:
-    file = GgufFile(path)
+    file = GgufHeader(path, form.ARCHITECTURE)
     config = read_config(file)
     return MmprojSummary(_file_summary(file), config)
 
 
 def _text_summary(path: Path) -> TextSummary:
-    file = GgufFile(path)
-    architecture = file.get("general.architecture", str)
-    if architecture != TEXT_ARCHITECTURE:
-        raise ModelFileError(
-            f"{path} has architecture {architecture!r} where the text file of a pair has {TEXT_ARCHITECTURE!r}: "
-            "were the two files swapped?"
-        )
-    tokens = file.get("tokenizer.ggml.tokens", list)
+    file = GgufHeader(path, TEXT_ARCHITECTURE)
+    tokens = [token.decode("utf-8", "replace") for token in file.strings("tokenizer.ggml.tokens")]
     kinds = file.get("tokenizer.ggml.token_type", list)
-    special = [str(token) for token, kind in zip(tokens, kinds, strict=False) if int(kind) == _CONTROL]
+    special = [token for token, kind in zip(tokens, kinds, strict=False) if int(kind) == _CONTROL]
     ends = file.get(form.KEY_END_TOKEN_IDS, list) if file.has(form.KEY_END_TOKEN_IDS) else []
     return TextSummary(
         file=_file_summary(file),
@@ -202,7 +196,7 @@ def _text_summary(path: Path) -> TextSummary:
         vocabulary=len(tokens),
         vocab_rows=file.get(form.KEY_VOCAB_ROWS, int),
         image_token_id=file.get(form.KEY_IMAGE_TOKEN_ID, int),
-        end_tokens=tuple(str(tokens[int(token)]) for token in ends if 0 <= int(token) < len(tokens)),
+        end_tokens=tuple(tokens[int(token)] for token in ends if 0 <= int(token) < len(tokens)),
         template=_template_summary(_optional(file, "tokenizer.chat_template"), special),
         policy=DEFAULT_POLICY.categories,
     )

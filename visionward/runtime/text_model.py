@@ -8,7 +8,7 @@ from typing import Any
 
 from visionward.runtime import mmproj_format as form
 from visionward.runtime.errors import ConversationError, ModelFileError
-from visionward.runtime.gguf_strings import read_strings
+from visionward.runtime.gguf_header import GgufHeader, integers
 from visionward.runtime.native import llama, take_errors
 
 ARCHITECTURE = "llama"
@@ -29,7 +29,8 @@ class TextModel:
 
     def __init__(self, path: Path, *, gpu_layers: int | None) -> None:
         self.path = path
-        self._check_vocabulary()
+        header = GgufHeader(path, ARCHITECTURE)
+        self._read_header(header)
         take_errors()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = ALL_LAYERS if gpu_layers is None else gpu_layers
@@ -39,59 +40,32 @@ class TextModel:
         self.handle: Any = llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise ModelFileError(f"{path} could not be loaded: {take_errors() or 'llama.cpp gave no reason'}.")
-        try:
-            self._read()
-        except ModelFileError:
-            self.close()
-            raise
+        self._vocab: Any = llama.llama_model_get_vocab(self.handle)
+        self.layers = int(llama.llama_model_n_layer(self.handle))
+        self.width = int(llama.llama_model_n_embd(self.handle))
+        self.vocab_size = int(llama.llama_vocab_n_tokens(self._vocab))
+        self.special_tokens: Mapping[str, int] = MappingProxyType(self._control_tokens())
 
-    def _check_vocabulary(self) -> None:
-        """llama.cpp aborts the process where two tokens have one text, as they do in a damaged file."""
-        tokens = read_strings(self.path, "tokenizer.ggml.tokens")
-        if len(set(tokens)) != len(tokens):
-            raise ModelFileError(f"{self.path} is damaged: tokens of its vocabulary repeat. Convert or copy it again.")
-
-    def _read(self) -> None:
-        architecture = self.key("general.architecture")
-        if architecture != ARCHITECTURE:
-            raise ModelFileError(
-                f"{self.path} has architecture {architecture!r} where the text file of a pair has {ARCHITECTURE!r}: "
-                "were the two files swapped?"
-            )
-        self.name = self.key("general.name") or self.path.stem
-        self.chat_template = self.key("tokenizer.chat_template")
-        self.text_hash = self._required(form.KEY_TEXT_HASH)
-        version = self._required(form.KEY_FORMAT_VERSION)
-        if version != str(form.FORMAT_VERSION):
+    def _read_header(self, header: GgufHeader) -> None:
+        version = header.get(form.KEY_FORMAT_VERSION, int)
+        if version != form.FORMAT_VERSION:
             raise ModelFileError(
                 f"{self.path} has format version {version}, this visionward reads {form.FORMAT_VERSION}: "
                 "convert it again."
             )
-        self.vocab_rows = int(self._required(form.KEY_VOCAB_ROWS))
-        self.image_token_id = int(self._required(form.KEY_IMAGE_TOKEN_ID))
-        self.layers = int(llama.llama_model_n_layer(self.handle))
-        self.width = int(llama.llama_model_n_embd(self.handle))
-        self.trained_context = int(llama.llama_model_n_ctx_train(self.handle))
-        self._vocab: Any = llama.llama_model_get_vocab(self.handle)
-        self.vocab_size = int(llama.llama_vocab_n_tokens(self._vocab))
-        if not 0 < self.vocab_rows <= self.vocab_size or not 0 <= self.image_token_id < self.vocab_size:
+        self.text_hash = header.get(form.KEY_TEXT_HASH, str)
+        self.vocab_rows = header.get(form.KEY_VOCAB_ROWS, int)
+        self.image_token_id = header.get(form.KEY_IMAGE_TOKEN_ID, int)
+        self.name = header.get("general.name", str) if header.has("general.name") else self.path.stem
+        template = "tokenizer.chat_template"
+        self.chat_template = header.get(template, str) if header.has(template) else None
+        self._end_token_ids = frozenset(header.get(form.KEY_END_TOKEN_IDS, integers))
+        tokens = header.strings("tokenizer.ggml.tokens")
+        if len(set(tokens)) != len(tokens):
+            # llama.cpp aborts the process on such a vocabulary.
+            raise ModelFileError(f"{self.path} is damaged: tokens of its vocabulary repeat. Copy it again.")
+        if not 0 < self.vocab_rows <= len(tokens) or not 0 <= self.image_token_id < len(tokens):
             raise ModelFileError(f"{self.path} says impossible things of its vocabulary: convert it again.")
-        self.special_tokens: Mapping[str, int] = MappingProxyType(self._control_tokens())
-
-    def key(self, name: str) -> str | None:
-        """The value of a scalar key as llama.cpp prints it, or None."""
-        buffer = ctypes.create_string_buffer(256)
-        length = llama.llama_model_meta_val_str(self.handle, name.encode(), buffer, len(buffer))
-        if length >= len(buffer):
-            buffer = ctypes.create_string_buffer(length + 1)
-            length = llama.llama_model_meta_val_str(self.handle, name.encode(), buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace") if length >= 0 else None
-
-    def _required(self, name: str) -> str:
-        value = self.key(name)
-        if value is None:
-            raise ModelFileError(f"{self.path} has no key {name}: it was not written by `visionward convert`.")
-        return value
 
     def _control_tokens(self) -> dict[str, int]:
         attributes, text = llama.llama_vocab_get_attr, llama.llama_vocab_get_text
@@ -122,8 +96,8 @@ class TextModel:
         return buffer.raw[: max(length, 0)].decode("utf-8", "replace")
 
     def ends_answer(self, token: int) -> bool:
-        """Whether a token ends the model's answer."""
-        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+        """Whether a token ends the model's answer, by the checkpoint's settings or by llama.cpp's own list."""
+        return token in self._end_token_ids or bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     @property
     def end_tokens(self) -> list[int]:

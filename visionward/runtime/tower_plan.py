@@ -90,7 +90,7 @@ class TowerPlan:
         return rows.reshape(-1, width)
 
     def embedding(self, weights: "EmbeddingWeights") -> Array:
-        """What is added to the patch embeddings, (rows of patches, width): class token, tile and position embeddings."""
+        """Class token, tile and position embeddings, to be added to the patch embeddings: (rows of patches, width)."""
         shape = (self.embedded_tiles, self.config.tile_tokens, self.config.width)
         gate = math.tanh(weights.position_gate)
         added = np.empty(shape, np.float32)

@@ -1,0 +1,237 @@
+"""Reading the header of a GGUF file, with every way in which a file can be wrong turned into one sentence.
+
+gguf-py's reader makes several numpy views of every string: a header with Llama 3's 128k tokens and 280k merges takes it
+most of a minute. This one takes a fraction of a second, because it leaves arrays of strings alone until they are asked
+for. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import mmap
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType
+
+from visionward.runtime.errors import ModelFileError
+
+T = TypeVar("T")
+MAGIC = b"GGUF"
+MOST_DIMENSIONS = 4
+DEFAULT_ALIGNMENT = 32
+
+_VERSIONS = (2, 3)
+_PREAMBLE = struct.Struct("<4sIQQ")
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_STRING, _ARRAY = 8, 9
+_SCALARS = {
+    0: "<u1",
+    1: "<i1",
+    2: "<u2",
+    3: "<i2",
+    4: "<u4",
+    5: "<i4",
+    6: "<f4",
+    7: "?",
+    10: "<u8",
+    11: "<i8",
+    12: "<f8",
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in the file.
+
+    Attributes:
+        shape: rows first, as numpy has it.
+        kind: its element type.
+        offset: of its data, from the beginning of the file.
+        nbytes: of its data.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    offset: int
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class _StringArray:
+    """Where an array of strings begins, and how many there are."""
+
+    offset: int
+    count: int
+
+
+class _Cursor:
+    """A place in the file that cannot be moved past its end."""
+
+    def __init__(self, data: mmap.mmap | memoryview, at: int = 0) -> None:
+        self._data = data
+        self._size = len(data)
+        self.at = at
+
+    def take(self, count: int) -> int:
+        """Move on; the place before."""
+        before, self.at = self.at, self.at + count
+        if self.at > self._size:
+            raise EOFError
+        return before
+
+    def u32(self) -> int:
+        return int(_U32.unpack_from(self._data, self.take(4))[0])
+
+    def u64(self) -> int:
+        return int(_U64.unpack_from(self._data, self.take(8))[0])
+
+    def string(self) -> bytes:
+        length = self.u64()
+        before = self.take(length)
+        return bytes(self._data[before : before + length])
+
+    def value(self, kind: int) -> Any:
+        """One value: a number, text, an array of numbers, or the place of an array of strings."""
+        if kind == _STRING:
+            return self.string().decode("utf-8", "replace")
+        if kind != _ARRAY:
+            return self._numbers(kind, 1)[0].item()
+        inner, count = self.u32(), self.u64()
+        if inner != _STRING:
+            return self._numbers(inner, count).tolist()
+        place = _StringArray(self.at, count)
+        unpack, data, at, size = _U64.unpack_from, self._data, self.at, self._size
+        for _ in range(count):
+            at += 8 + unpack(data, at)[0]
+            if at > size:
+                raise EOFError
+        self.at = at
+        return place
+
+    def _numbers(self, kind: int, count: int) -> npt.NDArray[Any]:
+        dtype = np.dtype(_SCALARS[kind])
+        before = self.take(dtype.itemsize * count)
+        return np.frombuffer(self._data, dtype, count, before)
+
+
+class GgufHeader:
+    """Keys and tensors of a GGUF file, checked against the file's length.
+
+    Args:
+        path: the file.
+        architecture: what its ``general.architecture`` must be.
+
+    Raises:
+        ModelFileError: if the file is missing, no GGUF, of another architecture, damaged, or shorter than its header
+            says.
+    """
+
+    def __init__(self, path: Path, architecture: str) -> None:
+        self.path = path
+        self._keys: dict[str, Any] = {}
+        self.tensors: dict[str, StoredTensor] = {}
+        try:
+            with path.open("rb") as file:
+                magic = file.read(len(MAGIC))
+                if magic != MAGIC:
+                    raise ModelFileError(f"{path} is not a GGUF file: it begins with {magic!r} instead of {MAGIC!r}.")
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    self._parse(data, architecture)
+        except OSError as error:
+            raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+        except (EOFError, KeyError, ValueError, OverflowError, MemoryError, struct.error) as error:
+            if isinstance(error, ModelFileError):
+                raise
+            raise ModelFileError(
+                f"{path} is damaged or truncated: its header cannot be read. Copy it again."
+            ) from error
+
+    def _parse(self, data: mmap.mmap, architecture: str) -> None:
+        cursor = _Cursor(data)
+        _, version, tensors, keys = _PREAMBLE.unpack_from(data, cursor.take(_PREAMBLE.size))
+        if version not in _VERSIONS:
+            raise ModelFileError(f"{self.path} has GGUF version {version}, expected {_VERSIONS[-1]}: convert it again.")
+        for _ in range(keys):
+            key = cursor.string().decode("utf-8", "replace")
+            self._keys[key] = cursor.value(cursor.u32())
+            if key == "general.architecture":
+                self._check_architecture(architecture)
+        self._check_architecture(architecture)
+        infos = [self._tensor_info(cursor) for _ in range(tensors)]
+        alignment = self.get("general.alignment", int) if self.has("general.alignment") else DEFAULT_ALIGNMENT
+        start = -(-cursor.at // alignment) * alignment
+        for name, shape, kind, offset in infos:
+            nbytes = int(np.prod(gguf.quant_shape_to_byte_shape(shape, kind), dtype=np.int64))
+            tensor = StoredTensor(name, shape, kind, start + offset, nbytes)
+            if tensor.offset + nbytes > len(data) or nbytes < 0 or tensor.offset % DEFAULT_ALIGNMENT:
+                raise ModelFileError(
+                    f"{self.path} is damaged or truncated: tensor {name} ends at byte {tensor.offset + nbytes} of "
+                    f"{len(data)}. Copy it again."
+                )
+            self.tensors[name] = tensor
+
+    @staticmethod
+    def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
+        name = cursor.string().decode("utf-8", "replace")
+        dimensions = cursor.u32()
+        if not 0 < dimensions <= MOST_DIMENSIONS:
+            raise EOFError
+        shape = tuple(reversed([cursor.u64() for _ in range(dimensions)]))
+        return name, shape, GGMLQuantizationType(cursor.u32()), cursor.u64()
+
+    def _check_architecture(self, wanted: str) -> None:
+        found = self.get("general.architecture", str)
+        if found != wanted:
+            raise ModelFileError(
+                f"{self.path} has architecture {found!r} where {wanted!r} is expected: were the two files swapped?"
+            )
+
+    def has(self, key: str) -> bool:
+        """Whether the file has a key."""
+        return key in self._keys
+
+    def get(self, key: str, kind: Callable[[Any], T]) -> T:
+        """The value of a key, passed through ``kind``.
+
+        Raises:
+            ModelFileError: if the key is missing or its value is of another kind.
+        """
+        if key not in self._keys:
+            raise ModelFileError(f"{self.path} has no key {key}: it was not written by `visionward convert`.")
+        try:
+            return kind(self._keys[key])
+        except (TypeError, ValueError, IndexError) as error:
+            raise ModelFileError(f"{self.path}: the value of {key} is not of the expected kind ({error}).") from error
+
+    def strings(self, key: str) -> list[bytes]:
+        """An array of strings.
+
+        Raises:
+            ModelFileError: if the key is missing or its value is of another kind.
+        """
+        place = self.get(key, lambda value: value)
+        if not isinstance(place, _StringArray):
+            raise ModelFileError(f"{self.path}: the value of {key} is no array of strings.")
+        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            cursor = _Cursor(data, place.offset)
+            return [cursor.string() for _ in range(place.count)]
+
+
+def integers(value: Any) -> tuple[int, ...]:
+    """An array of integers from a file's value."""
+    return tuple(int(item) for item in value)
+
+
+def floats(value: Any) -> tuple[float, ...]:
+    """An array of floats from a file's value."""
+    return tuple(float(item) for item in value)
