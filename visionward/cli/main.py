@@ -1,6 +1,7 @@
 """The ``visionward`` command."""
 
 import logging
+import os
 from importlib.metadata import PackageNotFoundError, version
 
 import click
@@ -57,6 +58,8 @@ def cli(ctx: click.Context, verbose: bool) -> None:
         logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s", force=True)
         # Pillow logs every tag of every file.
         logging.getLogger("PIL").setLevel(logging.INFO)
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

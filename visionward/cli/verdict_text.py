@@ -46,7 +46,7 @@ def verdict_lines(verdict: Verdict, policy: Policy, threshold: float, *, all_sco
     elif verdict.unsafe:
         yield "Categories: the model named none."
     if all_scores and verdict.category_scores:
-        yield "If it were unsafe, the probability of each category:"
+        yield "The probability of each category, if the answer is unsafe:"
         yield from _named(verdict.category_scores, names)
     for warning in verdict.warnings:
         yield f"Note: {warning}"

@@ -1,0 +1,78 @@
+"""The command line, in this process or as a program."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click.testing
+import pytest
+from click.testing import CliRunner, Result
+from fake_guard import FakeGuard
+from PIL import Image
+
+from visionward.cli.main import cli
+from visionward.runtime import guard as guard_module
+
+Run = Callable[..., Result]
+Program = Callable[..., subprocess.CompletedProcess]
+
+SCRIPT = Path(sys.executable).with_name("visionward.exe" if sys.platform == "win32" else "visionward")
+COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "visionward.cli.main"]
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(tmp_path_factory, monkeypatch):
+    """No model from the environment, and a cache of the test's own."""
+    for variable in ("VISIONWARD_MODEL", "VISIONWARD_MMPROJ", "VISIONWARD_DEBUG"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def run() -> Run:
+    """``run("classify", ...)`` in this process."""
+
+    def invoke(*arguments: object, **options: object) -> click.testing.Result:
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments], **options)
+
+    return invoke
+
+
+@pytest.fixture
+def program() -> Program:
+    """The installed program in a process of its own."""
+
+    def start(*arguments: object, **options: object) -> subprocess.CompletedProcess:
+        command = [*COMMAND, *(str(argument) for argument in arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+    return start
+
+
+@pytest.fixture
+def guard(monkeypatch) -> FakeGuard:
+    """In place of the real one."""
+    fake = FakeGuard()
+    monkeypatch.setattr(guard_module, "Guard", fake)
+    return fake
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory) -> Path:
+    """A picture of one tile."""
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    Image.effect_mandelbrot((40, 40), (-2, -1.5, 1, 1.5), 100).convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture
+def model(tiny_pair) -> list[str]:
+    """Options for a real pair: it is tiny, and its answers mean nothing."""
+    return ["--model", str(tiny_pair.text), "--mmproj", str(tiny_pair.mmproj)]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment and more."""
+    return {**os.environ, **variables}

@@ -1,0 +1,145 @@
+"""The classify command: what reaches the guard, and what is printed of its verdict."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_guard import SAFE, UNSAFE
+
+from visionward.convert import demo_guard
+from visionward.runtime.demo_samples import TOY_NOTICE
+
+PAIR = ("--model", "t.gguf", "--mmproj", "m.gguf")
+PROMPT = ("--prompt", "hello")
+
+
+def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
+    categories = tmp_path / "categories.json"
+    categories.write_text('{"S1": {"name": "Spoilers", "description": "Ends of films."}, "S2": {"name": "Puns"}}')
+    guard.enqueue(SAFE)
+    result = run(
+        *("classify", *PAIR, *PROMPT, "--response", "no", "--image", picture),
+        *("--categories", categories, "--exclude", " S2 ,", "--threshold", "0.25", "--threads", 3, "--gpu-layers", 0),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert guard.loads == [(Path("t.gguf"), Path("m.gguf"), {"threads": 3, "gpu_layers": 0})]
+    (asked,) = guard.history
+    conversation, policy = asked["conversation"], asked["policy"]
+    assert conversation.images == (picture,)
+    assert conversation.texts == ("hello", "no")
+    assert conversation.judged_role == "Agent"
+    assert [(c.code, c.name, c.description) for c in policy.categories] == [("S1", "Spoilers", "Ends of films.")]
+    assert asked["threshold"] == 0.25
+    assert asked["category_scores"] is False
+    assert guard.closed == 1
+
+
+def test_image_alone(run, guard, picture):
+    guard.enqueue(SAFE)
+    assert run("classify", *PAIR, "--image", picture).exit_code == 0
+    assert guard.history[0]["conversation"].judges_image_alone
+
+
+def test_exclude_may_be_repeated(run, guard):
+    guard.enqueue(SAFE)
+    assert run("classify", *PAIR, *PROMPT, "--exclude", "S5, S13", "--exclude", "S1").exit_code == 0
+    policy = guard.history[0]["policy"]
+    assert policy.default_exclusions == ("S1", "S5", "S13")
+
+
+def test_conversation_file(run, guard, picture, tmp_path):
+    (tmp_path / "seen.png").write_bytes(picture.read_bytes())
+    part = {"type": "image_url", "image_url": {"url": "seen.png"}}
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "hello"}]}]
+    (tmp_path / "c.json").write_text(json.dumps(messages))
+    guard.enqueue(SAFE)
+    assert run("classify", *PAIR, "--conversation", tmp_path / "c.json").exit_code == 0
+    assert guard.history[0]["conversation"].images == (tmp_path / "seen.png",)
+
+
+def test_model_from_the_environment(run, guard):
+    guard.enqueue(SAFE, SAFE)
+    env = {"VISIONWARD_MODEL": "env-t.gguf", "VISIONWARD_MMPROJ": "env-m.gguf"}
+    assert run("classify", *PROMPT, env=env).exit_code == 0
+    assert run("classify", *PROMPT, "--model", "t.gguf", env=env).exit_code == 0
+    assert [load[:2] for load in guard.loads] == [
+        (Path("env-t.gguf"), Path("env-m.gguf")),
+        (Path("t.gguf"), Path("env-m.gguf")),
+    ]
+
+
+def test_demo_says_that_it_is_a_toy(run, guard, tiny_pair, monkeypatch):
+    monkeypatch.setattr(demo_guard, "demo_pair", lambda: tiny_pair)
+    guard.enqueue(SAFE, UNSAFE)
+    # A model in the environment does not matter to somebody who asks for the demo.
+    env = {"VISIONWARD_MODEL": "t.gguf", "VISIONWARD_MMPROJ": "m.gguf"}
+    assert TOY_NOTICE in run("classify", "--demo", *PROMPT, env=env).stdout
+    printed = json.loads(run("classify", "--demo", *PROMPT, "--json").stdout)
+    assert printed["warnings"] == [TOY_NOTICE, *UNSAFE.warnings]
+    assert [load[0] for load in guard.loads] == [tiny_pair.text] * 2
+
+
+@pytest.mark.parametrize(
+    ("verdict", "options", "code"),
+    [(SAFE, (), 0), (UNSAFE, (), 0), (SAFE, ("--exit-code",), 0), (UNSAFE, ("--exit-code",), 1)],
+)
+def test_exit_code(run, guard, verdict, options, code):
+    guard.enqueue(verdict, verdict)
+    assert run("classify", *PAIR, *PROMPT, *options).exit_code == code
+    assert run("classify", *PAIR, *PROMPT, *options, "--json").exit_code == code
+
+
+def test_json(run, guard):
+    guard.enqueue(UNSAFE)
+    result = run("classify", *PAIR, *PROMPT, "--json", "--category-scores")
+    assert result.stderr == ""
+    assert result.stdout.count("\n") == 1
+    assert guard.history[0]["category_scores"] is True
+    assert json.loads(result.stdout) == {
+        "verdict": "unsafe",
+        "score": 0.93,
+        "answer_mass": 0.98,
+        "categories": [
+            {"code": "S9", "name": "Indiscriminate Weapons", "score": 0.8},
+            {"code": "S1", "name": "Violent Crimes", "score": 0.3},
+        ],
+        "category_scores": {"S1": 0.3, "S9": 0.8},
+        "role": "Agent",
+        "tiles": 0,
+        "tokens": {"prompt": 210, "decoded": 6},
+        "timings_ms": {"load": 10, "preprocess": 0, "vision": 0, "prefill": 20, "decode": 30, "total": 50},
+        "model": "guard-text-F16.gguf",
+        "warnings": ["no image was given."],
+    }
+
+
+def test_text_for_people(run, guard):
+    guard.enqueue(UNSAFE)
+    assert run("classify", *PAIR, *PROMPT).stdout.splitlines() == [
+        "UNSAFE  score 0.930 (unsafe from 0.5 on)",
+        "Judged: the assistant's response",
+        "Categories:",
+        "  S9   Indiscriminate Weapons  0.800",
+        "  S1   Violent Crimes          0.300",
+        "Note: no image was given.",
+        "Time: 50 ms (reading the text 20 ms, categories 30 ms); loading the model 10 ms",
+    ]
+    guard.enqueue(SAFE)
+    assert run("classify", *PAIR, *PROMPT).stdout.splitlines() == [
+        "SAFE  score 0.020 (unsafe from 0.5 on)",
+        "Judged: the user's message",
+        "Time: 1.5 s (looking at the image (1 tile) 1.5 s, reading the text 20 ms); loading the model 10 ms",
+    ]
+
+
+def test_colours_only_where_they_are_seen(run, guard):
+    guard.enqueue(UNSAFE, UNSAFE)
+    assert "\x1b[31m" in run("classify", *PAIR, *PROMPT, color=True).stdout
+    assert "\x1b" not in run("classify", *PAIR, *PROMPT, color=True, env={"NO_COLOR": "1"}).stdout
+
+
+def test_every_score_on_request(run, guard):
+    guard.enqueue(UNSAFE)
+    lines = run("classify", *PAIR, *PROMPT, "--category-scores").stdout.splitlines()
+    assert "The probability of each category, if the answer is unsafe:" in lines
+    assert lines.count("  S1   Violent Crimes          0.300") == 2

@@ -1,0 +1,108 @@
+"""The doctor's report."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from visionward.runtime import abi
+from visionward.runtime import system_report as reporting
+from visionward.runtime.kernel_probe import KernelResult, WeightResult
+from visionward.runtime.native import library_path
+from visionward.runtime.processor import read_memory, read_processor
+
+WORKS = KernelResult("plain", "works", "", (WeightResult("Q4_K", 0.007, 12.3), WeightResult("Q8_0", None, None)))
+CRASHES = KernelResult("AMX", "crashes", "SIGSEGV (exit 139)", ())
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """What the probe finds; set its items."""
+    found = [WORKS]
+    monkeypatch.setattr(reporting, "probe_kernels", lambda *_, **options: (asked.append(options), tuple(found))[1])
+    asked = []
+    return found, asked
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_healthy_machine(run):
+    result = run("doctor")
+    assert (result.exit_code, result.stderr) == (0, "")
+    text = result.stdout
+    assert "  llama-cpp-python  0.3.36" in text
+    assert f"CPython {sys.version.split()[0]}" in text
+    assert "(the tested version)" in text
+    assert "  plain             works (Q4_K 12 GFLOP/s a thread)" in text
+    assert text.endswith("Advice\n  - Nothing is wrong.\n")
+
+
+def test_fresh(run, kernels):
+    run("doctor")
+    run("doctor", "--fresh")
+    assert [options["fresh"] for options in kernels[1]] == [False, True]
+
+
+def test_amx_that_crashes(run, kernels, monkeypatch):
+    kernels[0].append(CRASHES)
+    monkeypatch.setattr(reporting, "_compiler", lambda _path: "gcc (Debian 12.2.0-14) 12.2.0")
+    text = run("doctor").stdout
+    assert "  AMX               CRASHES: SIGSEGV (exit 139)" in text
+    advice = text.splitlines()[-1]
+    assert (
+        "The AMX kernels of this build crash the process (SIGSEGV (exit 139)). visionward does not use them" in advice
+    )
+    assert "gcc (Debian 12.2.0-14) 12.2.0: gcc 12 is known for this. In a build with clang they work" in advice
+
+
+def test_plain_kernels_that_fail(run, kernels):
+    kernels[0][:] = [KernelResult("plain", "wrong", "Q4_0 is off by 0.5", ())]
+    assert "The plain kernels give wrong results (Q4_0 is off by 0.5): visionward needs them." in run("doctor").stdout
+
+
+@pytest.mark.usefixtures("kernels")
+def test_an_untested_version(run, monkeypatch):
+    abi.check.cache_clear()
+    monkeypatch.setattr(abi, "version", lambda: "9.9.9")
+    text = run("doctor").stdout
+    assert "(tested: 0.3.36)" in text
+    assert "llama-cpp-python 9.9.9 is installed, and only 0.3.36 was tested" in text
+    abi.check.cache_clear()
+
+
+def test_json(run, kernels):
+    kernels[0].append(CRASHES)
+    report = json.loads(run("doctor", "--json").stdout)
+    assert report["packages"]["llama-cpp-python"] == "0.3.36"
+    assert report["library"]["problem"] is None
+    assert report["kernels"][1] == dataclasses.asdict(CRASHES) | {"weights": []}
+    assert report["library"]["devices"][0]["kind"] == "CPU"
+    assert report["processor"]["logical_cores"] >= report["physical_cores"] >= 1
+
+
+@pytest.mark.usefixtures("kernels")
+def test_no_home_directory_in_the_report(run, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: library_path().parents[1])
+    text = run("doctor").stdout
+    assert f"file              {Path('~') / 'lib' / library_path().name}" in text
+    assert str(library_path().parents[1]) not in text
+
+
+def test_compilers(tmp_path):
+    library = tmp_path / "library"
+    library.write_bytes(b"\x7fELF\x00GCC: (Debian 12.2.0-14+deb12u1) 12.2.0\x00")
+    assert reporting._compiler(library) == "gcc (Debian 12.2.0-14+deb12u1) 12.2.0"
+    library.write_bytes(b"\x00GCC: (GNU) 13.1\x00Debian clang version 14.0.6\x00")
+    assert reporting._compiler(library) == "Debian clang version 14.0.6"
+    library.write_bytes(b"nothing")
+    assert reporting._compiler(library) is None
+    assert reporting._compiler(tmp_path / "nowhere") is None
+
+
+def test_machine():
+    processor, memory = read_processor(), read_memory()
+    assert processor.model
+    assert 1 <= processor.usable_cores <= processor.logical_cores
+    if sys.platform == "linux":
+        assert memory.total >= memory.available > 0

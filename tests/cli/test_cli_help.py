@@ -1,0 +1,58 @@
+"""Help texts: complete, and the same in the docs."""
+
+from pathlib import Path
+
+import click
+import pytest
+
+from visionward.cli.main import cli
+from visionward.cli.reference import reference
+
+DOCUMENTED = {
+    "demo": (),
+    "convert": ("--text-type", "--mmproj-type", "--name"),
+    "classify": (
+        *("--model", "--mmproj", "--demo", "--image", "--prompt", "--response", "--conversation", "--categories"),
+        *("--exclude", "--threshold", "--threads", "--gpu-layers", "--category-scores", "--json", "--exit-code"),
+        *("VISIONWARD_MODEL", "VISIONWARD_MMPROJ"),
+    ),
+    "inspect": ("--model", "--mmproj", "--demo", "--template", "--json"),
+    "doctor": ("--fresh", "--json"),
+    "logits": ("--model", "--mmproj", "--image", "--pixels", "--tokens", "--out", "--exact", "--threads", "--ubatch"),
+}
+
+
+def test_every_command_is_documented():
+    assert set(cli.lazy) == set(DOCUMENTED)
+
+
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_help(run, command):
+    result = run(command, "--help")
+    assert (result.exit_code, result.stderr) == (0, "")
+    words = result.stdout.replace(",", " ").split()
+    assert [option for option in DOCUMENTED[command] if option not in " ".join(words)] == []
+    assert "Example" in result.stdout
+    assert run(command, "-h").stdout == result.stdout
+
+
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_the_list_of_commands_says_what_the_commands_say(command):
+    loaded = cli.get_command(click.Context(cli), command)
+    assert loaded.help.split("\n\n")[0] == cli.lazy[command][1]
+    assert all(parameter.help for parameter in loaded.params if isinstance(parameter, click.Option))
+
+
+def test_no_command_is_help(run):
+    result = run()
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == run("--help").stdout
+
+
+def test_version(run):
+    assert run("--version").stdout.split()[0] == "visionward"
+
+
+def test_the_page_in_the_docs():
+    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    assert page.read_text(encoding="utf-8") == reference(), "run: python -m visionward.cli.reference > docs/cli.md"

@@ -1,0 +1,135 @@
+"""The installed program: exit codes, streams, interrupts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import COMMAND, environment
+
+LIGHT = ("--threads", "1")
+
+# Everything that cannot be computed without the native library, with a library that cannot be loaded.
+WITHOUT_LIBRARY = """
+import sys
+sys.modules["llama_cpp"] = None
+from visionward.cli.main import cli
+cli()
+"""
+
+# The real program, but the image is encoded again and again; the first time leaves a mark.
+ENDLESS = """
+import pathlib, sys
+from visionward.runtime import vision_tower
+encode = vision_tower.VisionTower.encode
+def forever(tower, tiles, check_cancelled):
+    while True:
+        encode(tower, tiles, check_cancelled).close()
+        pathlib.Path(sys.argv[1]).touch()
+vision_tower.VisionTower.encode = forever
+from visionward.cli.main import cli
+cli(sys.argv[2:])
+"""
+
+
+def test_json_and_exit_codes(program, model, picture):
+    result = program("classify", *model, "--image", picture, "--json", *LIGHT)
+    assert (result.returncode, result.stderr) == (0, "")
+    verdict = json.loads(result.stdout)
+    assert verdict["tiles"] == 1
+    # An untrained model does not answer, and that is never safe.
+    assert verdict["verdict"] == "unsafe"
+    assert program("classify", *model, "--image", picture, "--exit-code", *LIGHT).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (("classify", "--prompt", "x"), "no model was given"),
+        (("classify", "--json"), "nothing to judge"),
+        (("classify", "--model", __file__, "--mmproj", __file__, "--prompt", "x", "--json"), "is not a GGUF file"),
+        (("nonsense",), "No such command"),
+    ],
+)
+def test_errors(program, arguments, fragment):
+    result = program(*arguments)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.stderr
+    assert fragment in result.stderr
+
+
+def test_a_broken_image_is_no_verdict(program, model, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n rubbish")
+    result = program("classify", *model, "--image", tmp_path / "broken.png", "--prompt", "x", *LIGHT)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.stderr
+    assert "broken.png" in result.stderr
+
+
+def test_verbose_shows_what_the_library_logs(program, model):
+    result = program("--verbose", "classify", *model, "--prompt", "x", "--json", *LIGHT)
+    assert result.returncode == 0
+    assert "visionward.native" in result.stderr
+    json.loads(result.stdout)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_interrupt(model, picture, tmp_path):
+    mark = tmp_path / "encoding"
+    command = [sys.executable, "-c", ENDLESS, str(mark), "classify", *model, "--image", str(picture), "--json", *LIGHT]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not mark.exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, *output) == (130, "", "interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes")
+def test_a_closed_output_is_an_error(model):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [*COMMAND, "classify", *model, "--prompt", "x", "--json", *LIGHT]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (2, "error: the output was closed before everything was written\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full")  # noqa: PTH110
+def test_a_full_disk_is_an_error(model):
+    command = [*COMMAND, "classify", *model, "--prompt", "x", "--json", *LIGHT]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    assert (result.returncode, result.stderr) == (2, "error: No space left on device\n")
+
+
+def test_without_the_native_library():
+    def start(*arguments):
+        command = [sys.executable, "-c", WITHOUT_LIBRARY, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    assert start("--help").returncode == start("classify", "--help").returncode == 0
+    report = start("doctor")
+    assert (report.returncode, report.stderr) == (0, "")
+    assert "llama-cpp-python 0.3.36 could not be loaded" in report.stdout
+    result = start("classify", "--prompt", "x", "--model", "t", "--mmproj", "m")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert "could not be loaded" in result.stderr
+
+
+def test_doctor_survives_the_kernels_of_this_machine(program, tmp_path):
+    env = environment(XDG_CACHE_HOME=str(tmp_path))
+    first = program("doctor", "--json", env=env)
+    assert (first.returncode, first.stderr) == (0, "")
+    kernels = {kernel["kernel"]: kernel["status"] for kernel in json.loads(first.stdout)["kernels"]}
+    assert kernels["plain"] == "works"
+    assert "untested" not in kernels.values()
+    again = program("doctor", "--json", env=env)
+    assert json.loads(again.stdout)["kernels"] == json.loads(first.stdout)["kernels"]
