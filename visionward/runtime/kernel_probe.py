@@ -92,6 +92,8 @@ def probe_kernel(kernel: str, threads: int, *, timeout_s: float = TIMEOUT_S) -> 
         child.start()
         sender.close()
         failure = _receive(receiver, weights, time.monotonic() + timeout_s)
+        if failure == "timeout":
+            child.kill()
         child.join(5)
         return _judge(kernel, weights, failure, child.exitcode)
     except OSError as error:
