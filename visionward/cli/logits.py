@@ -77,7 +77,7 @@ def logits(
         raise click.UsageError("--image and --pixels exclude each other")
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, has_demo=False)
 
-    from visionward.convert.output_file import part_files  # noqa: PLC0415 - the native library is not needed for --help
+    from visionward.quant.output_file import part_files  # noqa: PLC0415 - the native library is not needed for --help
     from visionward.runtime.comparison_files import read_tiles, write_logits  # noqa: PLC0415
     from visionward.runtime.engine import DEFAULT_N_CTX, Engine  # noqa: PLC0415
 

@@ -166,6 +166,8 @@ def _compute(kernel: str, threads: int, sender: Connection) -> None:
 
 def _prepare_to_crash() -> None:
     """No core files, no debugger, no dialog, nothing on the terminal."""
+    # An interrupt is the parent's business, which ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["GGML_NO_BACKTRACE"] = "1"
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):

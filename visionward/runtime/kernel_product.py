@@ -22,8 +22,8 @@ WEIGHT_TYPES = (gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0, 
 
 # A prompt's worth of rows takes the kernels for matrices, a single row those for vectors.
 WIDTH, OUTPUTS, ROWS = 2048, 1024, (96, 1)
-# The best of several counts: the first pays for the caches, and others may be disturbed.
-REPEATS = 4
+# How long the speed is measured. The time is the thread's own: other programs would multiply that of the clock.
+REPEAT_S = 0.1
 # The error of a result that is not finite; JSON has no infinity.
 HOPELESS = 1e30
 
@@ -91,20 +91,20 @@ def _product(allocators: Sequence[Allocator], buffer_type: int, kind: gguf.GGMLQ
         if not _supported(allocators[0], tensor):
             return Product(kind.name, None, None)
         ggml.backend_tensor_set(tensor, ggml.address_of(stored), 0, stored.nbytes)
-        errors, times = [], []
+        speed = _speed(allocators[0], tensor, inputs)
+        errors = []
         for allocator in allocators:
             for rows in ROWS:
-                result, seconds = _computed(allocator, tensor, inputs[:rows])
+                result = _computed(allocator, tensor, inputs[:rows])
                 off = np.square(result - expected[:rows]).mean() / np.square(expected[:rows]).mean()
                 errors.append(float(np.sqrt(off)))
-                times.append(seconds)
     finally:
         if buffer is not None:
             ggml.buffer_free(buffer)
         ggml.free(context)
     # A NaN is a wrong result, and max() would lose it.
     error = max(errors) if np.isfinite(errors).all() else HOPELESS
-    return Product(kind.name, error, 2 * WIDTH * OUTPUTS * ROWS[0] / times[0] / 1e9)
+    return Product(kind.name, error, speed)
 
 
 def _supported(allocator: Allocator, weights: ggml.Tensor) -> bool:
@@ -113,20 +113,22 @@ def _supported(allocator: Allocator, weights: ggml.Tensor) -> bool:
         return bool(ggml.backend_supports_op(allocator.device.backend, product))
 
 
-def _computed(
-    allocator: Allocator, weights: ggml.Tensor, inputs: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float32], float]:
-    """The product, and the time of the fastest of a few."""
-    times = []
-    for _ in range(REPEATS):
-        with Graph(allocator) as graph:
-            product = graph.linear(weights, graph.input(inputs))
-            graph.output(product)
-            start = time.perf_counter()
-            graph.compute()
-            times.append(time.perf_counter() - start)
-            result = read(product, (len(inputs), OUTPUTS))
-    return result, min(times)
+def _computed(allocator: Allocator, weights: ggml.Tensor, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    with Graph(allocator) as graph:
+        product = graph.linear(weights, graph.input(inputs))
+        graph.output(product)
+        graph.compute()
+        return read(product, (len(inputs), OUTPUTS))
+
+
+def _speed(allocator: Allocator, weights: ggml.Tensor, inputs: npt.NDArray[np.float32]) -> float:
+    """In GFLOP/s, on the one thread that calls."""
+    count, start = 0, time.thread_time()
+    # Some clocks tick 64 times a second.
+    while (spent := time.thread_time() - start) < REPEAT_S:
+        _computed(allocator, weights, inputs)
+        count += 1
+    return 2 * inputs.size * OUTPUTS * count / spent / 1e9
 
 
 def _quantized(values: npt.NDArray[np.float32], kind: gguf.GGMLQuantizationType) -> npt.NDArray[np.uint8]:
