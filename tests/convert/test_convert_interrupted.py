@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from visionward.convert import OutputError, convert_checkpoint
-from visionward.convert.output_file import PartFile, remove_stale
+from visionward.quant.output_file import PartFile, remove_stale
 
 SLOW_CONVERSION = """
 import sys, time

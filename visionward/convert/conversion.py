@@ -3,16 +3,15 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gguf import GGUFType
 
 from visionward.convert.companions import read_chat_template, read_end_token_ids, read_preprocessing
-from visionward.convert.encoding import PlannedTensor
-from visionward.convert.gguf_file import MetadataValue, header_bytes, padded_size, write_tensor_data
+from visionward.convert.encoding import PlannedTensor, encoded_chunks
 from visionward.convert.mmproj_file import mmproj_metadata, padding_collapses, plan_mmproj
 from visionward.convert.model_config import ModelConfig, read_config
-from visionward.convert.output_file import PartFile, part_files, prepare_folder
 from visionward.convert.provenance import Provenance, read_provenance
 from visionward.convert.safetensors_reader import StoredTensor, read_tensors
 from visionward.convert.tensor_names import EMBEDDING, HEAD, canonical_name, checked_tensors, expected_shapes
@@ -21,6 +20,8 @@ from visionward.convert.text_file import (
 )
 from visionward.convert.text_file import HASH_PLACEHOLDER, TextHash, general_metadata, plan_text, text_metadata
 from visionward.convert.tokenizer import Tokenizer, read_tokenizer
+from visionward.quant.gguf_file import MetadataValue, header_bytes, padded_size, write_tensor_data
+from visionward.quant.output_file import PartFile, part_files, prepare_folder
 from visionward.quant.tensor_types import RECIPES, Recipe
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import CheckpointError
@@ -120,7 +121,9 @@ def _write_text(
     text_hash = TextHash()
     header = header_bytes(TEXT_ARCHITECTURE, metadata(HASH_PLACEHOLDER), plans)
     part.file.write(header)
-    write_tensor_data(part.file, plans, observe=text_hash.observe, advance=advance)
+    write_tensor_data(
+        part.file, plans, lambda plan: encoded_chunks(plan, partial(text_hash.observe, plan)), advance=advance
+    )
     digest = text_hash.hexdigest()
     final_header = header_bytes(TEXT_ARCHITECTURE, metadata(digest), plans)
     if len(final_header) != len(header):
@@ -193,5 +196,5 @@ def convert_checkpoint(
         general = general_metadata(name, GGUFType.MMPROJ, recipes[1], source.provenance)
         mmproj_keys = mmproj_metadata(source.config, general, text_hash)
         mmproj_part.file.write(header_bytes(mmproj_format.ARCHITECTURE, mmproj_keys, mmproj_plans))
-        write_tensor_data(mmproj_part.file, mmproj_plans, advance=advance)
+        write_tensor_data(mmproj_part.file, mmproj_plans, encoded_chunks, advance=advance)
     return pair

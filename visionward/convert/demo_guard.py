@@ -14,7 +14,7 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from visionward.convert.conversion import ConvertedPair, convert_checkpoint
-from visionward.convert.output_file import OutputError
+from visionward.quant.output_file import OutputError
 from visionward.runtime.errors import CheckpointError
 
 NAME = "demo-guard"

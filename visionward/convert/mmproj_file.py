@@ -6,10 +6,10 @@ import numpy as np
 from gguf import Keys
 
 from visionward.convert.encoding import PlannedTensor, projector_reorder
-from visionward.convert.gguf_file import Metadata, MetadataValue
 from visionward.convert.model_config import ModelConfig
 from visionward.convert.safetensors_reader import StoredTensor
 from visionward.convert.tensor_names import mmproj_names
+from visionward.quant.gguf_file import Metadata, MetadataValue
 from visionward.quant.tensor_types import Recipe, element_type
 from visionward.runtime import mmproj_format
 from visionward.runtime.mmproj_format import VisionConfig, tensor_shapes

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, Keys
 
 from visionward.convert.encoding import Array, PlannedTensor, Reorder, rope_reorder
-from visionward.convert.gguf_file import Metadata, MetadataValue
 from visionward.convert.model_config import ModelConfig, RopeScaling
 from visionward.convert.provenance import KEY_LICENSE_NOTICE, Provenance
 from visionward.convert.safetensors_reader import StoredTensor
 from visionward.convert.tensor_names import HEAD, canonical_name, text_names
 from visionward.convert.tokenizer import GGUF_MODEL, GGUF_PRE_TOKENIZER, Tokenizer
+from visionward.quant.gguf_file import Metadata, MetadataValue
 from visionward.quant.tensor_types import Recipe, element_type
 from visionward.runtime import mmproj_format
 

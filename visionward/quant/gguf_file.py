@@ -1,22 +1,39 @@
 """Write a GGUF file as a stream: header first, then each tensor in pieces."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
-from gguf import GGUF_DEFAULT_ALIGNMENT, GGUFWriter
-
-from visionward.convert.encoding import Array, PlannedTensor, encoded_chunks
+import numpy.typing as npt
+from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFWriter
 
 MetadataValue = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 Metadata = Mapping[str, MetadataValue]
 
-# What is handed every raw piece of a tensor as it is read, and how many bytes were written for it.
-Observer = Callable[[PlannedTensor, Array], None]
-Advance = Callable[[PlannedTensor, int], None]
+
+class TensorLayout(Protocol):
+    """What the header says of a tensor."""
+
+    @property
+    def name(self) -> str:
+        """Its GGUF name."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+
+    @property
+    def element_type(self) -> GGMLQuantizationType:
+        """What its elements are encoded as."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file, padding aside."""
+
+
+Tensor = TypeVar("Tensor", bound=TensorLayout)
 
 
 def _add(writer: GGUFWriter, key: str, value: MetadataValue) -> None:
@@ -32,14 +49,22 @@ def _add(writer: GGUFWriter, key: str, value: MetadataValue) -> None:
         writer.add_array(key, list(value))
 
 
-def header_bytes(architecture: str, metadata: Metadata, tensors: Sequence[PlannedTensor]) -> bytes:
+def header_bytes(architecture: str | None, metadata: Metadata, tensors: Sequence[TensorLayout]) -> bytes:
     """Everything in front of the tensor data, padding included.
 
     Its length does not depend on what fixed-length strings in the metadata say.
+
+    Args:
+        architecture: ``general.architecture``; None for files that have none.
+        metadata: the other keys; integers are written as u32, those in arrays as i32.
+        tensors: in file order.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "header.gguf"
-        writer = GGUFWriter(path, architecture)
+        writer = GGUFWriter(path, architecture or "")
+        if architecture is None:
+            # gguf-py adds the key in any case.
+            writer.kv_data[0].pop("general.architecture", None)
         for key, value in metadata.items():
             _add(writer, key, value)
         for tensor in tensors:
@@ -54,25 +79,29 @@ def header_bytes(architecture: str, metadata: Metadata, tensors: Sequence[Planne
     return header + bytes(-len(header) % GGUF_DEFAULT_ALIGNMENT)
 
 
-def padded_size(tensors: Sequence[PlannedTensor]) -> int:
+def padded_size(tensors: Sequence[TensorLayout]) -> int:
     """Bytes of the tensor data, padding included."""
     return sum(tensor.nbytes + -tensor.nbytes % GGUF_DEFAULT_ALIGNMENT for tensor in tensors)
 
 
 def write_tensor_data(
-    file: BinaryIO, tensors: Sequence[PlannedTensor], *, observe: Observer | None = None, advance: Advance | None = None
+    file: BinaryIO,
+    tensors: Sequence[Tensor],
+    chunks: Callable[[Tensor], Iterator[npt.NDArray[Any]]],
+    *,
+    advance: Callable[[Tensor, int], None] | None = None,
 ) -> None:
     """Write all tensors' data, each padded to the alignment.
 
     Args:
         file: positioned behind the header.
         tensors: in the header's order.
-        observe: is handed the checkpoint's own bytes of each piece.
-        advance: is told of every piece that was written.
+        chunks: gives a tensor's encoded data piece by piece.
+        advance: is told of every piece that was written, and how many bytes it had.
     """
     for tensor in tensors:
         written = 0
-        for chunk in encoded_chunks(tensor, None if observe is None else partial(observe, tensor)):
+        for chunk in chunks(tensor):
             data = np.ascontiguousarray(chunk).data.cast("B")
             file.write(data)
             written += data.nbytes

@@ -79,14 +79,15 @@ class PartFile:
 
     Attributes:
         final: the path that it gets by ``commit``.
-        file: what to write to.
+        path: the temporary one.
+        file: what to write to, unless something else writes to ``path``.
     """
 
     def __init__(self, final: Path) -> None:
         self.final = final
-        self._path = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
+        self.path = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
         remove_stale(final)
-        self.file: BinaryIO = self._path.open("xb")
+        self.file: BinaryIO = self.path.open("xb")
         _try_lock(self.file)
 
     def close(self) -> None:
@@ -97,14 +98,14 @@ class PartFile:
 
     def commit(self) -> None:
         """Give the closed file its final name, replacing what had it."""
-        self._path.replace(self.final)
+        self.path.replace(self.final)
 
     def discard(self) -> None:
         """Remove the file unless it was committed."""
         with contextlib.suppress(OSError):
             self.file.close()
         with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
