@@ -20,12 +20,20 @@ class TokenizerError(CheckpointError):
     """A checkpoint's tokenizer is not one that llama.cpp can reproduce."""
 
 
+class QuantizeError(VisionwardError, ValueError):
+    """A file cannot be quantized, or its importance matrix cannot be used."""
+
+
 class ImageError(VisionwardError, ValueError):
     """An image that was given cannot be used."""
 
 
 class ConversationError(VisionwardError, ValueError):
     """A conversation, or its files, cannot be rendered into a prompt."""
+
+
+class DataError(VisionwardError, ValueError):
+    """Samples, or the files that hold them, cannot be used."""
 
 
 class PolicyError(VisionwardError, ValueError):
