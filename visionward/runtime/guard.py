@@ -13,7 +13,7 @@ from visionward.runtime.conversation import Conversation
 from visionward.runtime.engine import DEFAULT_N_CTX, Engine
 from visionward.runtime.errors import ConversationError, PolicyError
 from visionward.runtime.images import ImageSource
-from visionward.runtime.judgement import Question, judge, milliseconds_since
+from visionward.runtime.judgement import Observer, Question, judge, milliseconds_since
 from visionward.runtime.policy import DEFAULT_POLICY, Policy
 from visionward.runtime.prompt import ChatTemplate
 from visionward.runtime.verdict import Verdict, combine
@@ -84,6 +84,7 @@ class Guard:
         exclude: Iterable[str] = (),
         threshold: float = DEFAULT_THRESHOLD,
         category_scores: bool = False,
+        observe: Observer | None = None,
     ) -> Verdict:
         """Judge the last message of a conversation.
 
@@ -100,6 +101,8 @@ class Guard:
             exclude: codes of the policy that are not in force.
             threshold: the verdict is unsafe from this score on.
             category_scores: score the categories for a safe verdict too, which costs a decode.
+            observe: for comparisons: called with the logits after the prompt over the head's real rows, once for each
+                image.
 
         Raises:
             ImageError: if an image cannot be used; there is never a text-only verdict instead.
@@ -118,7 +121,7 @@ class Guard:
             rendered = self._template.render(one, in_force)
             tiles = self.engine.tile(one.images[0]) if one.images else None
             preprocess_ms = milliseconds_since(start)
-            question = Question(one, in_force, rendered, tiles, threshold, category_scores)
+            question = Question(one, in_force, rendered, tiles, threshold, category_scores, observe)
             verdict = self.engine.run(partial(judge, question, self.engine, self._answer))
             verdicts.append(self._timed(verdict, preprocess_ms, milliseconds_since(start)))
         return combine(verdicts)

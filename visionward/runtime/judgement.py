@@ -1,10 +1,11 @@
 """Judging one message, with one image or none: from the rendered prompt to the verdict."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from visionward.runtime.answer import AnswerReader, FirstToken
+from visionward.runtime.answer import AnswerReader, FirstToken, Logits
 from visionward.runtime.conversation import Conversation
 from visionward.runtime.cross_attention import ImageMemory
 from visionward.runtime.engine import Engine
@@ -17,6 +18,9 @@ from visionward.runtime.verdict import CategoryScore, Timings, TokenCounts, Verd
 LEAST_ANSWER_MASS = 0.5
 
 TEXT_ONLY = "no image was given: the text was judged without the cross-attention layers."
+# Called with the logits after the prompt, (rows,), once for each image.
+Observer: TypeAlias = Callable[[Logits], None]
+
 IMAGE_ALONE = "the judged message has no text: the model is not meant as a pure image classifier."
 
 
@@ -31,6 +35,7 @@ class Question:
         tiles: the image, or None.
         threshold: the verdict is unsafe from this score on.
         category_scores: score the categories for a safe verdict too.
+        observe: sees the first next-token logits.
     """
 
     conversation: Conversation
@@ -39,6 +44,7 @@ class Question:
     tiles: Tiles | None
     threshold: float
     category_scores: bool
+    observe: Observer | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,11 @@ def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
     vision_ms = milliseconds_since(started)
     try:
         started = time.perf_counter()
-        first = _first_token(tokens, memory, engine, answer)
+        logits = _first_logits(tokens, memory, engine)
+        first = answer.first_token(logits)
         prefill_ms = milliseconds_since(started)
+        if question.observe is not None:
+            question.observe(logits)
 
         started = time.perf_counter()
         verdict, doubts = _decide(first, question.threshold)
@@ -90,9 +99,9 @@ def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
     )
 
 
-def _first_token(tokens: list[int], memory: ImageMemory | None, engine: Engine, answer: AnswerReader) -> FirstToken:
+def _first_logits(tokens: list[int], memory: ImageMemory | None, engine: Engine) -> Logits:
     position = 0 if memory is None else tokens.index(engine.model.image_token_id)
-    return answer.first_token(engine.decoder.prefill(tokens, memory, position))
+    return engine.decoder.prefill(tokens, memory, position)
 
 
 def _decide(first: FirstToken, threshold: float) -> tuple[Literal["safe", "unsafe"], tuple[str, ...]]:
