@@ -12,6 +12,7 @@ _COMMANDS = {
     "demo": ("visionward.cli.demo", "Classify the packaged samples with a small demonstration guard."),
     "classify": ("visionward.cli.classify", "Say whether an image and a conversation are safe."),
     "convert": ("visionward.cli.convert", "Convert a Hugging Face checkpoint into a text GGUF and an mmproj GGUF."),
+    "quantize": ("visionward.cli.quantize", "Quantize the text file or the mmproj file of a pair."),
     "inspect": ("visionward.cli.inspect", "Show what is in a GGUF pair."),
     "doctor": ("visionward.cli.doctor", "Report on this machine, the installed libraries and the kernels that work."),
     "logits": ("visionward.cli.logits", "Write the logits of every position, for comparisons."),

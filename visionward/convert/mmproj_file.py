@@ -30,7 +30,7 @@ def plan_mmproj(config: ModelConfig, stored: Mapping[str, StoredTensor], recipe:
         PlannedTensor(
             name,
             shape,
-            element_type(recipe, name, shape),
+            element_type(recipe, name, shape, len(config.cross_attention.layers)),
             sources[name],
             interleaved if name == "mm.0.weight" else None,
         )

@@ -1,7 +1,13 @@
-"""Which element type each tensor of a GGUF file gets: one recipe for each file type, as data."""
+"""Which element type each tensor of a file gets: one recipe for each file type, as data.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+``convert`` uses all of it. ``quantize`` uses it for the mmproj file; for the text file it hands the file type to
+llama.cpp's own quantizer, whose choices for the decoder the choices for the cross-attention layers follow.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
@@ -15,6 +21,64 @@ EMBEDDING_TABLES = frozenset(
     }
 )
 
+_F32, _F16, _BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16
+_Q4_0, _Q4_1 = GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1
+_Q5_0, _Q5_1 = GGMLQuantizationType.Q5_0, GGMLQuantizationType.Q5_1
+_Q8_0, _Q4_K = GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_K
+_Q5_K, _Q6_K = GGMLQuantizationType.Q5_K, GGMLQuantizationType.Q6_K
+_IQ4_NL, _IQ4_XS = GGMLQuantizationType.IQ4_NL, GGMLQuantizationType.IQ4_XS
+
+UNQUANTIZED = frozenset({_F32, _F16, _BF16})
+
+# What a matrix gets whose rows are no whole number of blocks (256 or 32 elements): llama.cpp's own choices.
+NEAREST: Mapping[GGMLQuantizationType, GGMLQuantizationType] = {
+    _Q4_K: _Q5_0,
+    _Q5_K: _Q5_1,
+    _Q6_K: _Q8_0,
+    _IQ4_XS: _IQ4_NL,
+    _Q4_0: _F16,
+    _Q4_1: _F16,
+    _Q5_0: _F16,
+    _Q5_1: _F16,
+    _Q8_0: _F16,
+    _IQ4_NL: _F16,
+}
+
+# The types that ``--tensor-type`` takes.
+TENSOR_TYPES: Mapping[str, GGMLQuantizationType] = {
+    kind.name.lower(): kind for kind in (_F32, _F16, _BF16, *NEAREST.keys())
+}
+
+
+class Layers(Enum):
+    """Which of the cross-attention layers a richer type is for."""
+
+    ALL = "all of them"
+    FIRST = "the first eighth"
+    SPREAD = "the first and the last eighth, and every third of the others"
+
+    def holds(self, index: int, count: int) -> bool:
+        """Whether layer ``index`` of ``count`` is one of them; llama.cpp's rules for the decoder."""
+        eighth = count // 8
+        if self is Layers.SPREAD:
+            return index < eighth or index >= 7 * count // 8 or (index - eighth) % 3 == 2
+        return self is Layers.ALL or index < eighth
+
+
+@dataclass(frozen=True)
+class Richer:
+    """More bits for a sensitive matrix of some cross-attention layers.
+
+    Attributes:
+        element_type: what it gets.
+        layers: in which layers.
+        with_importance: whether also where an importance matrix says which columns matter.
+    """
+
+    element_type: GGMLQuantizationType
+    layers: Layers
+    with_importance: bool = True
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -26,43 +90,157 @@ class Recipe:
     Attributes:
         name: as it stands in the command line and, upper case, in file names.
         file_type: llama.cpp's number, ``general.file_type``.
-        matrix: type of the matrices.
+        matrix: type of the matrices of the cross-attention layers.
+        tower: type of the matrices of the vision tower and of the projector.
         table: type of the tower's embedding tables.
-        ragged: type of matrices whose rows are no whole number of ``matrix`` blocks.
+        richer: matrix name to what it gets instead of ``matrix`` in some layers.
     """
 
     name: str
     file_type: LlamaFileType
     matrix: GGMLQuantizationType
+    tower: GGMLQuantizationType
     table: GGMLQuantizationType
-    ragged: GGMLQuantizationType
+    richer: Mapping[str, Richer] = field(default_factory=dict)
 
+    @property
+    def quantizes(self) -> bool:
+        """Whether it makes anything smaller than 16 bits."""
+        return self.matrix not in UNQUANTIZED
 
-_F32, _F16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16
-_BF16, _Q8_0 = GGMLQuantizationType.BF16, GGMLQuantizationType.Q8_0
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("f32", LlamaFileType.ALL_F32, matrix=_F32, table=_F32, ragged=_F32),
-        Recipe("f16", LlamaFileType.MOSTLY_F16, matrix=_F16, table=_F16, ragged=_F16),
-        Recipe("bf16", LlamaFileType.MOSTLY_BF16, matrix=_BF16, table=_BF16, ragged=_BF16),
-        Recipe("q8_0", LlamaFileType.MOSTLY_Q8_0, matrix=_Q8_0, table=_F16, ragged=_F16),
+        Recipe("f32", LlamaFileType.ALL_F32, matrix=_F32, tower=_F32, table=_F32),
+        Recipe("f16", LlamaFileType.MOSTLY_F16, matrix=_F16, tower=_F16, table=_F16),
+        Recipe("bf16", LlamaFileType.MOSTLY_BF16, matrix=_BF16, tower=_BF16, table=_BF16),
+        Recipe("q8_0", LlamaFileType.MOSTLY_Q8_0, matrix=_Q8_0, tower=_Q8_0, table=_F16),
+        Recipe("q6_k", LlamaFileType.MOSTLY_Q6_K, matrix=_Q6_K, tower=_Q8_0, table=_F16),
+        Recipe(
+            "q5_k_m",
+            LlamaFileType.MOSTLY_Q5_K_M,
+            matrix=_Q5_K,
+            tower=_Q8_0,
+            table=_F16,
+            richer={"attn_v": Richer(_Q6_K, Layers.SPREAD), "ffn_down": Richer(_Q6_K, Layers.SPREAD)},
+        ),
+        Recipe(
+            "q4_k_m",
+            LlamaFileType.MOSTLY_Q4_K_M,
+            matrix=_Q4_K,
+            tower=_Q8_0,
+            table=_F16,
+            richer={"attn_v": Richer(_Q6_K, Layers.SPREAD), "ffn_down": Richer(_Q6_K, Layers.SPREAD)},
+        ),
+        Recipe(
+            "q4_k_s",
+            LlamaFileType.MOSTLY_Q4_K_S,
+            matrix=_Q4_K,
+            tower=_Q8_0,
+            table=_F16,
+            richer={"attn_v": Richer(_Q5_K, Layers.FIRST), "ffn_down": Richer(_Q5_K, Layers.FIRST)},
+        ),
+        Recipe("q4_0", LlamaFileType.MOSTLY_Q4_0, matrix=_Q4_0, tower=_Q8_0, table=_F16),
+        Recipe(
+            "iq4_xs",
+            LlamaFileType.MOSTLY_IQ4_XS,
+            matrix=_IQ4_XS,
+            tower=_Q8_0,
+            table=_F16,
+            richer={
+                "attn_v": Richer(_Q5_K, Layers.ALL),
+                "ffn_down": Richer(_Q5_K, Layers.FIRST, with_importance=False),
+            },
+        ),
     )
 }
 
+_CROSS_MATRIX = re.compile(r"cross\.blk\.(\d+)\.(\w+)\.weight")
 
-def element_type(recipe: Recipe, name: str, shape: tuple[int, ...]) -> GGMLQuantizationType:
-    """The element type that a recipe gives to a tensor.
+
+def wanted_type(
+    recipe: Recipe, name: str, dimensions: int, cross_layers: int, *, importance: bool = False
+) -> GGMLQuantizationType:
+    """The type that a recipe names for a tensor, whether or not its rows fit.
+
+    Args:
+        recipe: one of ``RECIPES``.
+        name: the tensor's GGUF name.
+        dimensions: how many it has.
+        cross_layers: number of cross-attention layers.
+        importance: whether there is an importance matrix.
+    """
+    if dimensions == 1:
+        return _F32
+    if name in EMBEDDING_TABLES:
+        return recipe.table
+    if name.startswith(("v.", "mm.")):
+        return recipe.tower
+    if found := _CROSS_MATRIX.fullmatch(name):
+        richer = recipe.richer.get(found[2])
+        if richer and richer.layers.holds(int(found[1]), cross_layers) and (richer.with_importance or not importance):
+            return richer.element_type
+    return recipe.matrix
+
+
+def fitting_type(wanted: GGMLQuantizationType, row_length: int) -> GGMLQuantizationType:
+    """The type itself where rows are a whole number of its blocks, else the nearest that can hold them."""
+    while row_length % GGML_QUANT_SIZES[wanted][0]:
+        wanted = NEAREST[wanted]
+    return wanted
+
+
+def element_type(
+    recipe: Recipe,
+    name: str,
+    shape: tuple[int, ...],
+    cross_layers: int = 0,
+    *,
+    importance: bool = False,
+    overrides: Sequence["TypeOverride"] = (),
+) -> GGMLQuantizationType:
+    """The element type that a tensor gets.
 
     Args:
         recipe: one of ``RECIPES``.
         name: the tensor's GGUF name.
         shape: its shape, rows first.
+        cross_layers: number of cross-attention layers.
+        importance: whether there is an importance matrix.
+        overrides: what was asked for by name; the first that matches counts, for matrices and tables.
     """
-    if len(shape) == 1:
-        return GGMLQuantizationType.F32
-    if name in EMBEDDING_TABLES:
-        return recipe.table
-    block_size, _ = GGML_QUANT_SIZES[recipe.matrix]
-    return recipe.ragged if shape[-1] % block_size else recipe.matrix
+    wanted = wanted_type(recipe, name, len(shape), cross_layers, importance=importance)
+    if len(shape) > 1:
+        wanted = next((override.element_type for override in overrides if override.matches(name)), wanted)
+    return fitting_type(wanted, shape[-1])
+
+
+@dataclass(frozen=True)
+class TypeOverride:
+    """An element type for the tensors whose name holds a match of a regular expression."""
+
+    pattern: str
+    element_type: GGMLQuantizationType
+
+    @classmethod
+    def parse(cls, text: str) -> "TypeOverride":
+        """Read ``PATTERN=TYPE``.
+
+        Raises:
+            ValueError: if it has no such form, the pattern is no regular expression, or there is no such type.
+        """
+        pattern, equals, kind = text.rpartition("=")
+        if not equals or not pattern:
+            raise ValueError(f"{text!r} is not PATTERN=TYPE")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        if kind.lower() not in TENSOR_TYPES:
+            raise ValueError(f"{kind!r} is no element type, expected one of {', '.join(TENSOR_TYPES)}")
+        return cls(pattern, TENSOR_TYPES[kind.lower()])
+
+    def matches(self, name: str) -> bool:
+        """Whether it is for this tensor."""
+        return re.search(self.pattern, name) is not None

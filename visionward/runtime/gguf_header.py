@@ -129,14 +129,14 @@ class GgufHeader:
 
     Args:
         path: the file.
-        architecture: what its ``general.architecture`` must be.
+        architecture: what its ``general.architecture`` must be; None for any, or none at all.
 
     Raises:
         ModelFileError: if the file is missing, no GGUF, of another architecture, damaged, or shorter than its header
             says.
     """
 
-    def __init__(self, path: Path, architecture: str) -> None:
+    def __init__(self, path: Path, architecture: str | None = None) -> None:
         self.path = path
         self._keys: dict[str, Any] = {}
         self.tensors: dict[str, StoredTensor] = {}
@@ -156,7 +156,7 @@ class GgufHeader:
                 f"{path} is damaged or truncated: its header cannot be read. Copy it again."
             ) from error
 
-    def _parse(self, data: mmap.mmap, architecture: str) -> None:
+    def _parse(self, data: mmap.mmap, architecture: str | None) -> None:
         cursor = _Cursor(data)
         _, version, tensors, keys = _PREAMBLE.unpack_from(data, cursor.take(_PREAMBLE.size))
         if version not in _VERSIONS:
@@ -189,12 +189,19 @@ class GgufHeader:
         shape = tuple(reversed([cursor.u64() for _ in range(dimensions)]))
         return name, shape, GGMLQuantizationType(cursor.u32()), cursor.u64()
 
-    def _check_architecture(self, wanted: str) -> None:
+    def _check_architecture(self, wanted: str | None) -> None:
+        if wanted is None:
+            return
         found = self.get("general.architecture", str)
         if found != wanted:
             raise ModelFileError(
                 f"{self.path} has architecture {found!r} where {wanted!r} is expected: were the two files swapped?"
             )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of all keys, in file order."""
+        return tuple(self._keys)
 
     def has(self, key: str) -> bool:
         """Whether the file has a key."""

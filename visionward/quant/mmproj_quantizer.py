@@ -1,0 +1,144 @@
+"""The mmproj file, tensor by tensor: types by a recipe, bytes by ggml's own functions."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, Keys
+
+from visionward.quant.gguf_file import MetadataValue, header_bytes, padded_size, write_tensor_data
+from visionward.quant.imatrix_file import KEY_CHUNKS, KEY_DATASET, KEY_ENTRIES, KEY_FILE, ImatrixSource
+from visionward.quant.rows import decode_rows, encode_rows, row_nbytes, rows_at_once
+from visionward.quant.tensor_types import UNQUANTIZED, Recipe, TypeOverride, element_type
+from visionward.runtime import mmproj_format
+from visionward.runtime.errors import QuantizeError
+from visionward.runtime.gguf_header import GgufHeader, StoredTensor
+from visionward.runtime.mmproj_file import read_config
+
+
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """A tensor of the new file."""
+
+    source: StoredTensor
+    element_type: GGMLQuantizationType
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape[:-1]) * row_nbytes(self.element_type, self.shape[-1])
+
+
+class MmprojQuantizer:
+    """Quantizes one mmproj file.
+
+    Args:
+        source: the file.
+        recipe: what its tensors become.
+        overrides: types by tensor name.
+        importance: tensor name to how much each column matters.
+        imatrix: where that comes from, for the new file's keys; None without.
+        threads: that compute.
+
+    Raises:
+        ModelFileError: if the file is no mmproj file of visionward.
+    """
+
+    def __init__(
+        self,
+        source: GgufHeader,
+        recipe: Recipe,
+        *,
+        overrides: Sequence[TypeOverride],
+        importance: Mapping[str, npt.NDArray[np.float32]],
+        imatrix: ImatrixSource | None,
+        threads: int,
+    ) -> None:
+        self._source = source
+        self._recipe = recipe
+        self._importance = importance
+        self._imatrix = imatrix
+        self._threads = threads
+        layers = len(read_config(source).cross_attention.layers)
+        self._targets = [
+            _Target(
+                stored,
+                element_type(
+                    recipe,
+                    stored.name,
+                    stored.shape,
+                    layers,
+                    importance=imatrix is not None,
+                    overrides=overrides,
+                ),
+            )
+            for stored in source.tensors.values()
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the new file's tensors."""
+        return padded_size(self._targets)
+
+    def write(self, file: BinaryIO, on_tensor: Callable[[str], None]) -> None:
+        """Write the new file.
+
+        Args:
+            file: to write to, from the beginning.
+            on_tensor: is told the name of every tensor when it is begun.
+
+        Raises:
+            QuantizeError: if numbers are not finite or do not fit into their type.
+        """
+        file.write(header_bytes(mmproj_format.ARCHITECTURE, self._metadata(), self._targets))
+
+        def chunks(target: _Target) -> Iterator[npt.NDArray[np.uint8]]:
+            on_tensor(target.name)
+            return self._encoded(target)
+
+        write_tensor_data(file, self._targets, chunks)
+
+    def _metadata(self) -> dict[str, MetadataValue]:
+        keys: dict[str, MetadataValue] = {
+            key: self._source.get(key, lambda value: value)
+            for key in self._source.keys
+            if key not in (Keys.General.ARCHITECTURE, KEY_FILE, KEY_DATASET, KEY_ENTRIES, KEY_CHUNKS)
+        }
+        keys[Keys.General.FILE_TYPE] = int(self._recipe.file_type)
+        keys[Keys.General.QUANTIZATION_VERSION] = int(GGML_QUANT_VERSION)
+        if self._imatrix is not None:
+            keys[KEY_FILE] = self._imatrix.file
+            keys[KEY_DATASET] = self._imatrix.dataset
+            keys[KEY_ENTRIES] = self._imatrix.entries
+            keys[KEY_CHUNKS] = self._imatrix.chunks
+        return keys
+
+    def _encoded(self, target: _Target) -> Iterator[npt.NDArray[np.uint8]]:
+        """The new bytes of a tensor, some rows at a time."""
+        source, length = target.source, target.shape[-1]
+        importance = None if target.element_type in UNQUANTIZED else self._importance.get(target.name)
+        step = rows_at_once(length) * row_nbytes(source.kind, length)
+        with self._source.path.open("rb") as file:
+            file.seek(source.offset)
+            for start in range(0, source.nbytes, step):
+                stored = np.fromfile(file, np.uint8, min(step, source.nbytes - start))
+                if target.element_type == source.kind:
+                    yield stored
+                    continue
+                values = decode_rows(stored, source.kind, length)
+                if not np.isfinite(values).all():
+                    raise QuantizeError(f"{self._source.path}: {target.name} holds values that are no finite numbers.")
+                try:
+                    yield encode_rows(values, target.element_type, importance, threads=self._threads)
+                except QuantizeError as error:
+                    raise QuantizeError(f"{self._source.path}: {target.name}: {error}.") from error

@@ -1,0 +1,256 @@
+"""Quantize either file of a pair."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from visionward.quant.imatrix_file import Imatrix, read_imatrix
+from visionward.quant.mmproj_quantizer import MmprojQuantizer
+from visionward.quant.output_file import part_files, prepare_folder
+from visionward.quant.rows import usable_cores
+from visionward.quant.tensor_types import EMBEDDING_TABLES, RECIPES, UNQUANTIZED, Recipe, TypeOverride
+from visionward.quant.text_quantizer import TextJob, quantize_text
+from visionward.runtime import mmproj_format
+from visionward.runtime.errors import ModelFileError, QuantizeError
+from visionward.runtime.gguf_header import GgufHeader, StoredTensor
+from visionward.runtime.text_model import ARCHITECTURE as TEXT_ARCHITECTURE
+
+# Is told when a tensor is begun: bytes of the source that are done, bytes in all, the tensor.
+Progress = Callable[[int, int, str], None]
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class QuantizedFile:
+    """What came of it.
+
+    Attributes:
+        path: the new file.
+        source_nbytes, nbytes: of the tensors of the source and of the new file.
+        types: element type to number of tensors, the one with most bytes first.
+        notes: what is worth knowing, a sentence each.
+    """
+
+    path: Path
+    source_nbytes: int
+    nbytes: int
+    types: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def quantize_file(
+    source: Path,
+    target: Path,
+    kind: str,
+    *,
+    imatrix: Path | None = None,
+    threads: int | None = None,
+    overrides: Sequence[TypeOverride] = (),
+    allow_requantize: bool = False,
+    progress: Progress | None = None,
+) -> QuantizedFile:
+    """Quantize a text file or an mmproj file.
+
+    The new file is written aside and gets its name when it is complete, replacing an older one.
+
+    Args:
+        source: the file, of type f32, f16 or bf16.
+        target: the new file.
+        kind: a name of ``RECIPES``.
+        imatrix: an importance matrix, as ``visionward imatrix`` or llama.cpp's tools write it.
+        threads: that compute; all cores unless given.
+        overrides: types by tensor name, the first that matches counts.
+        allow_requantize: take a source that is quantized already, too.
+        progress: is told how far it is.
+
+    Raises:
+        ModelFileError: if the source is missing, damaged, or neither of the two kinds.
+        QuantizeError: if it cannot be quantized so.
+        OutputError: if the new file cannot be written.
+    """
+    recipe = find_recipe(kind)
+    header = GgufHeader(source)
+    is_text = _is_text(header)
+    if target.exists() and target.samefile(source):
+        raise QuantizeError(f"{source} cannot be replaced by its own quantization: choose another name.")
+    _check_source(header, allow_requantize=allow_requantize)
+    _check_overrides(header, overrides, recipe, is_text=is_text)
+    threads = threads or usable_cores()
+    matrix = None if imatrix is None else read_imatrix(imatrix)
+    importance = {} if matrix is None else _importance(header, matrix, imatrix)
+    origin = None if matrix is None else matrix.source
+    on_tensor = _Counter(header, progress).begin
+    prepare_folder(target.parent, 0)
+    with part_files(target) as (part,):
+        if is_text:
+            job = TextJob(
+                source=str(source),
+                target=str(part.path),
+                file_type=int(recipe.file_type),
+                threads=threads,
+                allow_requantize=allow_requantize,
+                overrides=tuple(overrides),
+                importance=importance,
+                imatrix=origin,
+            )
+            quantize_text(job, lambda size: prepare_folder(target.parent, size), on_tensor)
+        else:
+            quantizer = MmprojQuantizer(
+                header,
+                recipe,
+                overrides=overrides,
+                importance=importance,
+                imatrix=origin,
+                threads=threads,
+            )
+            prepare_folder(target.parent, quantizer.nbytes)
+            quantizer.write(part.file, on_tensor)
+            part.file.flush()
+        result = GgufHeader(part.path)
+        _check_result(header, result)
+    return QuantizedFile(
+        path=target,
+        source_nbytes=_nbytes(header),
+        nbytes=_nbytes(result),
+        types=_types(result),
+        notes=(*_nearest_notes(result, recipe), *_importance_notes(result, importance)),
+    )
+
+
+def find_recipe(kind: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        QuantizeError: if there is none.
+    """
+    if kind.lower() not in RECIPES:
+        raise QuantizeError(f"{kind!r} is no type that visionward writes, expected one of {', '.join(RECIPES)}.")
+    return RECIPES[kind.lower()]
+
+
+class _Counter:
+    """Tells how much of the source is done when a tensor is begun."""
+
+    def __init__(self, header: GgufHeader, progress: Progress | None) -> None:
+        self._tensors = header.tensors
+        self._progress = progress
+        self._total = _nbytes(header)
+        self._done = 0
+
+    def begin(self, name: str) -> None:
+        if self._progress is not None:
+            self._progress(self._done, self._total, name)
+        self._done += self._tensors[name].nbytes if name in self._tensors else 0
+
+
+def _is_text(header: GgufHeader) -> bool:
+    architecture = header.get("general.architecture", str) if header.has("general.architecture") else None
+    if architecture not in (TEXT_ARCHITECTURE, mmproj_format.ARCHITECTURE):
+        raise ModelFileError(
+            f"{header.path} has architecture {architecture!r}, expected a text file ({TEXT_ARCHITECTURE!r}) or an "
+            f"mmproj file ({mmproj_format.ARCHITECTURE!r}) of `visionward convert`."
+        )
+    return architecture == TEXT_ARCHITECTURE
+
+
+def _nbytes(header: GgufHeader) -> int:
+    return sum(tensor.nbytes for tensor in header.tensors.values())
+
+
+def _types(header: GgufHeader) -> dict[str, int]:
+    nbytes: dict[GGMLQuantizationType, int] = {}
+    count: dict[GGMLQuantizationType, int] = {}
+    for tensor in header.tensors.values():
+        nbytes[tensor.kind] = nbytes.get(tensor.kind, 0) + tensor.nbytes
+        count[tensor.kind] = count.get(tensor.kind, 0) + 1
+    return {kind.name: count[kind] for kind in sorted(nbytes, key=lambda kind: -nbytes[kind])}
+
+
+def _check_source(header: GgufHeader, *, allow_requantize: bool) -> None:
+    quantized = sorted({tensor.kind.name for tensor in header.tensors.values() if tensor.kind not in UNQUANTIZED})
+    if quantized and not allow_requantize:
+        raise QuantizeError(
+            f"{header.path} is already quantized ({', '.join(quantized)}), and quantizing it again adds to the error: "
+            "start from the f16 or bf16 file, or allow it (--allow-requantize)."
+        )
+
+
+def _is_matrix(tensor: StoredTensor) -> bool:
+    return len(tensor.shape) > 1
+
+
+def _check_overrides(header: GgufHeader, overrides: Sequence[TypeOverride], recipe: Recipe, *, is_text: bool) -> None:
+    for override in overrides:
+        if not any(_is_matrix(tensor) and override.matches(tensor.name) for tensor in header.tensors.values()):
+            raise QuantizeError(f"{override.pattern!r} matches the name of no matrix in {header.path}.")
+    if overrides and is_text and not recipe.quantizes:
+        raise QuantizeError(
+            f"llama.cpp takes types by tensor name only together with a quantized type, and {recipe.name} is none."
+        )
+
+
+def _importance(header: GgufHeader, matrix: Imatrix, path: Path | None) -> dict[str, npt.NDArray[np.float32]]:
+    """The part of an importance matrix that is about this file."""
+    found = {name: values for name, values in matrix.importance.items() if name in header.tensors}
+    if not found:
+        raise QuantizeError(f"{path} has no statistics for any matrix of {header.path}: it is of another model.")
+    for name, values in found.items():
+        columns = header.tensors[name].shape[-1]
+        if values.size != columns:
+            raise QuantizeError(
+                f"{path} has {values.size} columns for {name}, {header.path} has {columns}: it is of another model."
+            )
+    return found
+
+
+def _check_result(source: GgufHeader, result: GgufHeader) -> None:
+    expected = {name: tensor.shape for name, tensor in source.tensors.items()}
+    found = {name: tensor.shape for name, tensor in result.tensors.items()}
+    if found != expected:
+        raise QuantizeError(f"the quantizer wrote other tensors than {source.path} has: nothing was kept.")
+
+
+def _matrices(count: int) -> str:
+    return "1 matrix" if count == 1 else f"{count} matrices"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _nearest_notes(result: GgufHeader, recipe: Recipe) -> list[str]:
+    """Which matrices got the nearest type that holds their rows, instead of the one that was meant for them."""
+    groups: dict[tuple[int, GGMLQuantizationType], list[str]] = {}
+    for name, tensor in result.tensors.items():
+        length = tensor.shape[-1]
+        block = int(GGML_QUANT_SIZES[_meant_block(name, recipe)][0])
+        if _is_matrix(tensor) and name not in EMBEDDING_TABLES and length % block and tensor.kind != recipe.matrix:
+            groups.setdefault((length, tensor.kind), []).append(name)
+    return [
+        f"{_matrices(len(names))} with rows of {length} values got {kind.name}, the nearest type that holds such rows: "
+        f"{_listed(names)}."
+        for (length, kind), names in groups.items()
+    ]
+
+
+def _meant_block(name: str, recipe: Recipe) -> GGMLQuantizationType:
+    return recipe.tower if name.startswith(("v.", "mm.")) else recipe.matrix
+
+
+def _importance_notes(result: GgufHeader, importance: Mapping[str, npt.NDArray[np.float32]]) -> list[str]:
+    if not importance:
+        return []
+    missing = [
+        name for name, tensor in result.tensors.items() if tensor.kind not in UNQUANTIZED and name not in importance
+    ]
+    if not missing:
+        return []
+    return [
+        f"the importance matrix has no statistics for {_matrices(len(missing))} that were quantized: {_listed(missing)}."
+    ]

@@ -1,0 +1,181 @@
+"""The text file through llama.cpp's own quantizer, in a child process."""
+
+import ctypes
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from visionward.quant.child_process import LogLine, Send, route_log, run_in_child
+from visionward.quant.imatrix_file import KEY_CHUNKS, KEY_DATASET, KEY_ENTRIES, KEY_FILE, ImatrixSource
+from visionward.quant.tensor_types import TypeOverride
+from visionward.runtime.errors import QuantizeError
+
+# llama.cpp's default, 8 GiB, is more than many machines have; slabs of this size cost no time.
+BUFFER_BYTES = 256 << 20
+
+# What llama_model_quantize logs in front of each tensor, and at the end of a dry run.
+_TENSOR_LINE = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)")
+_SIZE_LINE = re.compile(r"quant size\s*=\s*([\d.]+) MiB")
+
+# A key override holds 127 bytes of text (llama_model_kv_override).
+_LONGEST_TEXT = 127
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The size of the file that is going to be written, which llama.cpp tells to 0.01 MiB."""
+
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """llama.cpp began with a tensor."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class TextJob:
+    """What llama.cpp is asked to do.
+
+    Attributes:
+        source, target: files; the target is overwritten.
+        file_type: llama.cpp's number.
+        threads: that compute.
+        allow_requantize: whether the source may be quantized.
+        overrides: types by tensor name; the first that matches counts.
+        importance: tensor name to how much each column matters.
+        imatrix: where that comes from, for the file's keys; None without.
+    """
+
+    source: str
+    target: str
+    file_type: int
+    threads: int
+    allow_requantize: bool
+    overrides: tuple[TypeOverride, ...]
+    importance: Mapping[str, npt.NDArray[np.float32]]
+    imatrix: ImatrixSource | None
+
+
+def quantize_text(job: TextJob, on_planned: Callable[[int], None], on_tensor: Callable[[str], None]) -> None:
+    """Quantize a text file.
+
+    Args:
+        job: what to do.
+        on_planned: is told the size of the new file before anything is written; may raise.
+        on_tensor: is told the name of every tensor when it is begun.
+
+    Raises:
+        QuantizeError: if llama.cpp refuses or crashes.
+    """
+
+    def receive(message: object) -> None:
+        if isinstance(message, Planned):
+            on_planned(message.nbytes)
+        elif isinstance(message, Started):
+            on_tensor(message.name)
+
+    run_in_child(f"llama.cpp's quantizer of {Path(job.source).name}", _quantize, (job,), receive)
+
+
+def _quantize(job: TextJob, send: Send) -> None:
+    """The child's work."""
+    from visionward.runtime import abi  # noqa: PLC0415 - the parent needs no library for this
+    from visionward.runtime.native import llama, take_errors  # noqa: PLC0415
+
+    reader = _LogReader(send)
+    route_log(reader.receive)
+    abi.check()
+    params = llama.llama_model_quantize_default_params()
+    params.nthread = job.threads
+    params.ftype = job.file_type
+    params.allow_requantize = job.allow_requantize
+    params.max_buf_size = BUFFER_BYTES
+    kept = (
+        _imatrix_array(llama, job.importance),
+        _override_array(llama, job.overrides),
+        _key_array(llama, job.imatrix),
+    )
+    if job.importance:
+        params.imatrix = kept[0]
+    if job.overrides:
+        params.tt_overrides = kept[1]
+    if job.imatrix is not None:
+        params.kv_overrides = kept[2]
+    for dry_run in (True, False):
+        params.dry_run = reader.dry_run = dry_run
+        take_errors()
+        if llama.llama_model_quantize(os.fsencode(job.source), os.fsencode(job.target), ctypes.byref(params)):
+            raise QuantizeError(f"{job.source} could not be quantized: {take_errors() or 'llama.cpp gave no reason'}.")
+        if dry_run:
+            send(Planned(reader.planned))
+
+
+class _LogReader:
+    """Reads progress out of what llama.cpp logs, and passes every line on."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.dry_run = True
+        self.planned = 0
+
+    def receive(self, message: object) -> None:
+        """Take a line; pieces of a tensor's line come one by one, its beginning first."""
+        if isinstance(message, LogLine):
+            tensor, size = _TENSOR_LINE.match(message.text), _SIZE_LINE.search(message.text)
+            if size:
+                self.planned = int(float(size[1]) * 2**20)
+            if tensor and not self.dry_run:
+                self._send(Started(tensor[1]))
+            if self.dry_run and message.level < logging.WARNING:
+                return
+        self._send(message)
+
+
+def _imatrix_array(llama: Any, importance: Mapping[str, npt.NDArray[np.float32]]) -> Any:
+    """C structures that point into the arrays; one without a name ends them."""
+    entries = (llama.llama_model_imatrix_data * (len(importance) + 1))()
+    for entry, (name, values) in zip(entries, importance.items(), strict=False):
+        entry.name = name.encode()
+        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        entry.size = values.size
+    return entries
+
+
+def _override_array(llama: Any, overrides: Sequence[TypeOverride]) -> Any:
+    entries = (llama.llama_model_tensor_override * (len(overrides) + 1))()
+    for entry, override in zip(entries, overrides, strict=False):
+        entry.pattern = override.pattern.encode()
+        entry.type = int(override.element_type)
+    return entries
+
+
+def _key_array(llama: Any, imatrix: ImatrixSource | None) -> Any:
+    """The keys by which llama-quantize says that there was an importance matrix; an empty key ends them."""
+    if imatrix is None:
+        return None
+    values: dict[str, str | int] = {
+        KEY_FILE: imatrix.file,
+        KEY_DATASET: imatrix.dataset,
+        KEY_ENTRIES: imatrix.entries,
+        KEY_CHUNKS: imatrix.chunks,
+    }
+    entries = (llama.llama_model_kv_override * (len(values) + 1))()
+    for entry, (key, value) in zip(entries, values.items(), strict=False):
+        entry.key = key.encode()
+        if isinstance(value, str):
+            entry.tag = llama.LLAMA_KV_OVERRIDE_TYPE_STR
+            entry.value.val_str = value.encode()[:_LONGEST_TEXT].decode("utf-8", "ignore").encode()
+        else:
+            entry.tag = llama.LLAMA_KV_OVERRIDE_TYPE_INT
+            entry.value.val_i64 = value
+    return entries
