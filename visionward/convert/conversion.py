@@ -14,15 +14,24 @@ from visionward.convert.mmproj_file import mmproj_metadata, padding_collapses, p
 from visionward.convert.model_config import ModelConfig, read_config
 from visionward.convert.provenance import Provenance, read_provenance
 from visionward.convert.safetensors_reader import StoredTensor, read_tensors
-from visionward.convert.tensor_names import EMBEDDING, HEAD, canonical_name, checked_tensors, expected_shapes
+from visionward.convert.tensor_names import (
+    EMBEDDING,
+    HEAD,
+    canonical_name,
+    checked_tensors,
+    expected_shapes,
+    text_names,
+)
 from visionward.convert.text_file import (
     ARCHITECTURE as TEXT_ARCHITECTURE,
 )
 from visionward.convert.text_file import HASH_PLACEHOLDER, TextHash, general_metadata, plan_text, text_metadata
 from visionward.convert.tokenizer import Tokenizer, read_tokenizer
 from visionward.quant.gguf_file import MetadataValue, header_bytes, padded_size, write_tensor_data
-from visionward.quant.output_file import PartFile, part_files, prepare_folder
+from visionward.quant.output_file import PartFile, part_files, prepare_folder, scratch_file
+from visionward.quant.rows import usable_cores
 from visionward.quant.tensor_types import RECIPES, Recipe
+from visionward.quant.text_quantizer import TextJob, quantize_text
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import CheckpointError
 
@@ -133,6 +142,40 @@ def _write_text(
     return digest
 
 
+def _own_type(source: _Checkpoint) -> Recipe:
+    """The unquantized type that holds the weights of the text file exactly and takes least room."""
+    dtypes = {source.tensors[name].dtype for name in text_names(source.config)}
+    return RECIPES[dtypes.pop().lower()] if len(dtypes) == 1 else RECIPES["f32"]
+
+
+def _write_quantized_text(
+    part: PartFile,
+    plans: list[PlannedTensor],
+    recipe: Recipe,
+    unquantized: Path,
+    write: Callable[[PartFile], str],
+    advance: Callable[[PlannedTensor, int], None],
+) -> str:
+    """Write the text file unquantized, aside, and let llama.cpp quantize it. Returns the content's hash."""
+    by_name = {plan.name: plan for plan in plans}
+    with scratch_file(unquantized) as scratch:
+        digest = write(scratch)
+        # Not closed: the lock on it says that it is in use.
+        scratch.file.flush()
+        job = TextJob(
+            source=str(scratch.path),
+            target=str(part.path),
+            file_type=int(recipe.file_type),
+            threads=usable_cores(),
+        )
+
+        def on_tensor(name: str) -> None:
+            advance(by_name[name], by_name[name].nbytes)
+
+        quantize_text(job, lambda size: prepare_folder(part.path.parent, size), on_tensor)
+    return digest
+
+
 def convert_checkpoint(
     checkpoint: Path,
     out_dir: Path,
@@ -145,28 +188,33 @@ def convert_checkpoint(
     """Convert an mllama checkpoint into ``<name>-text-<TYPE>.gguf`` and ``mmproj-<name>-<TYPE>.gguf``.
 
     Weights are read and written a few megabytes at a time. Both files are written under temporary names and renamed
-    when both are complete, replacing older ones.
+    when both are complete, replacing older ones. A text file whose type only llama.cpp's quantizer can make is written
+    in the checkpoint's own type first, aside, which takes that much room on the disk for a while.
 
     Args:
         checkpoint: the folder with ``config.json``, safetensors files, tokenizer and preprocessor settings.
         out_dir: where the files go; made if missing.
-        text_type: element type of the text file's matrices: ``f32``, ``f16``, ``bf16`` or ``q8_0``.
+        text_type: type of the text file, a name of ``visionward.quant.tensor_types.RECIPES``.
         mmproj_type: the same for the mmproj file.
         name: the model's name, by default the folder's.
         progress: is told how far the conversion is.
 
     Raises:
         CheckpointError: if the checkpoint cannot be converted.
+        QuantizeError: if llama.cpp cannot quantize the text file.
         OutputError: if the files cannot be written.
     """
-    recipes = _recipe("text_type", text_type), _recipe("mmproj_type", mmproj_type)
+    text_recipe, mmproj_recipe = _recipe("text_type", text_type), _recipe("mmproj_type", mmproj_type)
     name = checkpoint_name(checkpoint) if name is None else name
     if not name or Path(name).name != name:
         raise CheckpointError(f"the name {name!r} cannot be part of a file's name; choose another one")
     source = _read_checkpoint(checkpoint)
-    text_plans = plan_text(source.config, source.tensors, recipes[0])
-    mmproj_plans = plan_mmproj(source.config, source.tensors, recipes[1])
+    plain_recipe = _own_type(source) if text_recipe.mixes else text_recipe
+    text_plans = plan_text(source.config, source.tensors, plain_recipe)
+    mmproj_plans = plan_mmproj(source.config, source.tensors, mmproj_recipe)
     total = sum(plan.nbytes for plan in (*text_plans, *mmproj_plans))
+    if text_recipe.mixes:
+        total += sum(plan.nbytes for plan in text_plans)
     done = 0
 
     def advance(tensor: PlannedTensor, written: int) -> None:
@@ -176,7 +224,7 @@ def convert_checkpoint(
             progress(done, total, tensor.name)
 
     def metadata(text_hash: str) -> dict[str, MetadataValue]:
-        general = general_metadata(name, GGUFType.MODEL, recipes[0], source.provenance)
+        general = general_metadata(name, GGUFType.MODEL, plain_recipe, source.provenance)
         return text_metadata(
             source.config,
             general,
@@ -186,14 +234,21 @@ def convert_checkpoint(
             end_token_ids=source.end_token_ids,
         )
 
+    def write_text(part: PartFile) -> str:
+        return _write_text(part, text_plans, metadata, advance)
+
     pair = ConvertedPair(
-        text=out_dir / f"{name}-text-{recipes[0].name.upper()}.gguf",
-        mmproj=out_dir / f"mmproj-{name}-{recipes[1].name.upper()}.gguf",
+        text=out_dir / f"{name}-text-{text_recipe.name.upper()}.gguf",
+        mmproj=out_dir / f"mmproj-{name}-{mmproj_recipe.name.upper()}.gguf",
     )
     prepare_folder(out_dir, padded_size(text_plans) + padded_size(mmproj_plans))
     with part_files(pair.text, pair.mmproj) as (text_part, mmproj_part):
-        text_hash = _write_text(text_part, text_plans, metadata, advance)
-        general = general_metadata(name, GGUFType.MMPROJ, recipes[1], source.provenance)
+        if text_recipe.mixes:
+            unquantized = out_dir / f"{name}-text-{plain_recipe.name.upper()}.gguf"
+            text_hash = _write_quantized_text(text_part, text_plans, text_recipe, unquantized, write_text, advance)
+        else:
+            text_hash = write_text(text_part)
+        general = general_metadata(name, GGUFType.MMPROJ, mmproj_recipe, source.provenance)
         mmproj_keys = mmproj_metadata(source.config, general, text_hash)
         mmproj_part.file.write(header_bytes(mmproj_format.ARCHITECTURE, mmproj_keys, mmproj_plans))
         write_tensor_data(mmproj_part.file, mmproj_plans, encoded_chunks, advance=advance)

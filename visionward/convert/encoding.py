@@ -10,7 +10,9 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from visionward.convert.safetensors_reader import STORAGE, StoredTensor
-from visionward.runtime.errors import CheckpointError
+from visionward.quant.rows import encode_rows
+from visionward.quant.tensor_types import UNQUANTIZED
+from visionward.runtime.errors import CheckpointError, QuantizeError
 
 Array = npt.NDArray[Any]
 
@@ -123,8 +125,13 @@ def encode(name: str, rows: Array, dtype: str, element_type: GGMLQuantizationTyp
                 f"the tensor {name!r} holds {magnitude:g}, beyond the largest {element_type.name} value {largest:g}; "
                 "convert to bf16 or f32"
             )
-    encoded: Array = quants.quantize(np.ascontiguousarray(values), element_type)
-    return encoded
+    if element_type in UNQUANTIZED:
+        encoded: Array = quants.quantize(np.ascontiguousarray(values), element_type)
+        return encoded
+    try:
+        return encode_rows(values, element_type)
+    except QuantizeError as error:
+        raise CheckpointError(f"the tensor {name!r} holds {error}; convert to bf16 or f32") from error
 
 
 def _zero_rows(plan: PlannedTensor, rows: int) -> Array:

@@ -132,12 +132,12 @@ class MmprojQuantizer:
             file.seek(source.offset)
             for start in range(0, source.nbytes, step):
                 stored = np.fromfile(file, np.uint8, min(step, source.nbytes - start))
-                if target.element_type == source.kind:
-                    yield stored
-                    continue
                 values = decode_rows(stored, source.kind, length)
                 if not np.isfinite(values).all():
                     raise QuantizeError(f"{self._source.path}: {target.name} holds values that are no finite numbers.")
+                if target.element_type == source.kind:
+                    yield stored
+                    continue
                 try:
                     yield encode_rows(values, target.element_type, importance, threads=self._threads)
                 except QuantizeError as error:

@@ -132,3 +132,20 @@ def part_files(*finals: Path) -> Iterator[tuple[PartFile, ...]]:
     finally:
         for part in parts:
             part.discard()
+
+
+@contextlib.contextmanager
+def scratch_file(beside: Path) -> Iterator[PartFile]:
+    """A file next to another one that is removed at the end, whatever happens.
+
+    Raises:
+        OutputError: if it cannot be made.
+    """
+    try:
+        part = PartFile(beside)
+    except OSError as error:
+        raise describe(error, beside.parent) from error
+    try:
+        yield part
+    finally:
+        part.discard()

@@ -118,7 +118,7 @@ def quantize_file(
         source_nbytes=_nbytes(header),
         nbytes=_nbytes(result),
         types=_types(result),
-        notes=(*_nearest_notes(result, recipe), *_importance_notes(result, importance)),
+        notes=(*nearest_notes(result, recipe), *_importance_notes(result, importance)),
     )
 
 
@@ -224,8 +224,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _nearest_notes(result: GgufHeader, recipe: Recipe) -> list[str]:
-    """Which matrices got the nearest type that holds their rows, instead of the one that was meant for them."""
+def nearest_notes(result: GgufHeader, recipe: Recipe) -> list[str]:
+    """Which matrices of a file got the nearest type that holds their rows, instead of the one that was meant."""
     groups: dict[tuple[int, GGMLQuantizationType], list[str]] = {}
     for name, tensor in result.tensors.items():
         length = tensor.shape[-1]
@@ -251,6 +251,5 @@ def _importance_notes(result: GgufHeader, importance: Mapping[str, npt.NDArray[n
     ]
     if not missing:
         return []
-    return [
-        f"the importance matrix has no statistics for {_matrices(len(missing))} that were quantized: {_listed(missing)}."
-    ]
+    count = _matrices(len(missing))
+    return [f"the importance matrix has no statistics for {count} that were quantized: {_listed(missing)}."]

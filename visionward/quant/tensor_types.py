@@ -108,6 +108,11 @@ class Recipe:
         """Whether it makes anything smaller than 16 bits."""
         return self.matrix not in UNQUANTIZED
 
+    @property
+    def mixes(self) -> bool:
+        """Whether llama.cpp gives matrices of the decoder different types, by rules that only its quantizer knows."""
+        return self.quantizes and self.matrix != _Q8_0
+
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,10 @@ class TextJob:
     target: str
     file_type: int
     threads: int
-    allow_requantize: bool
-    overrides: tuple[TypeOverride, ...]
-    importance: Mapping[str, npt.NDArray[np.float32]]
-    imatrix: ImatrixSource | None
+    allow_requantize: bool = False
+    overrides: tuple[TypeOverride, ...] = ()
+    importance: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    imatrix: ImatrixSource | None = None
 
 
 def quantize_text(job: TextJob, on_planned: Callable[[int], None], on_tensor: Callable[[str], None]) -> None:
