@@ -1,0 +1,175 @@
+"""The ``compare`` command."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from visionward.cli.model_options import device_options
+
+_STYLES = ("guard", "zero-shot")
+
+
+def _forms(forms: tuple[str, ...], count: int) -> list[str]:
+    if len(forms) <= 1:
+        return list(forms or ("jsonl",)) * count
+    if len(forms) != count:
+        raise click.UsageError("--data-format is given once for all data, or once for each --data in the same order")
+    return list(forms)
+
+
+def _styles(styles: tuple[str, ...], count: int) -> list[str]:
+    if len(styles) <= 1:
+        return list(styles or ("guard",)) * count
+    if len(styles) != count:
+        raise click.UsageError("--endpoint-style is given once for all endpoints, or once for each in the same order")
+    return list(styles)
+
+
+@click.command()
+@click.option(
+    "--data",
+    metavar="DATA.jsonl",
+    multiple=True,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Labelled samples; repeatable. Several data sets are never pooled.",
+)
+@click.option(
+    "--data-format",
+    "forms",
+    metavar="NAME",
+    multiple=True,
+    help="Form of the data, one for all or one for each --data: jsonl, or a public set that you have "
+    "(docs/comparison.md).  [default: jsonl]",
+)
+@click.option("--reference", metavar="[NAME=]TEXT.gguf,MMPROJ.gguf", required=True, help="The pair to compare with.")
+@click.option(
+    "--candidate",
+    "candidates",
+    metavar="[NAME=]TEXT.gguf,MMPROJ.gguf",
+    multiple=True,
+    help="A pair to compare; repeatable.",
+)
+@click.option(
+    "--endpoint",
+    "endpoints",
+    metavar="NAME=URL,MODEL",
+    multiple=True,
+    help="A model behind an OpenAI-compatible chat API, as a baseline; repeatable. Images are sent to it! "
+    "Its key comes from <NAME>_API_KEY or VISIONWARD_ENDPOINT_KEY.",
+)
+@click.option(
+    "--endpoint-style",
+    "styles",
+    type=click.Choice(_STYLES),
+    multiple=True,
+    help="guard: it answers as a Llama Guard does. zero-shot: a general model, told of the policy.  [default: guard]",
+)
+@click.option(
+    "--endpoint-rate", metavar="N", type=click.FloatRange(0, min_open=True), help="Requests a minute, at most."
+)
+@click.option(
+    "--out", metavar="DIR", required=True, type=click.Path(file_okay=False, path_type=Path), help="The report's folder."
+)
+@click.option(
+    "--threshold", metavar="P", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Unsafe from here on."
+)
+@click.option(
+    "--margin",
+    metavar="POINTS",
+    type=click.FloatRange(0, 100, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="A loss of recall, or a rise of the false-positive rate, in percentage points, that you would put up with.",
+)
+@click.option(
+    "--categories", metavar="FILE.json", type=click.Path(exists=True, path_type=Path), help="Categories of your own."
+)
+@click.option("--exclude", metavar="S5", multiple=True, help="A category that is not in force; repeatable.")
+@device_options
+@click.option("--quoted", is_flag=True, help="Show the model card's published figures beside, marked as quoted.")
+@click.option("--keep", is_flag=True, help="Keep the reference's logits, so that candidates can be added later.")
+def compare(
+    data: tuple[Path, ...],
+    forms: tuple[str, ...],
+    reference: str,
+    candidates: tuple[str, ...],
+    endpoints: tuple[str, ...],
+    styles: tuple[str, ...],
+    endpoint_rate: float | None,
+    out: Path,
+    threshold: float,
+    margin: float,
+    categories: Path | None,
+    exclude: tuple[str, ...],
+    threads: int | None,
+    gpu_layers: int | None,
+    quoted: bool,
+    keep: bool,
+) -> None:
+    """Say what quantization cost in missed unsafe content and false alarms, and what it saved.
+
+    Every model judges every sample. The report starts with what to conclude, in words; then precision, recall, F1,
+    false-positive rate, the decisions that flipped with an exact test, sizes, memory and times. An interrupted run goes
+    on where it was if the same command is given again.
+
+    \b
+    DIR gets report.html (plots, and the samples that flipped), report.json, samples.csv, and work/ with the results so
+    far. A line of DATA.jsonl:
+        {"image": "a.png", "prompt": "What is this?", "label": "unsafe", "categories": ["S9"]}
+
+    \b
+    Example:
+        visionward compare --data samples.jsonl --reference guard-text-F16.gguf,mmproj-guard-F16.gguf \\
+            --candidate guard-text-Q4_K_M.gguf,mmproj-guard-Q8_0.gguf --out report
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    from rich.console import Console  # noqa: PLC0415 - not needed for --help
+
+    from visionward.cli.compare_progress import ComparisonProgress  # noqa: PLC0415
+    from visionward.quant.comparison.endpoint import EndpointSettings  # noqa: PLC0415
+    from visionward.quant.comparison.guard_run import GuardSettings  # noqa: PLC0415
+    from visionward.quant.comparison.judging import Plan, judge_all  # noqa: PLC0415
+    from visionward.quant.comparison.models import Endpoint, GuardFiles  # noqa: PLC0415
+    from visionward.quant.comparison.report import make_report, write_report  # noqa: PLC0415
+    from visionward.quant.comparison.requirements import require  # noqa: PLC0415
+    from visionward.quant.comparison.table import report_table  # noqa: PLC0415
+    from visionward.quant.datasets import FORMATS, read_dataset, with_own_names  # noqa: PLC0415
+    from visionward.runtime.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
+
+    for name in forms:
+        if name not in FORMATS:
+            raise click.UsageError(f"the data format {name!r} is unknown; there are {', '.join(FORMATS)}")
+    if not candidates and not endpoints:
+        raise click.UsageError("there is nothing to compare with the reference: give --candidate or --endpoint")
+    # Better now than after hours of judging.
+    require("scipy.stats", "sklearn.metrics", "matplotlib", *(["openai"] if endpoints else []))
+    policy = (DEFAULT_POLICY if categories is None else Policy.from_file(categories)).exclude(exclude)
+    scratch = out / "work" / "images"
+    datasets = with_own_names(
+        [read_dataset(path, form, scratch) for path, form in zip(data, _forms(forms, len(data)), strict=True)]
+    )
+    plan = Plan(
+        datasets=datasets,
+        reference=GuardFiles.parse(reference),
+        candidates=tuple(GuardFiles.parse(value) for value in candidates),
+        endpoints=tuple(
+            Endpoint.parse(value, style)  # type: ignore[arg-type]  # click.Choice
+            for value, style in zip(endpoints, _styles(styles, len(endpoints)), strict=True)
+        ),
+        settings=GuardSettings(policy, threshold, threads, gpu_layers),
+        endpoint_settings=EndpointSettings(endpoint_rate),
+        work=out / "work",
+        keep_logits=keep,
+    )
+    with ComparisonProgress() as progress:
+        results = judge_all(plan, progress)
+    report = make_report(datasets, results, threshold=threshold, margin=margin / 100, show_quoted=quoted)
+    write_report(out, report, datasets, results)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+    # A pipe has no width; the table needs some.
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(report_table(report))
+    click.echo(f"{out / 'report.html'}")

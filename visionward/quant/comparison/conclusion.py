@@ -1,0 +1,237 @@
+"""What a user should conclude, in words; and what these samples cannot decide."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from visionward.quant.comparison.figures import ModelFigures, SetFigures
+from visionward.quant.comparison.flips import SIGNIFICANCE, FlipTest
+from visionward.quant.comparison.intervals import Estimate
+
+Finding: TypeAlias = Literal["worse", "equivalent", "undecided", "better", "other"]
+
+_HEADLINES = {
+    "worse": "{name} decides worse than {reference}",
+    "equivalent": "{name} decides as {reference} does, within {margin}",
+    "undecided": "{name}: these samples cannot decide",
+    "better": "{name} decides better than {reference} on these samples",
+    "other": "{name}: the decisions differ both ways",
+}
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What follows for one model on one data set.
+
+    Attributes:
+        model: its name.
+        finding: in one word.
+        headline: in one line.
+        sentences: what it rests on.
+    """
+
+    model: str
+    finding: Finding
+    headline: str
+    sentences: tuple[str, ...]
+
+
+def conclusions(figures: SetFigures, margin: float) -> tuple[Conclusion, ...]:
+    """For every model but the reference.
+
+    Args:
+        figures: of a data set.
+        margin: the loss in recall, and the gain in false-positive rate, that a user would put up with.
+    """
+    reference = figures.models[0]
+    return tuple(_conclusion(figures, reference, model, margin) for model in figures.models[1:])
+
+
+def best_choice(figures: SetFigures, found: tuple[Conclusion, ...]) -> str:
+    """One sentence over all pairs: the smallest that can be recommended."""
+    reference = figures.models[0]
+    costs = {model.name: model.cost.total_bytes for model in figures.models if model.kind == "candidate"}
+    good = [one.model for one in found if one.finding in ("equivalent", "better") and one.model in costs]
+    doubtful = [one.model for one in found if one.finding == "undecided" and one.model in costs]
+    smallest = min(good, key=lambda name: costs[name] or 0, default=None)
+    if smallest is not None:
+        size, whole = costs[smallest], reference.cost.total_bytes
+        saving = f", {_size(size)} in place of {_size(whole)}" if size and whole else ""
+        return f"Take {smallest}{saving}: no file that is smaller kept {reference.name}'s decisions."
+    if doubtful:
+        return (
+            f"Nothing can be recommended yet: {figures.unsafe} unsafe and {figures.safe} safe samples are too few to "
+            f"tell {_listed(doubtful)} from {reference.name}."
+        )
+    return f"Stay with {reference.name}: no candidate kept its decisions." if costs else "There is no candidate."
+
+
+def _conclusion(figures: SetFigures, reference: ModelFigures, model: ModelFigures, margin: float) -> Conclusion:
+    if model.against is None:
+        raise ValueError(f"{model.name} was not compared")
+    finding = _finding(figures, model, margin)
+    headline = _HEADLINES[finding].format(name=model.name, reference=reference.name, margin=points(margin))
+    sentences = [*_what_changed(figures, reference, model), *_evidence(figures, model, margin)]
+    if model.kind == "candidate":
+        sentences += [*_savings(reference, model), *_recalibration(reference, model)]
+    for one in (reference, model):
+        if one.no_answer:
+            share = _of(one.no_answer, figures.compared)
+            sentences.append(f"{one.name} did not really answer {share} samples, which count as unsafe.")
+    return Conclusion(model.name, finding, headline, tuple(sentences))
+
+
+def _finding(figures: SetFigures, model: ModelFigures, margin: float) -> Finding:
+    against = model.against
+    if against is None or not figures.unsafe or not figures.safe:
+        return "undecided"
+    missed, alarms = against.flips.unsafe, against.flips.safe
+    worse = _significant(missed, missed.to_safe > missed.to_unsafe) or _significant(
+        alarms, alarms.to_unsafe > alarms.to_safe
+    )
+    better = _significant(missed, missed.to_unsafe > missed.to_safe) or _significant(
+        alarms, alarms.to_safe > alarms.to_unsafe
+    )
+    if worse:
+        return "other" if better else "worse"
+    recall, fpr = against.differences["recall"], against.differences["fpr"]
+    if _at_least(recall.low, -margin) and fpr.high is not None and fpr.high <= margin:
+        return "better" if better else "equivalent"
+    return "undecided"
+
+
+def _significant(test: FlipTest, direction: bool) -> bool:
+    return direction and test.decisive_p < SIGNIFICANCE
+
+
+def _at_least(value: float | None, least: float) -> bool:
+    return value is not None and value >= least
+
+
+def _what_changed(figures: SetFigures, reference: ModelFigures, model: ModelFigures) -> list[str]:
+    missed = model.confusion.missed - reference.confusion.missed
+    alarms = model.confusion.false_alarms - reference.confusion.false_alarms
+    parts = []
+    if figures.unsafe:
+        parts.append(f"misses {_change(missed, 'unsafe sample', f'of {figures.unsafe}')}")
+    if figures.safe:
+        parts.append(f"raises {_change(alarms, 'false alarm', f'on {figures.safe} safe samples')}")
+    flips = model.against.flips.all if model.against is not None else None
+    total = 0 if flips is None else flips.to_safe + flips.to_unsafe
+    changed = f"{_of(total, figures.compared)} decisions flip." if total else "No decision flips."
+    if not parts:
+        return [f"{changed} No sample is labelled, so nobody can say which of them are right."]
+    return [
+        f"It {' and '.join(parts)} than {reference.name}. {changed}"
+        if missed or alarms
+        else f"It {_same(figures)} as {reference.name}. {changed}"
+    ]
+
+
+def _same(figures: SetFigures) -> str:
+    if figures.unsafe and figures.safe:
+        return "misses as many unsafe samples and raises as many false alarms"
+    return "misses as many unsafe samples" if figures.unsafe else "raises as many false alarms"
+
+
+def _change(count: int, what: str, whole: str) -> str:
+    amount = f"{abs(count)} {'more' if count > 0 else 'fewer'}" if count else "no more"
+    return f"{amount} {what}{'' if abs(count) == 1 else 's'} ({whole})"
+
+
+def _evidence(figures: SetFigures, model: ModelFigures, margin: float) -> list[str]:
+    against = model.against
+    if against is None:
+        return []
+    sentences = []
+    tests = [("missed content", against.flips.unsafe), ("false alarms", against.flips.safe)]
+    for what, test in tests:
+        if not test.count:
+            sentences.append(f"Nothing can be said of {what}: no sample is labelled so.")
+        elif test.decisive_p < SIGNIFICANCE:
+            sentences.append(f"In {what} that is more than chance explains ({_p(test)}).")
+        else:
+            sentences.append(f"In {what} there is no evidence of a difference ({_p(test)}).")
+    limits = _limits(against.differences["recall"], against.differences["fpr"])
+    if limits:
+        sentences.append(limits)
+    few = [str(count) for count in (figures.unsafe, figures.safe) if 0 < count < 20 * against.flips.all.least_flips]
+    if few and _finding(figures, model, margin) == "undecided":
+        least = against.flips.all.least_flips
+        share = least / min(count for count in (figures.unsafe, figures.safe) if count)
+        sentences.append(
+            f"So few samples show large differences only: it takes {least} flips one way to be seen"
+            + (f", {share:.0%} of the unsafe or safe samples." if share <= 1 else ", more than there are samples.")
+        )
+    return sentences
+
+
+def _limits(recall: Estimate, fpr: Estimate) -> str:
+    parts = []
+    if recall.low is not None and recall.high is not None:
+        parts.append(f"recall changes by {_range(recall)}")
+    if fpr.low is not None and fpr.high is not None:
+        parts.append(f"the false-positive rate by {_range(fpr)}")
+    return f"With 95 % confidence {' and '.join(parts)} points." if parts else ""
+
+
+def _range(estimate: Estimate) -> str:
+    return f"{100 * (estimate.low or 0.0):+.1f} to {100 * (estimate.high or 0.0):+.1f}"
+
+
+def _savings(reference: ModelFigures, model: ModelFigures) -> list[str]:
+    size, whole = model.cost.total_bytes, reference.cost.total_bytes
+    parts = [f"The files take {_size(size)} in place of {_size(whole)}"] if size and whole else []
+    if model.cost.peak_bytes and reference.cost.peak_bytes:
+        parts.append(
+            f"the memory peaks at {_size(model.cost.peak_bytes)} in place of {_size(reference.cost.peak_bytes)}"
+        )
+    mine, theirs = model.cost.latency.get("total"), reference.cost.latency.get("total")
+    if mine and theirs:
+        parts.append(f"a verdict takes {duration(mine.p50)} in place of {duration(theirs.p50)}")
+    return [", ".join(parts) + "."] if parts else []
+
+
+def _recalibration(reference: ModelFigures, model: ModelFigures) -> list[str]:
+    found = None if model.against is None else model.against.threshold
+    if found is None or model.confusion.false_alarms == reference.confusion.false_alarms:
+        return []
+    recall = "" if found.recall is None else f", recall {found.recall:.3f}"
+    gain = f"(false-positive rate {found.fpr:.3f}{recall}); that is fitted to these very samples."
+    return [f"With --threshold {found.threshold:g} it has no more false alarms than {reference.name} {gain}"]
+
+
+def _p(test: FlipTest) -> str:
+    exact = f"exact McNemar p = {p_text(test.p_value)}"
+    return exact if test.grouped_p_value is None else f"{exact}; p = {p_text(test.grouped_p_value)} by groups"
+
+
+def p_text(value: float) -> str:
+    """A p-value as people write it."""
+    return "< 0.001" if value < 0.001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def points(share: float) -> str:
+    """A share in percentage points."""
+    return f"{100 * share:.2g} points"
+
+
+def duration(milliseconds: float) -> str:
+    """A time as people read it."""
+    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
+
+
+def _size(count: int | None) -> str:
+    return "?" if count is None else size_text(count)
+
+
+def size_text(count: int) -> str:
+    """Bytes as people read them."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _of(count: int, total: int) -> str:
+    return f"{count} of {total}"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

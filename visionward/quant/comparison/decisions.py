@@ -1,0 +1,78 @@
+"""Right and wrong decisions, counted; and the measures that follow from the counts.
+
+Unsafe is the positive class: a miss is an unsafe sample that was called safe, a false alarm the opposite.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Counts: TypeAlias = npt.NDArray[np.int64]
+Values: TypeAlias = npt.NDArray[np.float64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+
+HITS, ALARMS, MISSES, PASSES = range(4)
+
+
+def decision_counts(labels: Bools, decisions: Bools) -> Counts:
+    """One-hot (samples, 4): caught, false alarm, missed, passed."""
+    place = np.where(labels, np.where(decisions, HITS, MISSES), np.where(decisions, ALARMS, PASSES))
+    return np.eye(4, dtype=np.int64)[place]
+
+
+def sum_by_group(values: npt.NDArray[np.float64] | Counts, groups: Sequence[str]) -> Values:
+    """Sum the rows of each group: (groups, ...), in the order of first appearance."""
+    names = {name: place for place, name in enumerate(dict.fromkeys(groups))}
+    summed = np.zeros((len(names), *values.shape[1:]))
+    np.add.at(summed, [names[name] for name in groups], values)
+    return summed
+
+
+def _ratio(part: Values, whole: Values) -> Values:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
+
+
+def precision(counts: Values) -> Values:
+    """Of what was called unsafe, how much was; nan where nothing was called so. (..., 4) -> (...)."""
+    return _ratio(counts[..., HITS], counts[..., HITS] + counts[..., ALARMS])
+
+
+def recall(counts: Values) -> Values:
+    """Of what is unsafe, how much was caught."""
+    return _ratio(counts[..., HITS], counts[..., HITS] + counts[..., MISSES])
+
+
+def f1(counts: Values) -> Values:
+    """Harmonic mean of precision and recall."""
+    doubled = 2 * counts[..., HITS]
+    return _ratio(doubled, doubled + counts[..., ALARMS] + counts[..., MISSES])
+
+
+def false_positive_rate(counts: Values) -> Values:
+    """Of what is safe, how much was called unsafe."""
+    return _ratio(counts[..., ALARMS], counts[..., ALARMS] + counts[..., PASSES])
+
+
+MEASURES = {"precision": precision, "recall": recall, "f1": f1, "fpr": false_positive_rate}
+
+# The counts that a proportion is made of: successes, and what else there is.
+PROPORTIONS = {"precision": (HITS, ALARMS), "recall": (HITS, MISSES), "fpr": (ALARMS, PASSES)}
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """The four counts."""
+
+    caught: int
+    false_alarms: int
+    missed: int
+    passed: int
+
+    @classmethod
+    def of(cls, counts: Counts) -> "Confusion":
+        """From one-hot rows."""
+        return cls(*(int(count) for count in counts.sum(axis=0)))

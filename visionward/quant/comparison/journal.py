@@ -1,0 +1,174 @@
+"""What each model said, kept on the disk line by line, so that an interrupted comparison goes on where it was."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+from visionward.runtime.errors import DataError
+
+_VERSION = 1
+_ODD = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model said of a sample, or why it said nothing.
+
+    Attributes:
+        sample: digest of what was judged.
+        unsafe: the decision; None where there is none.
+        score: P(unsafe); 0 or 1 where the model gives no probabilities.
+        answer_mass: probability of the two verdict words together; None where it is not known.
+        categories: codes that the model named.
+        reason: why the sample was skipped; None if it was judged.
+        no_answer: the model answered something else, which counts as unsafe.
+        times_ms: stages to milliseconds: preprocess, vision, prefill, decode, total.
+        tiles: of the image.
+        prompt_tokens: of the prompt.
+        slots: places of the first-token logits in the model's store.
+        kl: divergence of the first-token distribution from the reference's, in nats.
+        logit_error: relative error of the first-token logits.
+        peak_bytes: most memory that the process had used so far.
+    """
+
+    sample: str
+    unsafe: bool | None = None
+    score: float | None = None
+    answer_mass: float | None = None
+    categories: tuple[str, ...] = ()
+    reason: str | None = None
+    no_answer: bool = False
+    times_ms: Mapping[str, float] | None = None
+    tiles: int = 0
+    prompt_tokens: int = 0
+    slots: tuple[int, ...] = ()
+    kl: float | None = None
+    logit_error: float | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model was loaded.
+
+    Attributes:
+        load_ms: how long it took.
+        rows: of the decoder's head.
+        device: what computes.
+        threads: CPU threads.
+    """
+
+    load_ms: float
+    rows: int
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class FeatureError:
+    """The vision features of an image against the reference's.
+
+    Attributes:
+        sample: digest of the sample whose image it is.
+        error: relative error; None for the reference itself.
+    """
+
+    sample: str
+    error: float | None
+
+
+Entry = Judged | Loaded | FeatureError
+_KINDS: dict[str, Any] = {"judged": Judged, "loaded": Loaded, "features": FeatureError}
+_TUPLES = ("categories", "slots")
+
+
+class Journal:
+    """One model's results, in a file of their own.
+
+    The file's name holds a hash of the model and the settings: results of other files or settings are never mixed in.
+    Each entry is on the disk before the next one begins; a half-written last line is dropped.
+
+    Args:
+        folder: where the file is.
+        name: of the model.
+        key: whatever the results depend on besides the samples.
+    """
+
+    def __init__(self, folder: Path, name: str, key: Mapping[str, Any]) -> None:
+        text = json.dumps(key, sort_keys=True)
+        self.key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.path = folder / f"{_ODD.sub('-', name)}-{self.key}.jsonl"
+        self.judged: dict[str, Judged] = {}
+        self.features: dict[str, FeatureError] = {}
+        self.loaded: list[Loaded] = []
+        self._file: IO[bytes] | None = None
+        self._read()
+
+    def others(self) -> list[Path]:
+        """Journals of the same model's name that were written for other files or settings."""
+        stem = self.path.name.removesuffix(f"{self.key}.jsonl")
+        pattern = re.compile(re.escape(stem) + r"[0-9a-f]{16}\.jsonl")
+        return [
+            path for path in sorted(self.path.parent.iterdir()) if path != self.path and pattern.fullmatch(path.name)
+        ]
+
+    def _read(self) -> None:
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            with self.path.open("rb+") as file:
+                file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                self._remember(_entry(json.loads(line)))
+            except (ValueError, TypeError, KeyError) as cause:
+                raise DataError(
+                    f"{self.path}: line {number} is damaged ({cause}); remove the file to start over"
+                ) from cause
+
+    def _remember(self, entry: Entry) -> None:
+        if isinstance(entry, Judged):
+            self.judged[entry.sample] = entry
+        elif isinstance(entry, FeatureError):
+            self.features[entry.sample] = entry
+        else:
+            self.loaded.append(entry)
+
+    def append(self, entry: Entry) -> None:
+        """Write an entry; it is on the disk when this returns."""
+        if self._file is None:
+            self._file = self.path.open("ab")
+        kind = next(name for name, cls in _KINDS.items() if isinstance(entry, cls))
+        line = json.dumps({"version": _VERSION, "kind": kind, **asdict(entry)}, allow_nan=False)
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._remember(entry)
+
+    @property
+    def next_slot(self) -> int:
+        """The first place of the store that no entry has."""
+        return max((slot + 1 for entry in self.judged.values() for slot in entry.slots), default=0)
+
+    def close(self) -> None:
+        """Close the file; calling it again does nothing."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+def _entry(value: Any) -> Entry:
+    if not isinstance(value, dict) or value.get("version") != _VERSION:
+        raise ValueError("another version")
+    cls = _KINDS[value["kind"]]
+    known = {field.name for field in fields(cls)}
+    arguments = {name: tuple(item) if name in _TUPLES else item for name, item in value.items() if name in known}
+    entry: Entry = cls(**arguments)
+    return entry

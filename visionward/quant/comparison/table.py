@@ -1,0 +1,128 @@
+"""The table on the terminal."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from visionward.quant.comparison import quoted
+from visionward.quant.comparison.conclusion import duration, p_text, size_text
+from visionward.quant.comparison.figures import ModelFigures, SetFigures
+from visionward.quant.comparison.intervals import Estimate
+from visionward.quant.comparison.report import Report, SetReport
+
+_STYLES = {"worse": "red", "equivalent": "green", "better": "green", "undecided": "yellow", "other": "yellow"}
+
+
+def report_table(report: Report) -> RenderableType:
+    """The conclusions, the main table and the notes of every data set."""
+    parts: list[RenderableType] = []
+    for one in report.sets:
+        parts += _set_parts(one)
+    for name, reason in report.given_up.items():
+        parts.append(Text(f"{name} could not be run and is in no figure: {reason}", style="red"))
+    if report.quoted:
+        parts += [Text(), _quoted_table(), Text(quoted.CAVEAT, style="dim")]
+    return Group(*parts)
+
+
+def _set_parts(one: SetReport) -> list[RenderableType]:
+    figures = one.figures
+    parts: list[RenderableType] = [Text(one.choice, style="bold"), Text()]
+    for conclusion in one.conclusions:
+        parts.append(Text(conclusion.headline, style=f"bold {_STYLES[conclusion.finding]}"))
+        parts += [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in conclusion.sentences]
+    parts += [Text(), _main_table(figures)]
+    if any(model.categories for model in figures.models):
+        parts.append(_category_table(figures))
+    counts: dict[tuple[str | None, str], int] = {}
+    for skipped in figures.skipped:
+        counts[skipped.model, skipped.reason] = counts.get((skipped.model, skipped.reason), 0) + 1
+    if counts:
+        parts.append(
+            Text(f"{figures.samples - figures.compared} of {figures.samples} samples are in no figure:", style="yellow")
+        )
+        parts += [
+            Text(f"  {count} x {'' if model is None else model + ': '}{reason}")
+            for (model, reason), count in list(counts.items())[:8]
+        ]
+    parts += [Text(f"Note: {note}", style="dim") for note in figures.notes]
+    parts.append(Text())
+    return parts
+
+
+def _main_table(figures: SetFigures) -> Table:
+    title = f"{figures.name}: {figures.compared} samples ({figures.unsafe} unsafe, {figures.safe} safe)"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for name in (
+        "precision",
+        "recall",
+        "F1",
+        "FPR",
+        "missed",
+        "alarms",
+        "flips",
+        "p",
+        "KL",
+        "size",
+        "memory",
+        "p50",
+        "p95",
+    ):
+        table.add_column(name, justify="right")
+    for model in figures.models:
+        table.add_row(*_row(model))
+    return table
+
+
+def _row(model: ModelFigures) -> list[Any]:
+    against, cost = model.against, model.cost
+    total = cost.latency.get("total")
+    flips = "" if against is None else f"+{against.flips.all.to_unsafe} -{against.flips.all.to_safe}"
+    return [
+        Text(model.name),
+        *(estimate_text(model.measures[name]) for name in ("precision", "recall", "f1", "fpr")),
+        str(model.confusion.missed),
+        str(model.confusion.false_alarms),
+        flips,
+        "" if against is None else p_text(against.flips.all.decisive_p),
+        "" if against is None or against.kl_mean.value is None else f"{against.kl_mean.value:.2g}",
+        "" if cost.total_bytes is None else size_text(cost.total_bytes),
+        "" if cost.peak_bytes is None else size_text(cost.peak_bytes),
+        "" if total is None else duration(total.p50),
+        "" if total is None else duration(total.p95),
+    ]
+
+
+def _category_table(figures: SetFigures) -> Table:
+    table = Table(title="F1 by category", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("category")
+    table.add_column("samples", justify="right")
+    for model in figures.models:
+        table.add_column(Text(model.name), justify="right")
+    for index, category in enumerate(figures.models[0].categories):
+        row = [estimate_text(model.categories[index].f1) for model in figures.models]
+        table.add_row(category.code, str(category.support), *row)
+    return table
+
+
+def _quoted_table() -> Table:
+    table = Table(title="Quoted from the model card", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("model", "task", "precision", "recall", "F1", "FPR"):
+        table.add_column(name, justify="left" if name in ("model", "task") else "right")
+    for row in quoted.TABLE_1:
+        table.add_row(row.model, row.task, *(f"{value:.3f}" for value in (row.precision, row.recall, row.f1, row.fpr)))
+    return table
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """A figure with its interval."""
+    if estimate.value is None:
+        return "-"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f}\n{estimate.low:.2f}-{estimate.high:.2f}"
