@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from llama_text import text_logits
 from quantize_reference import KINDS, keys, relative_error, tensors
-from tiny_checkpoint import VOCABULARY
+from tiny_checkpoint import VOCABULARY, write_tiny_checkpoint
 
+from visionward.convert import convert_checkpoint
 from visionward.quant.quantize import quantize_file
 from visionward.quant.tensor_types import RECIPES, TypeOverride
 from visionward.runtime.errors import ModelFileError, QuantizeError
 
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, 24).astype(np.int32)
 
-# Relative error of the logits against the f16 file, 1.3 times what was measured. Random weights suffer more than trained
-# ones: each layer multiplies the error of those before.
+# Relative error of the logits against the f16 file, 1.3 times what was measured. Random weights suffer more than
+# trained ones: each layer multiplies the error of those before.
 BOUNDS = {
     "q4_0": 0.55,
     "q4_k_s": 0.43,
@@ -96,11 +97,7 @@ def test_types_by_name(f16_pair, tmp_path):
     assert types["blk.0.ffn_norm.weight"] == "F32"
 
 
-def test_rows_that_no_k_quant_holds(tiny_checkpoint_dir, tmp_path):
-    from tiny_checkpoint import write_tiny_checkpoint
-
-    from visionward.convert import convert_checkpoint
-
+def test_rows_that_no_k_quant_holds(tmp_path):
     pair = convert_checkpoint(write_tiny_checkpoint(tmp_path / "odd", text_width=192), tmp_path)
     result = quantize_file(pair.text, tmp_path / "t.gguf", "q4_k_m", threads=1)
     assert any("rows of 192 values got Q5_0" in note for note in result.notes)

@@ -70,14 +70,15 @@ def run_in_child(what: str, job: Callable[..., None], arguments: tuple[Any, ...]
         child = context.Process(target=_child, args=(job, arguments, sender, str(printed)), daemon=True)
         last: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
         try:
-            child.start()
+            try:
+                child.start()
+            except OSError as error:
+                raise QuantizeError(f"{what} could not be started: {error}.") from error
             sender.close()
             finished = _receive_all(receiver, receive, last)
             child.join()
             if not finished or child.exitcode:
                 raise QuantizeError(f"{what} {_end(child.exitcode)}: {_last_words(printed, last)}.")
-        except OSError as error:
-            raise QuantizeError(f"{what} could not be started: {error}.") from error
         finally:
             receiver.close()
             with contextlib.suppress(ValueError, AttributeError):  # it was never started

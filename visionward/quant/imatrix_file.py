@@ -7,6 +7,7 @@ llama.cpp's names, so that stock ``llama-quantize`` takes them too.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from visionward.quant.gguf_file import MetadataValue, header_bytes, write_tensor
 from visionward.quant.output_file import part_files, prepare_folder
 from visionward.runtime.errors import QuantizeError
 from visionward.runtime.gguf_header import GgufHeader
+
+# A column that was hardly ever active in the calibration samples counts this part of an average one.
+_LEAST_SHARE = 1e-4
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 
@@ -103,7 +107,7 @@ def read_imatrix(path: Path) -> Imatrix:
             means = np.where(counts > 0, sums.reshape(len(counts), -1) / np.maximum(counts, 1), 1.0)
             if not np.isfinite(means).all() or (means < 0).any():
                 raise QuantizeError(f"{path}: the statistics of {matrix} are not finite: make the file again.")
-            importance[matrix] = np.ascontiguousarray(means.reshape(-1), np.float32)
+            importance[matrix] = _floored(means).astype(np.float32).reshape(-1)
     if not importance:
         raise QuantizeError(f"{path} has no statistics.")
     datasets = header.strings(_KEY_DATASETS) if header.has(_KEY_DATASETS) else []
@@ -114,6 +118,12 @@ def read_imatrix(path: Path) -> Imatrix:
         chunks=header.get(_KEY_CHUNK_COUNT, int) if header.has(_KEY_CHUNK_COUNT) else 0,
     )
     return Imatrix(source, importance)
+
+
+def _floored(means: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """No column counts for nothing: ggml quantizes blocks of such columns to zero, whatever their weights are."""
+    typical = means.mean(axis=1, keepdims=True)
+    return np.where(typical > 0, np.maximum(means, _LEAST_SHARE * typical), 1.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from visionward.runtime.cross_attention import CrossAttention, ImageMemory
 from visionward.runtime.errors import ComputeError, ContextLengthError
+from visionward.runtime.graph import ProductObserver
 from visionward.runtime.hooks import LayerHooks
 from visionward.runtime.native import llama, take_errors
 from visionward.runtime.text_model import TextModel
@@ -71,6 +72,10 @@ class Decoder:
         self._batch: Any = llama.llama_batch_init(ubatch, 0, 1)
         self._past = 0
         self._image: ImageMemory | None = None
+
+    def observe(self, observer: ProductObserver | None) -> None:
+        """Show an observer the input of every matrix product from now on; None ends it."""
+        self._hooks.observer = observer
 
     def prefill(
         self, tokens: Sequence[int], image: ImageMemory | None, image_position: int = 0, *, every_position: bool = False

@@ -4,8 +4,8 @@ This is the lower level, for people who compare visionward with something else; 
 """
 
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -19,7 +19,7 @@ from visionward.runtime.cross_attention import CrossAttention, ImageMemory
 from visionward.runtime.decoder import Decoder
 from visionward.runtime.device import Device, gpu_devices, physical_cores
 from visionward.runtime.errors import ConversationError, ImageError, ModelFileError
-from visionward.runtime.graph import Allocator, read
+from visionward.runtime.graph import Allocator, ProductObserver, read
 from visionward.runtime.images import ImageSource, decode_image
 from visionward.runtime.mmproj_file import MmprojWeights
 from visionward.runtime.preprocess import Tiles, tile_image
@@ -102,7 +102,7 @@ class Engine:
         self._stack.callback(device.close)
         self.device_name = device.name
         self.threads = threads
-        allocator = Allocator(device)
+        self._allocator = allocator = Allocator(device)
         self._stack.callback(allocator.close)
         self.weights = MmprojWeights(mmproj, device)
         self._stack.callback(self.weights.close)
@@ -147,6 +147,20 @@ class Engine:
     def check_cancelled(self) -> None:
         """For jobs: raises when the job was interrupted."""
         self._worker.check_cancelled()
+
+    @contextmanager
+    def observed(self, observer: ProductObserver) -> Iterator[None]:
+        """Show an observer what every matrix product takes in, in the tower, the decoder and the layers between.
+
+        It is called on the engine's own thread. Computing takes longer while this lasts.
+        """
+        self._allocator.observer = observer
+        self.decoder.observe(observer)
+        try:
+            yield
+        finally:
+            self._allocator.observer = None
+            self.decoder.observe(None)
 
     def tile(self, image: ImageSource) -> Tiles:
         """Decode an image and cut it into tiles.

@@ -1,6 +1,7 @@
 """Building and computing one ggml graph: thin methods that read like the formula, and allocation around them."""
 
 import math
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -12,12 +13,20 @@ from visionward.runtime.device import Device
 from visionward.runtime.errors import ComputeError
 from visionward.runtime.ggml import Tensor, Type
 
+# Is shown what a matrix product takes in: the weight's name, and its input, float32 (rows, columns of the weight).
+ProductObserver = Callable[[str, npt.NDArray[np.float32]], None]
+
 
 class Allocator:
-    """The compute buffer that graphs of one device take turns in; it grows to the largest of them."""
+    """The compute buffer that graphs of one device take turns in; it grows to the largest of them.
+
+    Attributes:
+        observer: sees the input of every product with a weight in these graphs; None, as a rule.
+    """
 
     def __init__(self, device: Device) -> None:
         self.device = device
+        self.observer: ProductObserver | None = None
         self._handle: int | None = ggml.gallocr_new(device.buffer_type)
 
     def allocate(self, graph: int) -> None:
@@ -97,6 +106,7 @@ class Graph:
         self._allocator = allocator
         self._exact = exact
         self._inputs: list[tuple[Tensor, npt.NDArray[Any]]] = []
+        self._observed: list[tuple[str, Tensor]] = []
         size = max_nodes * ggml.tensor_overhead() + ggml.graph_overhead_custom(max_nodes, False)
         self.context: int = ggml.init(ggml.InitParams(size, None, no_alloc=True))
         self._graph: int = ggml.new_graph_custom(self.context, max_nodes, False)
@@ -139,9 +149,16 @@ class Graph:
         for tensor, array in self._inputs:
             ggml.backend_tensor_set(tensor, ggml.address_of(array), 0, array.nbytes)
         self._allocator.device.compute(self._graph)
+        if self._allocator.observer is not None:
+            for name, x in self._observed:
+                self._allocator.observer(name, read_rows(x))
 
     def linear(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """X (in, n) times weight (in, out), plus bias (out): (out, n)."""
+        if self._allocator.observer is not None:
+            # What is an output is not overwritten by later nodes; a view's memory is that of its source.
+            ggml.set_output(ggml.struct_of(x).view_src or x)
+            self._observed.append((ggml.get_name(weight).decode(), x))
         product = ggml.mul_mat(self.context, weight, x)
         if self._exact:
             ggml.mul_mat_set_prec(product, ggml.Precision.F32)
@@ -242,6 +259,12 @@ def read(tensor: Tensor, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         raise ComputeError(f"a tensor of {ggml.nbytes(tensor)} bytes was read as shape {shape}: this is a bug.")
     ggml.backend_tensor_get(tensor, ggml.address_of(array), 0, array.nbytes)
     return array
+
+
+def read_rows(tensor: Tensor) -> npt.NDArray[np.float32]:
+    """Copy a contiguous float32 tensor from its device, as rows of its innermost extent."""
+    width = int(ggml.struct_of(tensor).ne[0])
+    return read(tensor, (int(ggml.nelements(tensor)) // width, width))
 
 
 def write(tensor: Tensor, array: npt.NDArray[Any]) -> None:

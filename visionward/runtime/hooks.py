@@ -11,6 +11,7 @@ from typing import Any
 from visionward.runtime import ggml
 from visionward.runtime.cross_attention import CrossAttention, ImageMemory
 from visionward.runtime.errors import CheckFailedError
+from visionward.runtime.graph import ProductObserver, read_rows
 from visionward.runtime.native import llama
 
 
@@ -20,6 +21,9 @@ class LayerHooks:
     Args:
         cross_attention: the layers.
         check_cancelled: called at every hook; what it raises ends the decode.
+
+    Attributes:
+        observer: sees the input of every product with a weight in the decoder's graph; None, as a rule.
     """
 
     def __init__(self, cross_attention: CrossAttention, check_cancelled: Callable[[], None]) -> None:
@@ -33,6 +37,7 @@ class LayerHooks:
         self._first_row = 0
         self._rows: dict[bytes, int] = {}
         self._error: BaseException | None = None
+        self.observer: ProductObserver | None = None
         self.callback: Any = llama.ggml_backend_sched_eval_callback(self._answer)
 
     def begin(self, memory: ImageMemory | None, first_row: int) -> None:
@@ -60,11 +65,16 @@ class LayerHooks:
             )
 
     def _answer(self, tensor: int, asked: bool, _user: int | None) -> bool:
-        if self._memory is None or self._error is not None:
+        if self._error is not None or (self._memory is None and self.observer is None):
             return False
         try:
+            if self.observer is not None and (weight := _weight_name(tensor)):
+                if not asked:
+                    self._check_cancelled()
+                    self.observer(weight, read_rows(ggml.struct_of(tensor).src[1]))
+                return True
             name = ggml.get_name(tensor)
-            if name not in self._layers:
+            if self._memory is None or name not in self._layers:
                 return False
             if not asked:
                 self._check_cancelled()
@@ -81,3 +91,13 @@ class LayerHooks:
             for index in self._layers[name]:
                 self._cross_attention.apply(index, tensor, first, memory)
         self._rows[name] += rows
+
+
+def _weight_name(tensor: int) -> str | None:
+    """The weight that a node multiplies float32 rows with; None for every other node."""
+    if ggml.op_desc(tensor) != b"MUL_MAT":
+        return None
+    weight, rows = ggml.struct_of(tensor).src[:2]
+    # The scheduler calls a copy of a tensor on another device "CUDA0#blk.0.attn_q.weight#0".
+    name = next((part for part in ggml.get_name(weight).decode().split("#") if part.endswith(".weight")), None)
+    return name if ggml.struct_of(rows).type == ggml.Type.F32 else None

@@ -1,0 +1,79 @@
+"""The ``imatrix`` command."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from visionward.cli.model_options import EXISTING_FILE, device_options, pair_options, resolve_pair
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on standard error where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=1, label="reading samples", file=sys.stderr) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        yield update
+
+
+@click.command()
+@pair_options
+@click.option(
+    "--data",
+    metavar="FILE.jsonl",
+    type=EXISTING_FILE,
+    required=True,
+    help="Calibration samples, a JSON object a line: image, prompt and response or messages, label, categories.",
+)
+@click.option(
+    "--out", metavar="FILE.gguf", type=click.Path(path_type=Path), required=True, help="The importance matrix."
+)
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="Read the first N samples only.")
+@device_options
+def imatrix(
+    model: Path | None,
+    mmproj: Path | None,
+    data: Path,
+    out: Path,
+    limit: int | None,
+    threads: int | None,
+    gpu_layers: int | None,
+) -> None:
+    """Gather an importance matrix over calibration samples, for `visionward quantize --imatrix`.
+
+    Judges the samples and notes how large the numbers are that go into every matrix of the decoder, the cross-attention
+    layers and the vision tower, so that quantizing can spare the columns that matter. Take samples like those that the
+    guard will see, some hundred, and none that it will be measured on. The file has llama.cpp's form: its part about
+    the text file works in llama-quantize, too.
+
+    \b
+    Example:
+        visionward imatrix --model guard-text-BF16.gguf --mmproj mmproj-guard-BF16.gguf \\
+            --data calibration.jsonl --out imatrix.gguf
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    text_gguf, mmproj_gguf = resolve_pair(model, mmproj, has_demo=False)
+
+    from visionward.quant.activations import gather  # noqa: PLC0415 - the native library is not needed for --help
+    from visionward.quant.imatrix_file import write_imatrix  # noqa: PLC0415
+    from visionward.quant.samples import read_samples  # noqa: PLC0415
+    from visionward.runtime.engine import Engine  # noqa: PLC0415
+
+    samples = read_samples(data)[:limit]
+    engine = Engine(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers)
+    try:
+        with _progress() as progress:
+            gathered = gather(engine, samples, progress)
+    finally:
+        engine.close()
+    tokens = round(gathered.tokens / gathered.prompts)
+    write_imatrix(out, gathered.statistics, dataset=data.name, samples=gathered.prompts, sample_tokens=tokens)
+    click.echo(f"{out}  {len(gathered.statistics)} matrices, {gathered.prompts} prompts, {gathered.tokens} tokens")
