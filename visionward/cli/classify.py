@@ -1,6 +1,5 @@
 """The ``classify`` command."""
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -109,7 +108,6 @@ def classify(
 
     from visionward.cli.verdict_text import verdict_lines  # noqa: PLC0415 - the native library is not needed for --help
     from visionward.runtime.conversation import Conversation  # noqa: PLC0415
-    from visionward.runtime.demo_samples import TOY_NOTICE  # noqa: PLC0415
     from visionward.runtime.guard import Guard  # noqa: PLC0415
     from visionward.runtime.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
 
@@ -120,8 +118,6 @@ def classify(
         judged = Conversation.from_file(conversation)
     with Guard.load(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers) as guard:
         verdict = guard.classify(judged, policy=policy, threshold=threshold, category_scores=category_scores)
-    if demo:
-        verdict = dataclasses.replace(verdict, warnings=(TOY_NOTICE, *verdict.warnings))
     if as_json:
         click.echo(json.dumps(verdict.to_dict(), allow_nan=False))
     else:

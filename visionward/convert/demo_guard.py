@@ -15,9 +15,8 @@ from platformdirs import user_cache_dir
 
 from visionward.convert.conversion import ConvertedPair, convert_checkpoint
 from visionward.quant.output_file import OutputError
+from visionward.runtime.demo_samples import DEMO_GUARD_NAME
 from visionward.runtime.errors import CheckpointError
-
-NAME = "demo-guard"
 
 _FOLDER = "demo_guard"
 
@@ -46,7 +45,8 @@ def _package_version() -> str:
 
 
 def _pair_in(folder: Path) -> ConvertedPair | None:
-    texts, mmprojs = list(folder.glob(f"{NAME}-text-*.gguf")), list(folder.glob(f"mmproj-{NAME}-*.gguf"))
+    texts = list(folder.glob(f"{DEMO_GUARD_NAME}-text-*.gguf"))
+    mmprojs = list(folder.glob(f"mmproj-{DEMO_GUARD_NAME}-*.gguf"))
     return ConvertedPair(texts[0], mmprojs[0]) if texts and mmprojs else None
 
 
@@ -63,7 +63,7 @@ def _convert_into(checkpoint: Path, final: Path, text_type: str, mmproj_type: st
     _remove_abandoned(final.parent)
     aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=final.parent))
     try:
-        convert_checkpoint(checkpoint, aside, text_type=text_type, mmproj_type=mmproj_type, name=NAME)
+        convert_checkpoint(checkpoint, aside, text_type=text_type, mmproj_type=mmproj_type, name=DEMO_GUARD_NAME)
         with contextlib.suppress(OSError):
             aside.rename(final)
     finally:
@@ -89,7 +89,7 @@ def demo_pair(text_type: str = "f16", mmproj_type: str = "f16") -> ConvertedPair
         if not (checkpoint / "config.json").is_file():
             raise CheckpointError("this installation of visionward comes without the demo guard's checkpoint")
         key = f"{_package_version()}-{_fingerprint(checkpoint)}-{text_type}-{mmproj_type}".lower()
-        final = Path(user_cache_dir("visionward")) / NAME / key
+        final = Path(user_cache_dir("visionward")) / DEMO_GUARD_NAME / key
         try:
             return _pair_in(final) or _convert_into(checkpoint, final, text_type, mmproj_type)
         except OSError:

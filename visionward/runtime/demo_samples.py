@@ -9,6 +9,8 @@ from typing import Any, Literal
 from visionward.runtime.errors import ConversationError
 from visionward.runtime.verdict import Verdict
 
+# The name that its files carry, so that whoever loads them is told.
+DEMO_GUARD_NAME = "demo-guard"
 TOY_NOTICE = (
     "this is the demonstration guard: a toy that proves that the machinery works, and no safety classifier; "
     "its verdicts mean nothing outside its own samples."

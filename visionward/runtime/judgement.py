@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from visionward.runtime.answer import AnswerReader, FirstToken, Logits
 from visionward.runtime.conversation import Conversation
 from visionward.runtime.cross_attention import ImageMemory
+from visionward.runtime.demo_samples import DEMO_GUARD_NAME, TOY_NOTICE
 from visionward.runtime.engine import Engine
 from visionward.runtime.policy import Policy
 from visionward.runtime.preprocess import Tiles
@@ -95,7 +96,7 @@ def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
         tokens=TokenCounts(len(tokens), findings.decoded),
         timings_ms=Timings(load=0, preprocess=0, vision=vision_ms, prefill=prefill_ms, decode=decode_ms, total=0),
         model=engine.model.path.name,
-        warnings=(*question.prompt.warnings, *_input_warnings(question), *doubts, *findings.warnings),
+        warnings=(*_input_warnings(question, engine), *question.prompt.warnings, *doubts, *findings.warnings),
     )
 
 
@@ -129,10 +130,13 @@ def _read_categories(
     )
 
 
-def _input_warnings(question: Question) -> tuple[str, ...]:
+def _input_warnings(question: Question, engine: Engine) -> tuple[str, ...]:
+    warnings = [TOY_NOTICE] if engine.model.name == DEMO_GUARD_NAME else []
     if question.tiles is None:
-        return (TEXT_ONLY,)
-    return (IMAGE_ALONE,) if question.conversation.judges_image_alone else ()
+        warnings.append(TEXT_ONLY)
+    elif question.conversation.judges_image_alone:
+        warnings.append(IMAGE_ALONE)
+    return tuple(warnings)
 
 
 def milliseconds_since(start: float) -> float:
