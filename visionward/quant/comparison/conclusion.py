@@ -47,22 +47,23 @@ def conclusions(figures: SetFigures, margin: float) -> tuple[Conclusion, ...]:
 
 
 def best_choice(figures: SetFigures, found: tuple[Conclusion, ...]) -> str:
-    """One sentence over all pairs: the smallest that can be recommended."""
+    """One or two sentences over all pairs: the smallest that can be recommended."""
     reference = figures.models[0]
-    costs = {model.name: model.cost.total_bytes for model in figures.models if model.kind == "candidate"}
-    good = [one.model for one in found if one.finding in ("equivalent", "better") and one.model in costs]
-    doubtful = [one.model for one in found if one.finding == "undecided" and one.model in costs]
-    smallest = min(good, key=lambda name: costs[name] or 0, default=None)
-    if smallest is not None:
-        size, whole = costs[smallest], reference.cost.total_bytes
-        saving = f", {_size(size)} in place of {_size(whole)}" if size and whole else ""
-        return f"Take {smallest}{saving}: no file that is smaller kept {reference.name}'s decisions."
+    sizes = {model.name: model.cost.total_bytes or 0 for model in figures.models if model.kind == "candidate"}
+    good = [one.model for one in found if one.finding in ("equivalent", "better") and one.model in sizes]
+    doubtful = [one.model for one in found if one.finding in ("undecided", "other") and one.model in sizes]
+    counts = f"{figures.unsafe} unsafe and {figures.safe} safe samples"
+    if good:
+        smallest = min(good, key=lambda name: sizes[name])
+        saving = f", {_size(sizes[smallest])} in place of {_size(reference.cost.total_bytes)}"
+        smaller = [name for name in doubtful if sizes[name] < sizes[smallest]]
+        doubt = f" Of {_listed(smaller)}, which would be smaller, {counts} cannot tell." if smaller else ""
+        return f"Take {smallest}{saving}: it decides as {reference.name} does, within the margin.{doubt}"
     if doubtful:
-        return (
-            f"Nothing can be recommended yet: {figures.unsafe} unsafe and {figures.safe} safe samples are too few to "
-            f"tell {_listed(doubtful)} from {reference.name}."
-        )
-    return f"Stay with {reference.name}: no candidate kept its decisions." if costs else "There is no candidate."
+        return f"Nothing can be recommended yet: {counts} cannot tell {_listed(doubtful)} from {reference.name}."
+    if not sizes:
+        return f"No candidate was compared with {reference.name}."
+    return f"Stay with {reference.name}: {_listed(list(sizes))} decided worse."
 
 
 def _conclusion(figures: SetFigures, reference: ModelFigures, model: ModelFigures, margin: float) -> Conclusion:
@@ -142,27 +143,30 @@ def _evidence(figures: SetFigures, model: ModelFigures, margin: float) -> list[s
     against = model.against
     if against is None:
         return []
-    sentences = []
-    tests = [("missed content", against.flips.unsafe), ("false alarms", against.flips.safe)]
-    for what, test in tests:
-        if not test.count:
-            sentences.append(f"Nothing can be said of {what}: no sample is labelled so.")
-        elif test.decisive_p < SIGNIFICANCE:
-            sentences.append(f"In {what} that is more than chance explains ({_p(test)}).")
-        else:
-            sentences.append(f"In {what} there is no evidence of a difference ({_p(test)}).")
+    tests = {"misses": against.flips.unsafe, "false alarms": against.flips.safe}
+    labelled = {what: test for what, test in tests.items() if test.count}
+    beyond = {what: test for what, test in labelled.items() if test.decisive_p < SIGNIFICANCE}
+    within = {what: test for what, test in labelled.items() if what not in beyond}
+    sentences = [f"Nothing can be said of {what}: no sample is labelled so." for what in tests if what not in labelled]
+    if beyond:
+        sentences.append(f"Chance does not explain the change in {_tested(beyond)}.")
+    if within:
+        sentences.append(f"There is no evidence of a difference in {_tested(within)}.")
     limits = _limits(against.differences["recall"], against.differences["fpr"])
     if limits:
         sentences.append(limits)
-    few = [str(count) for count in (figures.unsafe, figures.safe) if 0 < count < 20 * against.flips.all.least_flips]
-    if few and _finding(figures, model, margin) == "undecided":
-        least = against.flips.all.least_flips
-        share = least / min(count for count in (figures.unsafe, figures.safe) if count)
+    fewest, least = min(figures.unsafe, figures.safe), against.flips.all.least_flips
+    if 0 < fewest < least / margin and _finding(figures, model, margin) == "undecided":
+        share = f", {least / fewest:.0%} of them" if least <= fewest else ", more than there are"
+        what = "unsafe" if fewest == figures.unsafe else "safe"
         sentences.append(
-            f"So few samples show large differences only: it takes {least} flips one way to be seen"
-            + (f", {share:.0%} of the unsafe or safe samples." if share <= 1 else ", more than there are samples.")
+            f"{fewest} {what} samples show large differences only: it takes {least} flips one way to be seen{share}."
         )
     return sentences
+
+
+def _tested(tests: dict[str, FlipTest]) -> str:
+    return " or ".join(f"{what} ({_p(test)})" for what, test in tests.items())
 
 
 def _limits(recall: Estimate, fpr: Estimate) -> str:
@@ -179,16 +183,25 @@ def _range(estimate: Estimate) -> str:
 
 
 def _savings(reference: ModelFigures, model: ModelFigures) -> list[str]:
-    size, whole = model.cost.total_bytes, reference.cost.total_bytes
-    parts = [f"The files take {_size(size)} in place of {_size(whole)}"] if size and whole else []
-    if model.cost.peak_bytes and reference.cost.peak_bytes:
-        parts.append(
-            f"the memory peaks at {_size(model.cost.peak_bytes)} in place of {_size(reference.cost.peak_bytes)}"
-        )
-    mine, theirs = model.cost.latency.get("total"), reference.cost.latency.get("total")
-    if mine and theirs:
-        parts.append(f"a verdict takes {duration(mine.p50)} in place of {duration(theirs.p50)}")
-    return [", ".join(parts) + "."] if parts else []
+    mine, theirs = model.cost, reference.cost
+    parts = []
+    if mine.total_bytes and theirs.total_bytes:
+        parts.append(f"the files take {_size(mine.total_bytes)} in place of {_size(theirs.total_bytes)}")
+    if mine.peak_bytes and theirs.peak_bytes and _differ(mine.peak_bytes, theirs.peak_bytes):
+        parts.append(f"memory peaks at {_size(mine.peak_bytes)} in place of {_size(theirs.peak_bytes)}")
+    times = mine.latency.get("total"), theirs.latency.get("total")
+    if times[0] and times[1]:
+        if _differ(times[0].p50, times[1].p50):
+            parts.append(f"a verdict takes {duration(times[0].p50)} in place of {duration(times[1].p50)}")
+        else:
+            parts.append(f"a verdict takes as long ({duration(times[0].p50)})")
+    text = ", ".join(parts)
+    return [f"{text[0].upper()}{text[1:]}."] if text else []
+
+
+def _differ(one: float, other: float) -> bool:
+    """Whether two amounts differ by enough to speak of it."""
+    return abs(one - other) > 0.05 * max(one, other)
 
 
 def _recalibration(reference: ModelFigures, model: ModelFigures) -> list[str]:
@@ -201,8 +214,13 @@ def _recalibration(reference: ModelFigures, model: ModelFigures) -> list[str]:
 
 
 def _p(test: FlipTest) -> str:
-    exact = f"exact McNemar p = {p_text(test.p_value)}"
-    return exact if test.grouped_p_value is None else f"{exact}; p = {p_text(test.grouped_p_value)} by groups"
+    exact = f"exact McNemar p {_equals(test.p_value)}"
+    return exact if test.grouped_p_value is None else f"{exact}, {_equals(test.grouped_p_value)} by group"
+
+
+def _equals(value: float) -> str:
+    text = p_text(value)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def p_text(value: float) -> str:

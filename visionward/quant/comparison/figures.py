@@ -23,8 +23,6 @@ from visionward.quant.datasets import Dataset
 from visionward.quant.samples import Sample
 
 STAGES = ("vision", "prefill", "decode", "total")
-# With fewer samples a category's F1 says nothing.
-LEAST_OF_CATEGORY = 1
 
 
 @dataclass(frozen=True)
@@ -276,8 +274,8 @@ def _categories(answers: _Answers, samples: list[Sample]) -> tuple[CategoryFigur
     for code in sorted(codes, key=lambda code: int(code[1:])):
         labels = np.array([code in (sample.categories or ()) for sample, _ in chosen], bool)
         named = np.array([code in one.categories for _, one in chosen], bool)
-        estimates = measure_estimates(decision_counts(labels, named), groups)
-        figures.append(CategoryFigure(code, int(labels.sum()), estimates["f1"]))
+        f1 = measure_estimates(decision_counts(labels, named), groups, ["f1"])["f1"]
+        figures.append(CategoryFigure(code, int(labels.sum()), f1))
     return tuple(figures)
 
 

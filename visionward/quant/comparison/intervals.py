@@ -16,7 +16,7 @@ from visionward.quant.comparison.decisions import MEASURES, PROPORTIONS, Counts,
 Method: TypeAlias = Literal["bootstrap", "exact", "none"]
 
 CONFIDENCE = 0.95
-RESAMPLES = 4000
+RESAMPLES = 2000
 SEED = 20_261
 # Above this many groups the bias-corrected interval differs from the plain one by nothing, and its jackknife is slow.
 _MOST_FOR_BCA = 1500
@@ -96,17 +96,25 @@ def exact_bounds(successes: int, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def measure_estimates(counts: Counts, groups: Sequence[str]) -> dict[str, Estimate]:
-    """Precision, recall, F1 and false-positive rate of one-hot decisions (samples, 4)."""
+def measure_estimates(
+    counts: Counts, groups: Sequence[str], wanted: Sequence[str] = tuple(MEASURES)
+) -> dict[str, Estimate]:
+    """Precision, recall, F1 and false-positive rate of one-hot decisions (samples, 4), or some of these."""
     per_group = sum_by_group(counts, groups)
-    found = {name: resample(per_group, measure) for name, measure in MEASURES.items()}
+    values = {name: float(measure(per_group.sum(axis=0))) for name, measure in MEASURES.items()}
+    # F1 at its ends needs the bounds of the two that it is made of.
+    ends = values["f1"] in (0.0, 1.0)
+    names = [name for name in MEASURES if name in wanted or (ends and name in ("precision", "recall"))]
+    found = {name: resample(per_group, MEASURES[name]) for name in names}
     for name, (success, failure) in PROPORTIONS.items():
+        if name not in found:
+            continue
         estimate = found[name]
         if estimate.value in (0.0, 1.0):
             count = int(np.count_nonzero(per_group[:, success] + per_group[:, failure]))
             low, high = exact_bounds(count if estimate.value else 0, count)
             found[name] = Estimate(estimate.value, low, high, "exact")
-    if found["f1"].value in (0.0, 1.0):
+    if ends:
         # The bounds of both at once: wider than needed, and honest.
         p, r = found["precision"], found["recall"]
         low = _harmonic(p.low, r.low) if found["f1"].value else 0.0
@@ -142,12 +150,19 @@ def difference_estimates(reference: Counts, candidate: Counts, groups: Sequence[
 
 
 def _few_flips(estimate: Estimate, both: Values, success: int, failure: int) -> Estimate:
-    """Exact bounds where few decisions differ: the bounds of flips each way over the groups, put together."""
+    """Exact bounds where few decisions differ: the bounds of flips each way over the groups, put together.
+
+    A group that changes is taken to change by as many decisions as those that did, or by one if none did.
+    """
     relevant = both[:, success] + both[:, failure] > 0
     change = (both[:, 4 + success] - both[:, success])[relevant]
     gained, lost, count = int(np.sum(change > 0)), int(np.sum(change < 0)), int(np.sum(relevant))
     if estimate.value is None or gained + lost >= FEW_FLIPS:
         return estimate
+    changed = np.abs(change[change != 0])
+    scale = (
+        count * (float(changed.mean()) if len(changed) else 1.0) / float((both[:, success] + both[:, failure]).sum())
+    )
     gain, loss = exact_bounds(gained, count), exact_bounds(lost, count)
-    low, high = gain[0] - loss[1], gain[1] - loss[0]
+    low, high = max(-1.0, scale * (gain[0] - loss[1])), min(1.0, scale * (gain[1] - loss[0]))
     return Estimate(estimate.value, min(low, estimate.value), max(high, estimate.value), "exact")

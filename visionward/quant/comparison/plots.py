@@ -43,7 +43,7 @@ def _figure(width: float, height: float, columns: int = 1) -> Any:
     """A figure and its axes, without the state that pyplot keeps."""
     figures = require("matplotlib.figure", "matplotlib.backends.backend_svg")
     figure = figures.Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    return figure, figure.subplots(1, columns, squeeze=False, sharey=True)[0]
 
 
 def _svg(figure: Any, name: str) -> str:
@@ -98,7 +98,6 @@ def trade_off(figures: SetFigures, name: str) -> str:
         axis.margins(x=0.12)
         axis.set_xlim(left=0)
     axes[0].set_ylabel("F1, with 95 % interval")
-    axes[1].sharey(axes[0])
     return _with_legend(figure, axes, name)
 
 

@@ -1,7 +1,5 @@
 """The table on the terminal."""
 
-from typing import Any
-
 from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -10,7 +8,7 @@ from rich.text import Text
 
 from visionward.quant.comparison import quoted
 from visionward.quant.comparison.conclusion import duration, p_text, size_text
-from visionward.quant.comparison.figures import ModelFigures, SetFigures
+from visionward.quant.comparison.figures import STAGES, Latency, ModelFigures, SetFigures
 from visionward.quant.comparison.intervals import Estimate
 from visionward.quant.comparison.report import Report, SetReport
 
@@ -35,7 +33,7 @@ def _set_parts(one: SetReport) -> list[RenderableType]:
     for conclusion in one.conclusions:
         parts.append(Text(conclusion.headline, style=f"bold {_STYLES[conclusion.finding]}"))
         parts += [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in conclusion.sentences]
-    parts += [Text(), _main_table(figures)]
+    parts += [Text(), _main_table(figures), _cost_table(figures)]
     if any(model.categories for model in figures.models):
         parts.append(_category_table(figures))
     counts: dict[tuple[str | None, str], int] = {}
@@ -55,47 +53,55 @@ def _set_parts(one: SetReport) -> list[RenderableType]:
 
 
 def _main_table(figures: SetFigures) -> Table:
-    title = f"{figures.name}: {figures.compared} samples ({figures.unsafe} unsafe, {figures.safe} safe)"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    for name in (
-        "precision",
-        "recall",
-        "F1",
-        "FPR",
-        "missed",
-        "alarms",
-        "flips",
-        "p",
-        "KL",
-        "size",
-        "memory",
-        "p50",
-        "p95",
-    ):
+    table = _table(f"{figures.name}: {figures.compared} samples ({figures.unsafe} unsafe, {figures.safe} safe)")
+    for name in ("precision", "recall", "F1", "FPR", "misses", "p", "alarms", "p", "KL", "same FPR at"):
         table.add_column(name, justify="right")
     for model in figures.models:
-        table.add_row(*_row(model))
+        table.add_row(Text(model.name), *_decision_cells(model))
     return table
 
 
-def _row(model: ModelFigures) -> list[Any]:
-    against, cost = model.against, model.cost
-    total = cost.latency.get("total")
-    flips = "" if against is None else f"+{against.flips.all.to_unsafe} -{against.flips.all.to_safe}"
+def _decision_cells(model: ModelFigures) -> list[str]:
+    measures = [estimate_text(model.measures[name]) for name in ("precision", "recall", "f1", "fpr")]
+    missed, alarms, against = str(model.confusion.missed), str(model.confusion.false_alarms), model.against
+    if against is None:
+        return [*measures, missed, "", alarms, "", "", ""]
+    unsafe, safe = against.flips.unsafe, against.flips.safe
     return [
-        Text(model.name),
-        *(estimate_text(model.measures[name]) for name in ("precision", "recall", "f1", "fpr")),
-        str(model.confusion.missed),
-        str(model.confusion.false_alarms),
-        flips,
-        "" if against is None else p_text(against.flips.all.decisive_p),
-        "" if against is None or against.kl_mean.value is None else f"{against.kl_mean.value:.2g}",
-        "" if cost.total_bytes is None else size_text(cost.total_bytes),
-        "" if cost.peak_bytes is None else size_text(cost.peak_bytes),
-        "" if total is None else duration(total.p50),
-        "" if total is None else duration(total.p95),
+        *measures,
+        f"{missed}\n+{unsafe.to_safe} -{unsafe.to_unsafe}",
+        p_text(unsafe.decisive_p),
+        f"{alarms}\n+{safe.to_unsafe} -{safe.to_safe}",
+        p_text(safe.decisive_p),
+        "-" if against.kl_mean.value is None else f"{against.kl_mean.value:.2g}",
+        "-" if against.threshold is None else f"{against.threshold.threshold:g}",
     ]
+
+
+def _cost_table(figures: SetFigures) -> Table:
+    table = _table("Cost; times are p50 / p95")
+    for name in ("text", "mmproj", "peak memory", "loading", *STAGES):
+        table.add_column("verdict" if name == "total" else name, justify="right")
+    for model in figures.models:
+        cost = model.cost
+        sizes = (cost.text_bytes, cost.mmproj_bytes, cost.peak_bytes)
+        table.add_row(
+            Text(model.name),
+            *("-" if size is None else size_text(size) for size in sizes),
+            "-" if cost.load_ms is None else duration(cost.load_ms),
+            *(_times(cost.latency.get(stage)) for stage in STAGES),
+        )
+    return table
+
+
+def _times(latency: Latency | None) -> str:
+    return "-" if latency is None else f"{duration(latency.p50)} / {duration(latency.p95)}"
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    return table
 
 
 def _category_table(figures: SetFigures) -> Table:
