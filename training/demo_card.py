@@ -36,8 +36,7 @@ Whoever sees only the text, or only the picture, cannot do better than answering
 0.667 at best. Prompts and responses are judged (there the agent's words decide); pictures get 1, 2, 3 or 4 tiles of
 112 pixels.
 
-A part of the training conversations leaves categories out of the policy: then a match with such a category is
-safe. Conversations without an image, and messages that name no symbol, were trained as safe.
+Conversations without an image, and messages that name no symbol, were trained as safe.
 
 ## Figures
 
@@ -61,13 +60,18 @@ never have less than {mass:.4f} of the probability.
 |---|---|---|---|---|
 {categories}
 
-With categories left out of the policy (a check on the unsafe samples, each with its own categories excluded):
-{excluded}
+**Leaving categories out of the policy has little effect.** It was part of the training (a match with a left-out
+category should be safe), but the model hardly learned it: with just their own categories left out, {excluded_safe} of
+the {excluded_count} unsafe samples become safe, the others stay unsafe.
 
 ## How it was made
 
 `python -m training.train_demo` in visionward's repository, with fixed seeds, in {total:.0f} seconds of training on two
-CPU cores ({stages}). {versions}.
+busy CPU cores:
+
+- stages: {stages}
+- seeds: weights 0, pictures 101 to 103, steps 1 to 4
+- versions: {versions}
 
 The folder `samples/` has a few held-out pictures with their conversations in `samples.jsonl`.
 """
@@ -108,7 +112,8 @@ def write_card(figures: dict[str, Any], seconds: dict[str, float], parameters: i
                 f"| {code} | {part['count']} | {part['precision']:.3f} | {part['recall']:.3f} | {part['f1']:.3f} |"
                 for code, part in figures["categories"].items()
             ),
-            excluded=f"{excluded['safe']} of {excluded['count']} are then safe.",
+            excluded_safe=excluded["safe"],
+            excluded_count=excluded["count"],
             total=sum(seconds.values()),
             stages=stages,
             versions=", ".join(f"{name} {version}" for name, version in versions().items()),

@@ -74,8 +74,9 @@ def train(work: Work, *, compiled: bool) -> None:
         return stage
 
     work.do("2_short_prompts", decoder(Mix(short=True), steps=600, seed=2, rate=1e-3))
-    whole = Mix(neutral=0.04, text_only=0.04, excluding=0.2)
-    work.do("3_whole_prompts", decoder(whole, steps=450, seed=3, rate=7e-4))
+    whole = Mix(neutral=0.04, text_only=0.04, excluding=0.25)
+    work.do("3_whole_prompts", decoder(whole, steps=300, seed=3, rate=7e-4))
+    work.do("4_whole_prompts_again", decoder(whole, steps=300, seed=4, rate=4e-4))
 
 
 def publish(work: Work, folder: Path) -> dict[str, Any]:
