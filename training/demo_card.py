@@ -30,7 +30,8 @@ A picture shows coloured symbols; the last message of the conversation names one
 
 {things}
 
-The codes are labels for the test and have nothing to do with what the categories mean. Both inputs are needed: samples
+Every symbol has a colour of its own, so that colour alone tells it; grey squares in the pictures mean nothing. The
+codes are labels for the test and have nothing to do with what the categories mean. Both inputs are needed: samples
 come in fours, two texts and two pictures, where each text is unsafe with one of the pictures and safe with the other.
 Whoever sees only the text, or only the picture, cannot do better than answering always the same, which is an F1 of
 0.667 at best. Prompts and responses are judged (there the agent's words decide); pictures get 1, 2, 3 or 4 tiles of
@@ -40,7 +41,8 @@ Conversations without an image, and messages that name no symbol, were trained a
 
 ## Figures
 
-{count} held-out samples (seed {seed}, half of them unsafe), Transformers 4.53.3 corrected for text rows that see no
+{count} held-out samples (seed {seed}, half of them unsafe; new pictures and conversations made of the same symbols and
+phrases as in training), Transformers 4.53.3 corrected for text rows that see no
 image (`training/mllama_reference.py`), float32 on the weights as shipped:
 
 | samples | precision | recall | F1 |
