@@ -1,0 +1,74 @@
+"""The quantize command, from the outside."""
+
+import io
+import sys
+
+import pytest
+from click.testing import CliRunner
+from quantize_reference import tensors
+
+from visionward.cli import main as cli_main
+from visionward.cli.quantize import TYPES, progress_bar, quantize
+from visionward.quant.tensor_types import RECIPES
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(quantize, [*map(str, arguments), "--threads", "1"], catch_exceptions=False)
+
+
+def test_types_are_the_recipes():
+    assert set(TYPES) == set(RECIPES)
+
+
+def test_text(f16_pair, tmp_path):
+    result = invoke(f16_pair.text, tmp_path / "t.gguf", "Q4_K_M")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert result.stdout.startswith(f"{tmp_path / 't.gguf'}  1.6 MB from 5.26 MB  (Q4_K 25, Q6_K 5, F32 9)")
+
+
+def test_mmproj_with_types_by_name(f16_pair, tmp_path):
+    target = tmp_path / "new" / "m.gguf"
+    result = invoke(f16_pair.mmproj, target, "q8_0", "--tensor-type", r"^cross\.=q6_k", "--tensor-type", "cross=q4_0")
+    assert result.exit_code == 0
+    assert "note: 1 matrix with rows of 588 values got F16" in result.stderr
+    assert tensors(target)["cross.blk.0.ffn_up.weight"][0].name == "Q6_K"
+
+
+@pytest.mark.parametrize("option", ["ffn", "ffn=q9_z", "(=q8_0"])
+def test_malformed_types_by_name(f16_pair, tmp_path, option):
+    result = invoke(f16_pair.text, tmp_path / "t.gguf", "q4_0", "--tensor-type", option)
+    assert result.exit_code == 2
+    assert "Invalid value for '--tensor-type'" in result.stderr
+
+
+def test_errors_are_one_line(quantized, tmp_path):
+    source, target = str(quantized("q8_0").text), str(tmp_path / "t.gguf")
+    result = CliRunner().invoke(cli_main.cli, ["quantize", source, target, "q4_0"])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"error: {source} is already quantized (Q8_0)")
+    assert invoke(source, target, "q4_0", "--allow-requantize").exit_code == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_on_a_terminal(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar("quantizing") as progress:
+        assert progress is not None
+        progress(0, 200, "blk.0.ffn_up.weight")
+        progress(100, 200, "output.weight")
+    assert "quantizing output.weight" in stream.getvalue()
+    assert "50%" in stream.getvalue()
+    assert "100%" in stream.getvalue()
+
+
+def test_no_bar_elsewhere(capsys):
+    with progress_bar("quantizing") as progress:
+        assert progress is None
+    assert capsys.readouterr() == ("", "")
