@@ -26,9 +26,7 @@ def simulated_samples(count: int, folder: Path | None = None, group_size: int = 
         unsafe = i % 2 == 0
         codes = [CODES[i % 3]] if unsafe else None
         conversation = Conversation.from_prompt(f"Question {i}?", None if i % 3 else f"Answer {i}.", picture)
-        samples.append(
-            Sample.make(f"s{i}", conversation, unsafe=unsafe, categories=codes, group=f"g{i // group_size}")
-        )
+        samples.append(Sample.make(f"s{i}", conversation, unsafe=unsafe, categories=codes, group=f"g{i // group_size}"))
     return Dataset("simulated", tuple(samples))
 
 

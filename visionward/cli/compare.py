@@ -133,7 +133,7 @@ def compare(
     from visionward.quant.comparison.judging import Plan, judge_all  # noqa: PLC0415
     from visionward.quant.comparison.models import Endpoint, GuardFiles  # noqa: PLC0415
     from visionward.quant.comparison.report import make_report, write_report  # noqa: PLC0415
-    from visionward.quant.comparison.requirements import require  # noqa: PLC0415
+    from visionward.quant.requirements import require  # noqa: PLC0415
     from visionward.quant.comparison.table import report_table  # noqa: PLC0415
     from visionward.quant.datasets import FORMATS, read_dataset, with_own_names  # noqa: PLC0415
     from visionward.runtime.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415

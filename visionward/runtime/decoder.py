@@ -51,6 +51,7 @@ class Decoder:
         self.model = model
         self.n_ctx = n_ctx
         self._ubatch = ubatch
+        self._check_cancelled = check_cancelled
         self._hooks = LayerHooks(cross_attention, check_cancelled)
         params = llama.llama_context_default_params()
         params.n_ctx = n_ctx + ANSWER_ROOM
@@ -175,6 +176,7 @@ class Decoder:
         try:
             # llama_decode aborts the process when it gets more than n_batch tokens.
             for start in range(0, len(tokens), self._ubatch):
+                self._check_cancelled()
                 part = slice(start, start + self._ubatch)
                 self._fill(tokens[part], positions[part], sequences[part], wanted[part])
                 rows = int(self._batch.n_tokens)

@@ -29,7 +29,7 @@ _ERROR = 4
 _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
-# Threads of GNU's OpenMP wait for each other at every node of a graph, by default for milliseconds in a busy loop. Where
+# GNU OpenMP's threads wait for each other at every node of a graph, by default for milliseconds in a busy loop. Where
 # another program wants the cores too, each then burns the time that the one it waits for would need: a classification
 # of 0.2 s took 9 s beside two busy processes, and 0.5 s with this count; on a quiet machine it makes no difference.
 SPIN_COUNT = "10000"

@@ -11,7 +11,7 @@ from visionward.quant.comparison.endpoint_prompt import first_word_score, messag
 from visionward.quant.comparison.journal import Journal, Judged
 from visionward.quant.comparison.models import Endpoint
 from visionward.quant.comparison.progress import Progress
-from visionward.quant.comparison.requirements import require
+from visionward.quant.requirements import require
 from visionward.quant.samples import Sample
 from visionward.runtime.errors import ComputeError, DataError, VisionwardError
 from visionward.runtime.policy import Policy

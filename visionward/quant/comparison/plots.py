@@ -9,7 +9,7 @@ import numpy as np
 
 from visionward.quant.comparison.figures import ModelFigures, SetFigures
 from visionward.quant.comparison.journal import Judged
-from visionward.quant.comparison.requirements import require
+from visionward.quant.requirements import require
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

@@ -1,19 +1,42 @@
 """The formats by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from visionward.quant.datasets.dataset import Dataset
+from visionward.quant.datasets.picture_sets import HARMEME, HATEFUL_MEMES, LLAVAGUARD, UNSAFEBENCH
+from visionward.quant.datasets.prompt_sets import (
+    HOLISAFE,
+    MM_SAFETYBENCH,
+    MSTS,
+    SPA_VL,
+    VLGUARD,
+    VLSU,
+    WILDGUARDMIX,
+    XSTEST,
+)
+from visionward.quant.datasets.response_sets import BEAVERTAILS_V
+from visionward.quant.datasets.rows import Adapter
 from visionward.quant.samples import read_samples
 
-Reader = Callable[[Path, Path], Dataset]
-
-
-def _jsonl(path: Path, scratch: Path) -> Dataset:  # noqa: ARG001 - the signature of all readers
-    return Dataset(path.stem, tuple(read_samples(path)))
-
-
-FORMATS: Mapping[str, Reader] = {"jsonl": _jsonl}
+OWN_FORMAT = "jsonl"
+ADAPTERS: Mapping[str, Adapter] = {
+    "beavertails-v": BEAVERTAILS_V,
+    "harmeme": HARMEME,
+    "hateful-memes": HATEFUL_MEMES,
+    "holisafe": HOLISAFE,
+    "llavaguard": LLAVAGUARD,
+    "mm-safetybench": MM_SAFETYBENCH,
+    "msts": MSTS,
+    "spa-vl": SPA_VL,
+    "unsafebench": UNSAFEBENCH,
+    "vlguard": VLGUARD,
+    "vlsu": VLSU,
+    "wildguardmix": WILDGUARDMIX,
+    "xstest": XSTEST,
+}
+FORMATS = (OWN_FORMAT, *ADAPTERS)
 
 
 def read_dataset(path: Path, form: str, scratch: Path) -> Dataset:
@@ -28,4 +51,7 @@ def read_dataset(path: Path, form: str, scratch: Path) -> Dataset:
         DataError: if it is not of that form.
         MissingExtraError: if a library is missing.
     """
-    return FORMATS[form](path, scratch)
+    if form == OWN_FORMAT:
+        return Dataset(path.stem, tuple(read_samples(path)))
+    found = ADAPTERS[form].read(path, scratch)
+    return replace(found, name=f"{found.name} ({path.stem})" if path.is_file() else found.name)
