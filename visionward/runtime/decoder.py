@@ -96,13 +96,7 @@ class Decoder:
             ContextLengthError: if there are more tokens than the context holds.
             ComputeError: if llama.cpp fails, or a cross-attention layer was left out.
         """
-        if len(tokens) > self.n_ctx:
-            raise ContextLengthError(
-                f"the prompt has {len(tokens)} tokens, {len(tokens) - self.n_ctx} more than the context holds "
-                f"({self.n_ctx}): shorten the conversation, or raise n_ctx."
-            )
-        if not tokens:
-            raise ContextLengthError("the prompt has no tokens.")
+        self.check_length(tokens)
         self.forget()
         self._image = image
         last = len(tokens) - 1
@@ -113,6 +107,20 @@ class Decoder:
             return logits
         last_row: Logits = logits[0]
         return last_row
+
+    def check_length(self, tokens: Sequence[int]) -> None:
+        """Check that a prompt can be read.
+
+        Raises:
+            ContextLengthError: if there are more tokens than the context holds, or none.
+        """
+        if len(tokens) > self.n_ctx:
+            raise ContextLengthError(
+                f"the prompt has {len(tokens)} tokens, {len(tokens) - self.n_ctx} more than the context holds "
+                f"({self.n_ctx}): shorten the conversation, or raise n_ctx."
+            )
+        if not tokens:
+            raise ContextLengthError("the prompt has no tokens.")
 
     def extend(self, tokens: Sequence[int]) -> Logits:
         """Read more tokens after the prompt; the logits of the last one, (rows,)."""

@@ -5,7 +5,7 @@ This is the lower level, for people who compare visionward with something else; 
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,6 +20,7 @@ from visionward.runtime.decoder import Decoder
 from visionward.runtime.device import Device, gpu_devices, physical_cores
 from visionward.runtime.errors import ConversationError, ImageError, ModelFileError
 from visionward.runtime.graph import Allocator, ProductObserver, read
+from visionward.runtime.image_cache import CacheStatistics, ImageCache
 from visionward.runtime.images import ImageSource, decode_image
 from visionward.runtime.mmproj_file import MmprojWeights
 from visionward.runtime.preprocess import Tiles, tile_image
@@ -30,6 +31,7 @@ from visionward.runtime.worker import Worker
 T = TypeVar("T")
 DEFAULT_N_CTX = 4096
 DEFAULT_UBATCH = 512
+DEFAULT_IMAGE_CACHE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,8 @@ class Engine:
             vision tower and the cross-attention layers follow: on the first GPU unless this is 0.
         n_ctx: tokens that a prompt may have.
         ubatch: tokens that the decoder computes in one graph.
+        image_cache_bytes: memory for images that were encoded already, so that judging a response after its prompt
+            does not look at the image again; 0 keeps none. Four tiles of the 11B model take 210 MB.
         exact: for comparisons: no flash attention, float32 KV cache, padding computed in full.
 
     Raises:
@@ -77,8 +81,15 @@ class Engine:
         n_ctx: int = DEFAULT_N_CTX,
         ubatch: int = DEFAULT_UBATCH,
         exact: bool = False,
+        image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES,
     ) -> None:
-        _check_least(threads=(threads, 1), gpu_layers=(gpu_layers, 0), n_ctx=(n_ctx, 1), ubatch=(ubatch, 2))
+        _check_least(
+            threads=(threads, 1),
+            gpu_layers=(gpu_layers, 0),
+            n_ctx=(n_ctx, 1),
+            ubatch=(ubatch, 2),
+            image_cache_bytes=(image_cache_bytes, 0),
+        )
         self._worker = Worker()
         self._stack = ExitStack()
         self._close = weakref.finalize(self, _close, self._worker, self._stack)
@@ -88,6 +99,8 @@ class Engine:
                     Path(text), Path(mmproj), threads or physical_cores(), gpu_layers, n_ctx, ubatch, exact
                 )
             )
+            self._images = ImageCache(image_cache_bytes)
+            self._stack.callback(self._images.close)
         except BaseException:
             self.close()
             raise
@@ -173,6 +186,15 @@ class Engine:
     def remember(self, tiles: Tiles) -> ImageMemory:
         """For jobs: encode an image and keep what the cross-attention layers read of it. The caller closes it."""
         return self._remember(tiles)[0]
+
+    def image_memory(self, tiles: Tiles) -> AbstractContextManager[ImageMemory]:
+        """For jobs: the same inside a ``with`` block, taken from the image cache where it is there."""
+        return self._images.hold(tiles, self.remember)
+
+    @property
+    def image_cache(self) -> CacheStatistics:
+        """What the image cache holds and what it was good for."""
+        return self._images.statistics
 
     def _remember(self, tiles: Tiles, *, features: bool = False) -> tuple[ImageMemory, npt.NDArray[np.float32] | None]:
         vision = self.config.vision

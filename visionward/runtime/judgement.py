@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -66,25 +67,25 @@ def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
         ComputeError: if a computation fails.
     """
     tokens = tokenize(question.prompt, engine.model)
+    # An image is the costly part: a prompt that cannot be read must be known before.
+    engine.decoder.check_length(tokens)
     started = time.perf_counter()
-    memory = None if question.tiles is None else engine.remember(question.tiles)
-    vision_ms = milliseconds_since(started)
-    try:
-        started = time.perf_counter()
-        logits = _first_logits(tokens, memory, engine)
-        first = answer.first_token(logits)
-        prefill_ms = milliseconds_since(started)
-        if question.observe is not None:
-            question.observe(logits)
+    with _image_memory(question, engine) as memory:
+        vision_ms = milliseconds_since(started)
+        try:
+            started = time.perf_counter()
+            logits = _first_logits(tokens, memory, engine)
+            first = answer.first_token(logits)
+            prefill_ms = milliseconds_since(started)
+            if question.observe is not None:
+                question.observe(logits)
 
-        started = time.perf_counter()
-        verdict, doubts = _decide(first, question.threshold)
-        findings = _read_categories(verdict, question, engine, answer)
-        decode_ms = milliseconds_since(started)
-    finally:
-        engine.decoder.forget()
-        if memory is not None:
-            memory.close()
+            started = time.perf_counter()
+            verdict, doubts = _decide(first, question.threshold)
+            findings = _read_categories(verdict, question, engine, answer)
+            decode_ms = milliseconds_since(started)
+        finally:
+            engine.decoder.forget()
     return Verdict(
         verdict=verdict,
         score=first.score,
@@ -98,6 +99,10 @@ def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
         model=engine.model.path.name,
         warnings=(*_input_warnings(question, engine), *question.prompt.warnings, *doubts, *findings.warnings),
     )
+
+
+def _image_memory(question: Question, engine: Engine) -> AbstractContextManager[ImageMemory | None]:
+    return nullcontext() if question.tiles is None else engine.image_memory(question.tiles)
 
 
 def _first_logits(tokens: list[int], memory: ImageMemory | None, engine: Engine) -> Logits:

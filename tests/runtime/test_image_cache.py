@@ -1,0 +1,113 @@
+"""Images that were encoded already are not encoded again, and the memory bound holds."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visionward import Engine, Guard
+from visionward.runtime.image_cache import ImageCache
+from visionward.runtime.preprocess import Tiles
+
+PICTURES = [np.random.default_rng(seed).integers(0, 255, (50, 50, 3), np.uint8) for seed in range(3)]
+
+
+class FakeMemory:
+    """Counts how many are alive."""
+
+    alive = 0
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.open = True
+        FakeMemory.alive += 1
+
+    def close(self) -> None:
+        assert self.open
+        self.open = False
+        FakeMemory.alive -= 1
+
+
+def tiles(value: float) -> Tiles:
+    return Tiles(np.full((1, 3, 2, 2), value, np.float32), (1, 1))
+
+
+@given(
+    requests=st.lists(st.integers(0, 5), max_size=40),
+    sizes=st.lists(st.integers(1, 60), min_size=6, max_size=6),
+    capacity=st.integers(0, 100),
+)
+def test_the_bound_holds_and_nothing_leaks(requests: list[int], sizes: list[int], capacity: int) -> None:
+    FakeMemory.alive = 0
+    cache = ImageCache(capacity)
+    for number in requests:
+        with cache.hold(tiles(number), lambda _, number=number: FakeMemory(sizes[number])) as memory:
+            assert memory.open
+            assert memory.nbytes == sizes[number]
+        assert cache.statistics.nbytes <= capacity
+        assert cache.statistics.entries == FakeMemory.alive
+    assert cache.statistics.hits + cache.statistics.misses == len(requests)
+    cache.close()
+    assert FakeMemory.alive == 0
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    cache, encoded = ImageCache(2), []
+
+    def use(number: int) -> None:
+        def encode(_: Tiles) -> FakeMemory:
+            encoded.append(number)
+            return FakeMemory(1)
+
+        with cache.hold(tiles(number), encode):
+            pass
+
+    for number in (1, 2, 1, 3, 1, 2):
+        use(number)
+    assert encoded == [1, 2, 3, 2]
+
+
+def test_an_error_inside_leaks_nothing() -> None:
+    FakeMemory.alive = 0
+    cache = ImageCache(10)
+    with pytest.raises(ZeroDivisionError), cache.hold(tiles(1), lambda _: FakeMemory(20)):
+        raise ZeroDivisionError
+    assert FakeMemory.alive == 0
+
+
+@pytest.fixture
+def guard(pair_of):
+    pair = pair_of("plain", "f16")
+    with Guard(Engine(pair.text, pair.mmproj, n_ctx=512, threads=1)) as guard:
+        yield guard
+
+
+def test_a_response_after_its_prompt_does_not_look_again(guard: Guard, monkeypatch) -> None:
+    first = guard.classify(image=PICTURES[0], prompt="Look")
+    monkeypatch.setattr(guard.engine.tower, "encode", None)
+    again = guard.classify(image=PICTURES[0], prompt="Look")
+    response = guard.classify(image=PICTURES[0], prompt="Look", response="I see")
+    assert (again.score, again.answer_mass, again.category_scores) == (
+        first.score,
+        first.answer_mass,
+        first.category_scores,
+    )
+    assert response.score != first.score
+    assert (guard.engine.image_cache.hits, guard.engine.image_cache.misses) == (2, 1)
+
+
+def test_other_pixels_are_another_image(guard: Guard) -> None:
+    changed = PICTURES[0].copy()
+    changed[20, 20, 1] ^= 1
+    scores = {guard.classify(image=picture, prompt="Look").score for picture in (*PICTURES, changed)}
+    assert guard.engine.image_cache.misses == 4
+    assert len(scores) == 4
+
+
+def test_without_a_cache(pair_of) -> None:
+    pair = pair_of("plain", "f16")
+    with Guard(Engine(pair.text, pair.mmproj, n_ctx=512, threads=1, image_cache_bytes=0)) as guard:
+        scores = {guard.classify(image=PICTURES[0], prompt="Look").score for _ in range(2)}
+        assert len(scores) == 1
+        assert guard.engine.image_cache.misses == 2
+        assert guard.engine.image_cache.nbytes == 0
