@@ -18,8 +18,8 @@ from visionward.quant.output_file import part_files, prepare_folder
 from visionward.runtime.errors import QuantizeError
 from visionward.runtime.gguf_header import GgufHeader
 
-# A column that was hardly ever active in the calibration samples counts this part of an average one.
-_LEAST_SHARE = 1e-4
+# A column that was never active in the calibration samples counts this part of a typical one.
+_LEAST_SHARE = 1e-3
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 
@@ -122,8 +122,9 @@ def read_imatrix(path: Path) -> Imatrix:
 
 def _floored(means: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """No column counts for nothing: ggml quantizes blocks of such columns to zero, whatever their weights are."""
-    typical = means.mean(axis=1, keepdims=True)
-    return np.where(typical > 0, np.maximum(means, _LEAST_SHARE * typical), 1.0)
+    active = means[means > 0]
+    # Not the mean, which in some layers is that of very few, very large columns.
+    return np.maximum(means, _LEAST_SHARE * np.median(active)) if active.size else np.ones_like(means)
 
 
 @dataclass(frozen=True, eq=False)
