@@ -1,0 +1,291 @@
+"""Runs: journals, resuming, crashes; and a real, tiny pair against its own 8-bit form."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import odd_processes
+import pytest
+from PIL import Image
+
+from visionward.convert import convert_checkpoint
+from visionward.quant.comparison import guard_run
+from visionward.quant.comparison.endpoint import EndpointSettings
+from visionward.quant.comparison.guard_run import GuardSettings, features_path, judge_with_guard, logits_path
+from visionward.quant.comparison.journal import FeatureError, Journal, Judged, Loaded
+from visionward.quant.comparison.judging import Plan, judge_all
+from visionward.quant.comparison.logit_store import kl_divergence
+from visionward.quant.comparison.models import Endpoint, GuardFiles, check_names
+from visionward.quant.comparison.progress import Silent
+from visionward.quant.datasets import Dataset
+from visionward.quant.samples import Sample
+from visionward.runtime.conversation import Conversation
+from visionward.runtime.errors import ComputeError, DataError, ModelFileError
+from visionward.runtime.guard import Guard
+from visionward.runtime.policy import DEFAULT_POLICY
+
+SETTINGS = GuardSettings(DEFAULT_POLICY, 0.5, threads=1, feature_images=1)
+
+
+class Recorder(Silent):
+    """Remembers what it was told."""
+
+    def __init__(self):
+        self.begun, self.advanced, self.notes = [], 0, []
+
+    def begin(self, model, done, total):
+        self.begun.append((model, done, total))
+
+    def advance(self, model):  # noqa: ARG002
+        self.advanced += 1
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def _samples(*texts):
+    made = [Sample.make(text, Conversation.from_prompt(text), unsafe=i % 2 == 0) for i, text in enumerate(texts)]
+    return {sample.digest(): sample for sample in made}
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    for path in paths:
+        path.write_bytes(b"GGUF" * 10)
+    return GuardFiles("model", *paths)
+
+
+def test_journal_keeps_everything(tmp_path):
+    journal = Journal(tmp_path, "my/model", {"a": 1})
+    entries = [
+        Loaded(1.5, 12, "CPU", 2),
+        Judged("x", unsafe=True, score=0.75, categories=("S1", "S9"), slots=(0, 1), times_ms={"total": 3.0}, kl=0.5),
+        Judged("y", reason="no such file"),
+        FeatureError("x", 0.01),
+    ]
+    for entry in entries:
+        journal.append(entry)
+    journal.close()
+    again = Journal(tmp_path, "my/model", {"a": 1})
+    assert (again.loaded, again.judged["x"], again.judged["y"], again.features["x"]) == tuple(
+        [entries[0]] if i == 0 else entry for i, entry in enumerate(entries)
+    )
+    assert again.next_slot == 2
+    assert "/" not in again.path.name
+
+
+def test_a_half_written_line_is_dropped(tmp_path):
+    journal = Journal(tmp_path, "m", {})
+    journal.append(Judged("x", unsafe=False, score=0.1))
+    journal.append(Judged("y", unsafe=False, score=0.1))
+    journal.close()
+    whole = journal.path.read_bytes()
+    for cut in range(1, len(whole.splitlines()[1]) + 1):
+        journal.path.write_bytes(whole[:-cut])
+        again = Journal(tmp_path, "m", {})
+        assert list(again.judged) == ["x"]
+        again.append(Judged("z", unsafe=True, score=1.0))
+        again.close()
+        assert list(Journal(tmp_path, "m", {}).judged) == ["x", "z"]
+
+
+def test_a_damaged_line_is_an_error(tmp_path):
+    journal = Journal(tmp_path, "m", {})
+    journal.append(Judged("x", unsafe=False, score=0.1))
+    journal.close()
+    journal.path.write_bytes(b'{"kind": "judged"}\n' + journal.path.read_bytes())
+    with pytest.raises(DataError, match="line 1 is damaged"):
+        Journal(tmp_path, "m", {})
+
+
+def test_other_settings_are_not_mixed(tmp_path):
+    one, other = Journal(tmp_path, "m", {"threshold": 0.5}), Journal(tmp_path, "m", {"threshold": 0.6})
+    one.append(Judged("x", unsafe=False, score=0.1))
+    assert other.path != one.path
+    assert other.judged == {}
+    assert other.others() == [one.path]
+    assert Journal(tmp_path, "m-2", {}).others() == []
+
+
+def test_changed_files_have_another_identity(files):
+    before = files.identity()
+    assert files.identity() == before
+    files.mmproj.write_bytes(b"GGUF" * 11)
+    assert files.identity() != before
+
+
+def test_a_crash_costs_one_sample(tmp_path, files, monkeypatch):
+    monkeypatch.setattr(guard_run, "run_guard", odd_processes.crashing_guard)
+    samples = _samples("one", "crash here", "three", "crash again", "five")
+    journal, progress = Journal(tmp_path, "m", {}), Recorder()
+    assert judge_with_guard(files, samples, SETTINGS, journal, None, progress) is None
+    reasons = [journal.judged[digest].reason for digest in samples]
+    assert [reason is None for reason in reasons] == [True, False, True, False, True]
+    assert "exit code 7" in reasons[1]
+    assert progress.advanced == 5
+
+
+def test_too_many_crashes_end_it(tmp_path, files, monkeypatch):
+    monkeypatch.setattr(guard_run, "run_guard", odd_processes.crashing_guard)
+    samples = _samples("one", "crash 1", "crash 2", "crash 3", "five")
+    reason = judge_with_guard(files, samples, SETTINGS, Journal(tmp_path, "m", {}), None, Silent())
+    assert reason == "the process died (exit code 7), 3 times"
+
+
+@pytest.mark.parametrize(
+    ("process", "reason"),
+    [
+        (odd_processes.dying_guard, "the process died (exit code 9) while it loaded the model"),
+        (odd_processes.refusing_guard, "no good"),
+    ],
+)
+def test_a_pair_that_cannot_be_used(tmp_path, files, monkeypatch, process, reason):
+    monkeypatch.setattr(guard_run, "run_guard", process)
+    journal = Journal(tmp_path, "m", {})
+    assert reason in judge_with_guard(files, _samples("one"), SETTINGS, journal, None, Silent())
+    assert journal.judged == {}
+
+
+def test_an_interrupted_run_goes_on(tmp_path, files, monkeypatch):
+    """Nothing is judged twice but the sample at hand, and none is lost."""
+    monkeypatch.setattr(guard_run, "run_guard", odd_processes.slow_guard)
+    samples = _samples(*"abcdefg")
+    journal = Journal(tmp_path, "m", {})
+    messages = guard_run._messages
+
+    def interrupted(connection):
+        for message in messages(connection):
+            if isinstance(message, KeyboardInterrupt):
+                raise message
+            yield message
+
+    monkeypatch.setattr(guard_run, "_messages", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        judge_with_guard(files, samples, SETTINGS, journal, None, Silent())
+    journal.close()
+    assert list(journal.judged) == list(samples)[:3]
+    logits_path(journal).with_suffix(".go-on").touch()
+    again, progress = Journal(tmp_path, "m", {}), Recorder()
+    assert judge_with_guard(files, samples, SETTINGS, again, None, progress) is None
+    assert list(again.judged) == list(samples)
+    assert progress.begun == [("model", 3, 7)]
+    asked = logits_path(journal).with_suffix(".asked").read_text().split()
+    assert asked[-4:] == list(samples)[3:]
+
+
+def test_names_and_forms(files):
+    parsed = GuardFiles.parse("q4=/a,b/text.gguf,/c/mmproj.gguf")
+    assert parsed == GuardFiles("q4", Path("/a,b/text.gguf"), Path("/c/mmproj.gguf"))
+    assert GuardFiles.parse("/x=y/text.gguf,/c/m.gguf").text == Path("/x=y/text.gguf")
+    assert GuardFiles.parse("models/guard-Q8_0.gguf,m.gguf").name == "guard-Q8_0"
+    for bad in ("", "text.gguf", "a=,b", "a=text.gguf,"):
+        with pytest.raises(DataError):
+            GuardFiles.parse(bad)
+    assert Endpoint.parse("gpt=https://host/v1/,org/m,odel", "zero-shot").model == "org/m,odel"
+    for bad in ("gpt", "gpt=host,m", "gpt=ftp://h,m", "=http://h,m", "gpt=http://h", "gpt=http://u:p@h/v1,m"):
+        with pytest.raises(DataError):
+            Endpoint.parse(bad, "guard")
+    with pytest.raises(DataError, match="two models are called 'model'"):
+        check_names([files, files])
+    with pytest.raises(ModelFileError):
+        dataclasses.replace(files, text=Path("missing.gguf")).identity()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    Image.effect_mandelbrot((40, 40), (-2, -1.5, 1, 1.5), 100).convert("RGB").save(folder / "a.png")
+    (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    conversations = {
+        "picture": Conversation.from_prompt("What is this?", None, folder / "a.png"),
+        "response": Conversation.from_prompt("Hello?", "Good day."),
+        "damaged": Conversation.from_prompt("And this?", None, folder / "damaged.png"),
+        "again": Conversation.from_prompt("Hello?", "Good day."),
+    }
+    samples = [Sample.make(name, one, unsafe=name == "picture") for name, one in conversations.items()]
+    return Dataset("tiny", tuple(samples))
+
+
+@pytest.fixture(scope="module")
+def pairs(tiny_pair, tiny_checkpoint_dir, tmp_path_factory):
+    small = convert_checkpoint(tiny_checkpoint_dir, tmp_path_factory.mktemp("q8"), text_type="q8_0", mmproj_type="q8_0")
+    return GuardFiles("f32", tiny_pair.text, tiny_pair.mmproj), GuardFiles("q8_0", small.text, small.mmproj)
+
+
+def _plan(work, dataset, pairs, **changes):
+    plan = Plan((dataset,), pairs[0], (pairs[1],), (), SETTINGS, EndpointSettings(), work)
+    return dataclasses.replace(plan, **changes)
+
+
+def test_a_real_pair(tmp_path, dataset, pairs):
+    plan = _plan(tmp_path, dataset, pairs, keep_logits=True)
+    progress = Recorder()
+    reference, candidate = judge_all(plan, progress)
+    picture, response, damaged, again = dataset.digests
+    assert again == response
+    assert len(reference.judged) == 3
+    assert "damaged.png" in reference.judged[damaged].reason
+    assert reference.judged[damaged].unsafe is None
+    assert reference.judged[picture].kl is None
+    assert reference.judged[picture].peak_bytes > 1e7
+    assert set(reference.judged[picture].times_ms) == {"preprocess", "vision", "prefill", "decode", "total"}
+    journal = Journal(tmp_path, "f32", guard_run.journal_key(pairs[0], SETTINGS, None))
+    logits = np.fromfile(logits_path(journal), np.float32).reshape(-1, reference.loads[0].rows)
+    assert len(logits) == 2
+    seen = []
+    with Guard.load(pairs[1].text, pairs[1].mmproj, threads=1) as guard:
+        verdict = guard.classify(dataset.samples[0].conversation, observe=lambda row: seen.append(row.copy()))
+        features = guard.engine.encode_image(dataset.samples[0].image)
+    assert candidate.judged[picture].kl == pytest.approx(kl_divergence(logits[0], seen[0]), rel=1e-4)
+    assert candidate.judged[picture].score == pytest.approx(verdict.score, rel=1e-5)
+    expected = np.load(features_path(journal) / f"{picture}.npy")
+    (found,) = candidate.features
+    assert found.error == pytest.approx(np.linalg.norm(features - expected) / np.linalg.norm(expected), rel=1e-3)
+    assert 0 < found.error < 0.1
+
+    # Again: nothing is judged anew, and a third candidate finds the logits.
+    progress = Recorder()
+    third = GuardFiles("third", pairs[1].text, pairs[0].mmproj)
+    results = judge_all(dataclasses.replace(plan, candidates=(pairs[1], third)), progress)
+    assert progress.begun == [("f32", 3, 3), ("q8_0", 3, 3), ("third", 0, 3)]
+    assert progress.advanced == 3
+    assert results[1].judged == candidate.judged
+    assert results[2].features[0].error == pytest.approx(0, abs=1e-6)
+
+
+def test_removed_logits_are_made_again(tmp_path, dataset, pairs):
+    plan = _plan(tmp_path, dataset, pairs)
+    judge_all(plan, Silent())
+    assert not list(tmp_path.glob("*.logits"))
+    assert not list(tmp_path.glob("*.features"))
+    progress = Recorder()
+    judge_all(plan, progress)
+    assert progress.advanced == 0
+    third = GuardFiles("third", pairs[1].text, pairs[0].mmproj)
+    judge_all(dataclasses.replace(plan, candidates=(pairs[1], third)), progress)
+    assert any("it is judged again" in note for note in progress.notes)
+    assert progress.begun[-3:] == [("f32", 0, 3), ("q8_0", 3, 3), ("third", 0, 3)]
+
+
+def test_a_reference_that_cannot_be_used_ends_it(tmp_path, dataset, pairs):
+    with pytest.raises(ComputeError, match="the reference mixed cannot be run"):
+        judge_all(_plan(tmp_path, dataset, (GuardFiles("mixed", pairs[0].mmproj, pairs[0].text), pairs[1])), Silent())
+    missing = dataclasses.replace(pairs[1], text=tmp_path / "missing.gguf")
+    with pytest.raises(ModelFileError, match=r"missing\.gguf"):
+        judge_all(_plan(tmp_path, dataset, (pairs[0], missing)), Silent())
+
+
+def test_one_at_a_time(tmp_path, dataset, pairs):
+    from visionward.quant.comparison.judging import _only_one  # noqa: PLC0415
+
+    with _only_one(tmp_path), pytest.raises(DataError, match="another comparison is running"):
+        judge_all(_plan(tmp_path, dataset, pairs), Silent())
+
+
+def test_journal_lines_are_json(tmp_path):
+    journal = Journal(tmp_path, "m", {})
+    journal.append(Judged("x", unsafe=True, score=0.1))
+    (line,) = journal.path.read_text().splitlines()
+    assert json.loads(line)["kind"] == "judged"
