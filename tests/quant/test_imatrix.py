@@ -1,8 +1,10 @@
 """Gathering importance matrices: the numbers that go into the matrices, llama.cpp's file form, and their use."""
 
+import ctypes
 import json
 
 import gguf
+import llama_cpp
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -150,6 +152,36 @@ def test_file_has_llama_cpps_form(matrix_file):
     assert rows["cross.blk.0.attn_k.weight.counts"] == 2 * 2 * 17
 
 
+class GgufInitParams(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+def test_ggmls_own_reader_takes_the_file(matrix_file):
+    """What llama-quantize reads it with (common/imatrix-loader.cpp), key by key."""
+    library = llama_cpp.llama_cpp._lib
+    library.gguf_init_from_file.restype = ctypes.c_void_p
+    library.gguf_init_from_file.argtypes = [ctypes.c_char_p, GgufInitParams]
+    for name, result, more in (
+        ("gguf_get_n_tensors", ctypes.c_int64, []),
+        ("gguf_find_key", ctypes.c_int64, [ctypes.c_char_p]),
+        ("gguf_get_val_u32", ctypes.c_uint32, [ctypes.c_int64]),
+        ("gguf_get_arr_str", ctypes.c_char_p, [ctypes.c_int64, ctypes.c_size_t]),
+        ("gguf_find_tensor", ctypes.c_int64, [ctypes.c_char_p]),
+        ("gguf_free", None, []),
+    ):
+        getattr(library, name).restype = result
+        getattr(library, name).argtypes = [ctypes.c_void_p, *more]
+    file = library.gguf_init_from_file(str(matrix_file).encode(), GgufInitParams(no_alloc=True))
+    assert file
+    assert library.gguf_get_n_tensors(file) == 2 * len(read_imatrix(matrix_file).importance)
+    assert library.gguf_get_val_u32(file, library.gguf_find_key(file, b"imatrix.chunk_count")) == 3
+    assert library.gguf_get_val_u32(file, library.gguf_find_key(file, b"imatrix.chunk_size")) > 10
+    datasets = library.gguf_find_key(file, b"imatrix.datasets")
+    assert library.gguf_get_arr_str(file, datasets, 0) == b"calibration.jsonl"
+    assert library.gguf_find_tensor(file, b"blk.0.attn_q.weight.in_sum2") >= 0
+    library.gguf_free(file)
+
+
 def test_a_failing_sample_is_named(f16_pair, tmp_path):
     (tmp_path / "c.jsonl").write_text('{"id": "seven", "image": "missing.png", "prompt": "x"}')
     engine = Engine(f16_pair.text, f16_pair.mmproj, threads=1, n_ctx=64, gpu_layers=0)
@@ -220,6 +252,8 @@ def test_files_that_are_no_importance_matrix(f16_pair, tmp_path):
     (tmp_path / "legacy.dat").write_bytes(b"\x01\x00\x00\x00")
     with pytest.raises(ModelFileError, match="not a GGUF file"):
         quantize_file(f16_pair.text, target, "q4_0", imatrix=tmp_path / "legacy.dat")
+    with pytest.raises(QuantizeError, match="makes no difference to bf16"):
+        quantize_file(f16_pair.text, target, "bf16", imatrix=f16_pair.mmproj)
     other = tmp_path / "other.gguf"
     for statistics, message in (
         ({"blk.99.attn_q.weight": Statistics(np.ones(256), 1)}, "no statistics for any matrix"),

@@ -78,6 +78,25 @@ def test_keys(f16_pair, quantized, kind):
     }
 
 
+def test_lists_of_text_are_kept(f16_pair, tmp_path):
+    """gguf-py's tools add some (general.tags, general.languages)."""
+    reader = gguf.GGUFReader(f16_pair.mmproj)
+    writer = gguf.GGUFWriter(tmp_path / "tagged.gguf", "clip")
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], inner)
+    writer.add_tags(["guard", "vision"])
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    quantize_file(tmp_path / "tagged.gguf", tmp_path / "m.gguf", "q8_0", threads=1)
+    assert keys(tmp_path / "m.gguf")["general.tags"] == ["guard", "vision"]
+
+
 @pytest.fixture(scope="module")
 def f16_logits(f16_pair):
     return logits_of(f16_pair)

@@ -110,7 +110,7 @@ class MmprojQuantizer:
 
     def _metadata(self) -> dict[str, MetadataValue]:
         keys: dict[str, MetadataValue] = {
-            key: self._source.get(key, lambda value: value)
+            key: self._source.value(key)
             for key in self._source.keys
             if key not in (Keys.General.ARCHITECTURE, KEY_FILE, KEY_DATASET, KEY_ENTRIES, KEY_CHUNKS)
         }

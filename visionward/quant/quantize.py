@@ -80,6 +80,8 @@ def quantize_file(
         raise QuantizeError(f"{source} cannot be replaced by its own quantization: choose another name.")
     _check_source(header, allow_requantize=allow_requantize)
     _check_overrides(header, overrides, recipe, is_text=is_text)
+    if imatrix is not None and not recipe.quantizes:
+        raise QuantizeError(f"an importance matrix makes no difference to {recipe.name}: leave it out.")
     threads = threads or usable_cores()
     matrix = None if imatrix is None else read_imatrix(imatrix)
     importance = {} if matrix is None else _importance(header, matrix, imatrix)

@@ -220,6 +220,17 @@ class GgufHeader:
         except (TypeError, ValueError, IndexError) as error:
             raise ModelFileError(f"{self.path}: the value of {key} is not of the expected kind ({error}).") from error
 
+    def value(self, key: str) -> Any:
+        """The value of a key, whatever it is: a number, text, or a list of such.
+
+        Raises:
+            ModelFileError: if the key is missing.
+        """
+        value = self.get(key, lambda value: value)
+        if isinstance(value, _StringArray):
+            return [text.decode("utf-8", "replace") for text in self.strings(key)]
+        return value
+
     def strings(self, key: str) -> list[bytes]:
         """An array of strings.
 
