@@ -18,6 +18,20 @@ DOCUMENTED = {
     ),
     "inspect": ("--model", "--mmproj", "--demo", "--template", "--json"),
     "doctor": ("--fresh", "--json"),
+    "compare": (
+        *("--data", "--data-format", "--reference", "--candidate", "--endpoint", "--endpoint-style", "--endpoint-rate"),
+        *(
+            "--out",
+            "--threshold",
+            "--margin",
+            "--categories",
+            "--exclude",
+            "--threads",
+            "--gpu-layers",
+            "--quoted",
+            "--keep",
+        ),
+    ),
     "logits": ("--model", "--mmproj", "--image", "--pixels", "--tokens", "--out", "--exact", "--threads", "--ubatch"),
 }
 

@@ -34,7 +34,7 @@ class Server:
     """Answers from a function of the request; remembers requests."""
 
     def __init__(self):
-        self.requests, self.answer = [], lambda request: reply("safe")
+        self.requests, self.answer = [], lambda _: reply("safe")
         outer = self
 
         class Handler(BaseHTTPRequestHandler):

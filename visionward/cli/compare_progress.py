@@ -44,4 +44,4 @@ class ComparisonProgress:
 
     def note(self, text: str) -> None:
         """A line above the bars."""
-        self._console.print(escape(text))
+        self._console.print(escape(text), soft_wrap=True)

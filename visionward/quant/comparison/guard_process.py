@@ -137,6 +137,7 @@ class _Judge:
 
     def judge(self, item: Item) -> Judged:
         task, seen = self._task, []
+        known = self._guard.engine.image_cache.hits
         try:
             verdict = self._guard.classify(
                 item.sample.conversation,
@@ -148,7 +149,9 @@ class _Judge:
             return Judged(item.digest, reason=f"the computation failed: {error}", peak_bytes=peak_bytes())
         except VisionwardError as error:
             return Judged(item.digest, reason=str(error), peak_bytes=peak_bytes())
-        times = verdict.timings_ms
+        # An image that the cache knew costs no time to look at, which would flatter the model.
+        cached = self._guard.engine.image_cache.hits > known
+        stages = ("prefill", "decode") if cached else ("preprocess", "vision", "prefill", "decode", "total")
         judged = Judged(
             item.digest,
             unsafe=verdict.unsafe,
@@ -156,7 +159,7 @@ class _Judge:
             answer_mass=verdict.answer_mass,
             categories=tuple(category.code for category in verdict.categories),
             no_answer=verdict.unsafe and verdict.answer_mass < 0.5,
-            times_ms={stage: getattr(times, stage) for stage in ("preprocess", "vision", "prefill", "decode", "total")},
+            times_ms={stage: getattr(verdict.timings_ms, stage) for stage in stages},
             tiles=verdict.tiles,
             prompt_tokens=verdict.tokens.prompt,
             peak_bytes=peak_bytes(),

@@ -27,7 +27,8 @@ class Judged:
         categories: codes that the model named.
         reason: why the sample was skipped; None if it was judged.
         no_answer: the model answered something else, which counts as unsafe.
-        times_ms: stages to milliseconds: preprocess, vision, prefill, decode, total.
+        times_ms: stages to milliseconds: preprocess, vision, prefill, decode, total; without the first two and the last
+            where the image was known from the sample before.
         tiles: of the image.
         prompt_tokens: of the prompt.
         slots: places of the first-token logits in the model's store.

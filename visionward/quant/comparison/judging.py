@@ -24,12 +24,12 @@ from visionward.quant.comparison.progress import Progress
 from visionward.quant.datasets import Dataset
 from visionward.quant.samples import Sample
 from visionward.runtime.errors import ComputeError, DataError
+from visionward.runtime.gguf_header import GgufHeader
 
 if sys.platform != "win32":
     import fcntl
 
-# Of a Llama 3 head, for the announcement of the disk space; the file's own number is known when it is loaded.
-_LLAMA_3_ROWS = 128_256
+EMBEDDING = "token_embd.weight"
 _WORTH_SAYING = 100_000_000
 
 
@@ -137,7 +137,7 @@ def _reference_journal(plan: Plan, samples: Mapping[str, Sample], progress: Prog
         progress.note(f"the logits of {plan.reference.name} were removed after the last comparison: it is judged again")
         journal.path.unlink()
         journal = Journal(plan.work, plan.reference.name, key)
-    needed = store_size(len(samples), _LLAMA_3_ROWS)
+    needed = store_size(len(samples), _vocabulary(plan.reference))
     free = shutil.disk_usage(plan.work).free
     if len(journal.judged) < len(samples) and needed > _WORTH_SAYING:
         progress.note(
@@ -145,6 +145,12 @@ def _reference_journal(plan: Plan, samples: Mapping[str, Sample], progress: Prog
             + ("" if plan.keep_logits else ", until the comparison is done")
         )
     return journal
+
+
+def _vocabulary(files: GuardFiles) -> int:
+    """Rows of the embedding, which has a few more than the head; 0 where the file is none of ours, as loading says."""
+    found = GgufHeader(files.text).tensors.get(EMBEDDING)
+    return 0 if found is None else found.shape[0]
 
 
 def _candidates_left(plan: Plan, samples: Mapping[str, Sample], reference: Journal) -> bool:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -18,6 +17,7 @@ from visionward.quant.comparison.intervals import CONFIDENCE, RESAMPLES
 from visionward.quant.comparison.judging import ModelResults
 from visionward.quant.comparison.models import GuardFiles
 from visionward.quant.datasets import Dataset
+from visionward.quant.output_file import part_files, prepare_folder
 from visionward.runtime.errors import DataError
 
 FORMAT = 1
@@ -183,7 +183,7 @@ def write_report(folder: Path, report: Report, datasets: Sequence[Dataset], resu
     """Write report.json, samples.csv and report.html.
 
     Raises:
-        DataError: if the folder cannot be written.
+        OutputError: if the folder cannot be written.
     """
     from visionward.quant.comparison.html_report import html_report  # noqa: PLC0415 - needs the extra
 
@@ -196,14 +196,10 @@ def write_report(folder: Path, report: Report, datasets: Sequence[Dataset], resu
         "samples.csv": table.getvalue(),
         "report.html": html_report(report, datasets, results),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            aside = folder / f".{name}.part"
-            aside.write_text(text, encoding="utf-8", newline="\n")
-            os.replace(aside, folder / name)  # noqa: PTH105 - the same as Path.replace
-    except OSError as cause:
-        raise DataError(f"{folder}: cannot be written: {cause.strerror or cause}") from cause
+    prepare_folder(folder, sum(len(text) for text in texts.values()))
+    with part_files(*(folder / name for name in texts)) as parts:
+        for part, text in zip(parts, texts.values(), strict=True):
+            part.file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def _cell(value: Any) -> Any:

@@ -40,9 +40,9 @@ def _set_parts(one: SetReport) -> list[RenderableType]:
     for skipped in figures.skipped:
         counts[skipped.model, skipped.reason] = counts.get((skipped.model, skipped.reason), 0) + 1
     if counts:
-        parts.append(
-            Text(f"{figures.samples - figures.compared} of {figures.samples} samples are in no figure:", style="yellow")
-        )
+        missing = figures.samples - figures.compared
+        verb = "is" if missing == 1 else "are"
+        parts.append(Text(f"{missing} of {figures.samples} samples {verb} in no figure:", style="yellow"))
         parts += [
             Text(f"  {count} x {'' if model is None else model + ': '}{reason}")
             for (model, reason), count in list(counts.items())[:8]

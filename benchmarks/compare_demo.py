@@ -1,0 +1,98 @@
+"""What quantization costs the demonstration guard: `python -m benchmarks.compare_demo OUT_DIR`.
+
+Writes the demo guard's held-out samples, converts and quantizes it, compares f16 with q8_0, q4_k_m and q4_0, and prints
+the tables that stand in docs/comparison.md. The demonstration guard is a toy: its figures say nothing about the real
+model's, they show that the machinery measures something.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from training.demo_data import HELD_OUT_COUNT, HELD_OUT_SEED, Sample, samples
+
+REFERENCE = "f16"
+CANDIDATES = ("q8_0", "q4_k_m", "q4_0")
+_COMMAND = [sys.executable, "-m", "visionward.cli.main"]
+
+
+def sample_line(sample: Sample, number: int, image: str) -> dict[str, object]:
+    """A line of the sample file."""
+    content: list[dict[str, object]] = [{"type": "image_url", "image_url": {"url": image}}]
+    messages = []
+    for turn in sample.turns:
+        text = {"type": "text", "text": turn.text}
+        messages.append({"role": turn.role, "content": [*content, text]})
+        content = []
+    return {
+        "id": f"sample {number}",
+        "group": f"group {sample.group}",
+        "messages": messages,
+        "label": "unsafe" if sample.unsafe else "safe",
+        "categories": list(sample.categories),
+    }
+
+
+def write_held_out(folder: Path, count: int) -> Path:
+    """The held-out samples as JSONL and PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines, pictures = [], {}
+    for number, sample in enumerate(samples(count, HELD_OUT_SEED)):
+        name = pictures.setdefault(id(sample.image), f"picture_{len(pictures)}.png")
+        pictures[f"keep {name}"] = sample.image  # so that no id is used twice
+        if not (folder / name).exists():
+            sample.image.save(folder / name)
+        lines.append(json.dumps(sample_line(sample, number, name)))
+    path = folder / "demo-held-out.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _visionward(*arguments: object) -> None:
+    command = [*_COMMAND, *(str(argument) for argument in arguments)]
+    print("$ visionward", shlex.join(str(argument) for argument in arguments), file=sys.stderr)
+    subprocess.run(command, check=True)
+
+
+def make_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """The demo guard in every type."""
+    from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415
+
+    base = demo_pair("f16", "f16")
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = {}
+    for kind in (REFERENCE, *CANDIDATES):
+        made = folder / f"demo-text-{kind}.gguf", folder / f"mmproj-demo-{kind}.gguf"
+        for source, target in zip((base.text, base.mmproj), made, strict=True):
+            if target.exists():
+                continue
+            if kind == REFERENCE:
+                shutil.copyfile(source, target)
+            else:
+                _visionward("quantize", source, target, kind)
+        pairs[kind] = made
+    return pairs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--count", type=int, default=HELD_OUT_COUNT)
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    data = write_held_out(arguments.out / "data", arguments.count)
+    pairs = make_pairs(arguments.out / "models")
+    options: list[object] = ["--reference", f"{REFERENCE}={pairs[REFERENCE][0]},{pairs[REFERENCE][1]}"]
+    for kind in CANDIDATES:
+        options += ["--candidate", f"{kind}={pairs[kind][0]},{pairs[kind][1]}"]
+    if arguments.threads is not None:
+        options += ["--threads", arguments.threads]
+    _visionward("compare", "--data", data, *options, "--out", arguments.out / "report")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The command from end to end, on a tiny pair that means nothing."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from visionward.cli.main import cli
+from visionward.convert import convert_checkpoint
+from visionward.quant import requirements
+
+
+@pytest.fixture(scope="module")
+def pairs(tiny_pair, tiny_checkpoint_dir, tmp_path_factory):
+    small = convert_checkpoint(tiny_checkpoint_dir, tmp_path_factory.mktemp("q8"), text_type="q8_0", mmproj_type="q8_0")
+    return f"f32={tiny_pair.text},{tiny_pair.mmproj}", f"q8_0={small.text},{small.mmproj}"
+
+
+@pytest.fixture
+def data(tmp_path):
+    Image.effect_mandelbrot((40, 40), (-2, -1.5, 1, 1.5), 100).convert("RGB").save(tmp_path / "a.png")
+    lines = [
+        {"id": "one", "image": "a.png", "prompt": "What is this?", "label": "unsafe", "categories": ["S9"]},
+        {"id": "two", "prompt": "Hello?", "label": "safe"},
+        {"id": "gone", "image": "gone.png", "prompt": "And this?", "label": "unsafe"},
+    ]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+def _run(*arguments):
+    return CliRunner().invoke(cli, ["compare", *map(str, arguments)])
+
+
+def test_from_end_to_end(data, pairs, tmp_path):
+    out = tmp_path / "report"
+    arguments = ["--data", data, "--reference", pairs[0], "--candidate", pairs[1], "--out", out, "--threads", 1]
+    result = _run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in out.iterdir()} == {"report.html", "report.json", "samples.csv", "work"}
+    value = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    (figures,) = (one["figures"] for one in value["sets"])
+    assert (figures["samples"], figures["compared"]) == (3, 2)
+    assert [model["name"] for model in figures["models"]] == ["f32", "q8_0"]
+    assert figures["models"][1]["against"]["kl_mean"]["value"] > 0
+    assert "gone.png: No such file" in result.stdout
+    assert "1 of 3 samples is in no figure" in result.stdout
+    assert "f32: 3 samples" in result.stderr
+    again = _run(*arguments)
+    assert again.exit_code == 0
+    assert "3 of them by an earlier run" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--reference", "a.gguf"], "nothing to compare"),
+        (["--reference", "a.gguf", "--candidate", "b.gguf,c.gguf"], "names no pair"),
+        (["--reference", "a.gguf,b.gguf", "--candidate", "b.gguf,c.gguf"], "a.gguf"),
+        (["--reference", "a.gguf,b.gguf", "--endpoint", "x=ftp://h,m"], "expected http"),
+        (["--reference", "a.gguf,b.gguf", "--candidate", "b.gguf,c.gguf", "--data-format", "odd"], "is unknown"),
+    ],
+)
+def test_refusals(data, tmp_path, arguments, reason):
+    result = _run("--data", data, "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert reason in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_missing_library_names_the_extra(data, tmp_path, monkeypatch):
+    def missing(module):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(requirements, "import_module", missing)
+    result = _run("--data", data, "--out", tmp_path / "o", "--reference", "a,b", "--candidate", "c,d")
+    assert result.exit_code == 2
+    assert "pip install 'visionward[compare]'" in result.stderr
+
+
+def test_help_needs_no_extra():
+    code = (
+        "import sys\n"
+        "for name in ('scipy', 'sklearn', 'matplotlib', 'openai', 'pyarrow', 'llama_cpp'):\n"
+        "    sys.modules[name] = None\n"
+        "from visionward.cli.main import cli\n"
+        "cli(['compare', '--help'])\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+    assert found.returncode == 0, found.stderr
+    assert "--reference" in found.stdout

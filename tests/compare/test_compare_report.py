@@ -1,0 +1,261 @@
+"""Figures of whole data sets, conclusions in words, and the files of a report."""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+from simulated import simulated_endpoint, simulated_results, simulated_samples
+from sklearn import metrics
+
+from visionward.quant.comparison.conclusion import best_choice, conclusions
+from visionward.quant.comparison.figures import set_figures
+from visionward.quant.comparison.report import COLUMNS, make_report, report_dict, write_report
+from visionward.quant.comparison.table import report_table
+from visionward.quant.datasets import Dataset, LeftOut
+from visionward.quant.samples import Sample
+from visionward.runtime.conversation import Conversation
+from visionward.runtime.errors import DataError
+
+NOISES = {"f16": (0.0, 16 * 10**6), "q8_0": (0.02, 8 * 10**6), "q4_0": (3.0, 4 * 10**6)}
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("simulated")
+    dataset = simulated_samples(240, folder, group_size=1)
+    return dataset, [*simulated_results(folder, dataset, NOISES), simulated_endpoint(dataset)]
+
+
+@pytest.fixture(scope="module")
+def written(simulated, tmp_path_factory):
+    dataset, results = simulated
+    folder = tmp_path_factory.mktemp("report")
+    report = make_report([dataset], results, threshold=0.5, margin=0.05, show_quoted=True)
+    write_report(folder, report, [dataset], results)
+    return folder, report
+
+
+def test_figures_are_those_of_scikit_learn(simulated):
+    dataset, results = simulated
+    figures = set_figures(dataset, results)
+    labels = [sample.unsafe for sample in dataset.samples]
+    for model, result in zip(figures.models, results, strict=True):
+        answers = [result.judged[digest] for digest in dataset.digests]
+        decided = [one.unsafe for one in answers]
+        assert model.measures["f1"].value == pytest.approx(metrics.f1_score(labels, decided))
+        assert model.measures["precision"].value == pytest.approx(metrics.precision_score(labels, decided))
+        assert model.measures["recall"].value == pytest.approx(metrics.recall_score(labels, decided))
+        scores = [one.score for one in answers]
+        assert model.average_precision.value == pytest.approx(metrics.average_precision_score(labels, scores))
+        for category in model.categories:
+            truth = [category.code in sample.categories for sample in dataset.samples]
+            named = [category.code in one.categories for one in answers]
+            assert category.support == sum(truth)
+            assert category.f1.value == pytest.approx(metrics.f1_score(truth, named))
+
+
+def test_against_the_reference(simulated):
+    dataset, results = simulated
+    model = set_figures(dataset, results).models[2]
+    base, own = ([result.judged[digest] for digest in dataset.digests] for result in (results[0], results[2]))
+    against = model.against
+    assert against.kl_mean.value == pytest.approx(np.mean([one.kl for one in own]))
+    assert against.kl_p99 == pytest.approx(np.percentile([one.kl for one in own], 99))
+    change = [one.score - other.score for one, other in zip(own, base, strict=True)]
+    assert against.score_change_abs == pytest.approx(np.mean(np.abs(change)))
+    flipped = sum(one.unsafe != other.unsafe for one, other in zip(own, base, strict=True))
+    assert against.flips.all.to_safe + against.flips.all.to_unsafe == flipped
+    assert against.threshold.confusion.false_alarms <= set_figures(dataset, results).models[0].confusion.false_alarms
+    assert model.cost.latency["vision"].p50 == pytest.approx(
+        np.median([one.times_ms["vision"] + one.times_ms["preprocess"] for one in own])
+    )
+    # Safe verdicts decode nothing: they do not count in the time of decoding.
+    assert model.cost.latency["decode"].p50 > 1
+
+
+def test_conclusions_in_words(simulated):
+    dataset, results = simulated
+    figures = set_figures(dataset, results)
+    found = {one.model: one for one in conclusions(figures, 0.05)}
+    assert found["q8_0"].finding == "equivalent"
+    assert found["q4_0"].finding == "worse"
+    text = " ".join(found["q4_0"].sentences)
+    assert re.search(r"misses \d+ more unsafe samples? \(of 120\)", text)
+    assert "4.0 MB in place of 16.0 MB" in text
+    assert "--threshold" in text
+    assert best_choice(figures, tuple(found.values())).startswith("Take q8_0, 8.0 MB in place of 16.0 MB")
+    # A stricter margin than the samples can show.
+    strict = conclusions(figures, 0.001)
+    assert strict[0].finding == "undecided"
+    assert "Nothing can be recommended yet" in best_choice(figures, strict)
+
+
+def test_few_samples_decide_nothing(tmp_path):
+    dataset = simulated_samples(12)
+    figures = set_figures(dataset, simulated_results(tmp_path, dataset, {"f16": (0.0, 100), "q8_0": (0.0, 50)}))
+    (only,) = conclusions(figures, 0.02)
+    assert only.finding == "undecided"
+    assert "it takes 6 flips one way to be seen" in " ".join(only.sentences)
+
+
+def test_samples_without_labels(tmp_path):
+    labelled = simulated_samples(12)
+    dataset = Dataset("u", tuple(dataclasses.replace(s, unsafe=None, categories=None) for s in labelled.samples))
+    results = simulated_results(tmp_path, labelled, {"f16": (0.0, 100), "q4_0": (3.0, 50)})
+    figures = set_figures(dataset, results)
+    assert (figures.unsafe, figures.safe, figures.unlabelled) == (0, 0, 12)
+    assert figures.models[1].measures["f1"].value is None
+    (only,) = conclusions(figures, 0.02)
+    assert only.finding == "undecided"
+    assert "No sample is labelled" in only.sentences[0]
+    report = make_report([dataset], results, threshold=0.5, margin=0.02)
+    write_report(tmp_path / "out", report, [dataset], results)
+
+
+def test_one_class_alone(tmp_path):
+    both = simulated_samples(40)
+    for unsafe in (True, False):
+        dataset = Dataset("one", tuple(s for s in both.samples if s.unsafe is unsafe))
+        results = simulated_results(tmp_path, dataset, {"f16": (0.0, 100), "q4_0": (3.0, 50)})
+        report = make_report([dataset], results, threshold=0.5, margin=0.02)
+        assert report.sets[0].conclusions[0].finding in ("undecided", "worse")
+        write_report(tmp_path / "out", report, [dataset], results)
+
+
+def test_skipped_samples_are_counted_and_in_no_figure(simulated):
+    dataset, results = simulated
+    judged = dict(results[1].judged)
+    judged[dataset.digests[4]] = dataclasses.replace(judged[dataset.digests[4]], unsafe=None, score=None, reason="bad")
+    del judged[dataset.digests[7]]
+    changed = [results[0], dataclasses.replace(results[1], judged=judged)]
+    some = dataclasses.replace(dataset, left_out=(LeftOut("row 9", "it has no label"),))
+    figures = set_figures(some, changed)
+    assert (figures.samples, figures.compared) == (240, 238)
+    assert [(one.sample, one.model, one.reason) for one in figures.skipped] == [
+        ("row 9", None, "it has no label"),
+        ("s4", "q8_0", "bad"),
+        ("s7", "q8_0", "it got no answer"),
+    ]
+    assert all(sum(dataclasses.astuple(model.confusion)) == 238 for model in figures.models)
+
+
+def test_nothing_to_compare_is_an_error(simulated):
+    dataset, results = simulated
+    empty = dataclasses.replace(results[1], judged={})
+    with pytest.raises(DataError, match="no sample was judged by every model"):
+        make_report([dataset], [results[0], empty], threshold=0.5, margin=0.02)
+
+
+def test_a_model_that_was_given_up_is_named(simulated, tmp_path):
+    dataset, results = simulated
+    broken = dataclasses.replace(results[1], judged={}, given_up="the process died (signal 11), 3 times")
+    report = make_report([dataset], [results[0], broken, results[2]], threshold=0.5, margin=0.02)
+    assert [model.name for model in report.sets[0].figures.models] == ["f16", "q4_0"]
+    write_report(tmp_path, report, [dataset], [results[0], broken, results[2]])
+    assert "signal 11" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "signal 11" in json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["given_up"]["q8_0"]
+
+
+def test_sets_are_never_pooled(simulated, tmp_path):
+    dataset, results = simulated
+    halves = [
+        dataclasses.replace(dataset, name=name, samples=dataset.samples[part])
+        for name, part in (("one", slice(0, 120)), ("two", slice(120, None)))
+    ]
+    report = make_report(halves, results, threshold=0.5, margin=0.02)
+    assert [one.figures.compared for one in report.sets] == [120, 120]
+    write_report(tmp_path, report, halves, results)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+
+
+def test_csv_has_every_sample_and_model(written, simulated):
+    folder, _ = written
+    dataset, results = simulated
+    rows = list(csv.DictReader((folder / "samples.csv").open(encoding="utf-8", newline="")))
+    assert tuple(rows[0]) == COLUMNS
+    assert len(rows) == len(dataset.samples) * len(results)
+    first = results[1].judged[dataset.digests[0]]
+    row = next(row for row in rows if row["sample"] == "s0" and row["model"] == "q8_0")
+    assert float(row["score"]) == pytest.approx(first.score)
+    assert {row["flip"] for row in rows} == {"", "to safe", "to unsafe"}
+
+
+def test_json_is_whole_and_strict(written, simulated):
+    folder, report = written
+    value = json.loads((folder / "report.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert value["sets"][0]["figures"]["models"][0]["measures"]["f1"]["low"] is not None
+    assert value["quoted"]["table_1"][0]["f1"] == 0.733
+    assert value == json.loads(json.dumps(report_dict(report, simulated[1])))
+
+
+class _References(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [(tag, name, value) for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag in ("script", "iframe", "link"):
+            self.found.append((tag, "", ""))
+
+
+def test_html_refers_to_nothing_outside(written):
+    html = (written[0] / "report.html").read_text(encoding="utf-8")
+    parser = _References()
+    parser.feed(html)
+    for tag, name, value in parser.found:
+        assert value.startswith(("data:image/", "#")), (tag, name, value[:60])
+    assert "q4_0 decides worse than f16" in html
+    assert html.index("decides worse") < html.index("<table")
+    assert html.count("<svg") >= 4
+    assert "data:image/jpeg" in html
+
+
+def test_html_escapes_what_others_wrote(simulated, tmp_path):
+    dataset, results = simulated
+    evil = "<script>alert(1)</script> & \u202e'\""
+    flipped = next(
+        i
+        for i, digest in enumerate(dataset.digests)
+        if results[0].judged[digest].unsafe != results[2].judged[digest].unsafe
+    )
+    samples = list(dataset.samples)
+    samples[flipped] = Sample.make(evil, Conversation.from_prompt(evil), unsafe=True, group="g")
+    changed = Dataset(evil, tuple(samples))
+    mapped = [
+        dataclasses.replace(
+            result, judged={**result.judged, changed.digests[flipped]: result.judged[dataset.digests[flipped]]}
+        )
+        for result in results
+    ]
+    report = make_report([changed], mapped, threshold=0.5, margin=0.02)
+    write_report(tmp_path, report, [changed], mapped)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)" in html
+
+
+def test_csv_holds_no_formulas(tmp_path, simulated):
+    dataset, results = simulated
+    samples = (dataclasses.replace(dataset.samples[0], id="=1+1"), *dataset.samples[1:])
+    changed = dataclasses.replace(dataset, samples=samples)
+    report = make_report([changed], results, threshold=0.5, margin=0.02)
+    write_report(tmp_path, report, [changed], results)
+    assert "\nsimulated,'=1+1," in (tmp_path / "samples.csv").read_text(encoding="utf-8")
+
+
+def test_the_terminal_table(written):
+    stream = io.StringIO()
+    Console(file=stream, width=160).print(report_table(written[1]))
+    text = stream.getvalue()
+    assert text.index("decides worse") < text.index("precision")
+    assert "Quoted" in text
+    assert "not comparable" in text
