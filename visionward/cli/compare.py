@@ -109,11 +109,12 @@ def compare(
     quoted: bool,
     keep: bool,
 ) -> None:
-    """Say what quantization cost in missed unsafe content and false alarms, and what it saved.
+    """Say what quantization cost in decisions, and what it saved.
 
-    Every model judges every sample. The report starts with what to conclude, in words; then precision, recall, F1,
-    false-positive rate, the decisions that flipped with an exact test, sizes, memory and times. An interrupted run goes
-    on where it was if the same command is given again.
+    Every model judges every sample. The report starts with what to conclude, in words: what was missed, what was a false
+    alarm, and whether the samples can tell. Then precision, recall, F1, false-positive rate, the decisions that flipped
+    with an exact test, sizes, memory and times. An interrupted run goes on where it was if the same command is given
+    again.
 
     \b
     DIR gets report.html (plots, and the samples that flipped), report.json, samples.csv, and work/ with the results so

@@ -16,7 +16,7 @@ _COMMANDS = {
     "imatrix": ("visionward.cli.imatrix", "Gather an importance matrix over calibration samples, for quantize."),
     "inspect": ("visionward.cli.inspect", "Show what is in a GGUF pair."),
     "doctor": ("visionward.cli.doctor", "Report on this machine, the installed libraries and the kernels that work."),
-    "compare": ("visionward.cli.compare", "Say what quantization cost in missed unsafe content and false alarms."),
+    "compare": ("visionward.cli.compare", "Say what quantization cost in decisions, and what it saved."),
     "logits": ("visionward.cli.logits", "Write the logits of every position, for comparisons."),
 }
 
