@@ -111,10 +111,10 @@ def compare(
 ) -> None:
     """Say what quantization cost in decisions, and what it saved.
 
-    Every model judges every sample. The report starts with what to conclude, in words: what was missed, what was a false
-    alarm, and whether the samples can tell. Then precision, recall, F1, false-positive rate, the decisions that flipped
-    with an exact test, sizes, memory and times. An interrupted run goes on where it was if the same command is given
-    again.
+    Every model judges every sample. The report starts with what to conclude, in words: what was missed, what was
+    refused in error, and whether the samples can tell. Then precision, recall, F1, false-positive rate, the decisions
+    that flipped with an exact test, sizes, memory and times. An interrupted run goes on where it was if the same
+    command is given again.
 
     \b
     DIR gets report.html (plots, and the samples that flipped), report.json, samples.csv, and work/ with the results so
@@ -134,9 +134,9 @@ def compare(
     from visionward.quant.comparison.judging import Plan, judge_all  # noqa: PLC0415
     from visionward.quant.comparison.models import Endpoint, GuardFiles  # noqa: PLC0415
     from visionward.quant.comparison.report import make_report, write_report  # noqa: PLC0415
-    from visionward.quant.requirements import require  # noqa: PLC0415
     from visionward.quant.comparison.table import report_table  # noqa: PLC0415
     from visionward.quant.datasets import FORMATS, read_dataset, with_own_names  # noqa: PLC0415
+    from visionward.quant.requirements import require  # noqa: PLC0415
     from visionward.runtime.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
 
     for name in forms:
