@@ -222,3 +222,31 @@ def test_anything_that_json_can_hold_is_a_conversation_or_an_error(value):
     except ConversationError:
         return
     assert conversation.texts or conversation.images
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": "Hello", "images": ["aGVsbG8="]},
+        {"role": "user", "content": "Hello", "image": "cat.png"},
+        {"role": "user", "content": [{"type": "text", "text": "Hello", "image_url": {"url": "cat.png"}}]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": "cat.png", "text": "Hello"}]},
+        {"role": "user", "content": [{"type": "image", "image": "cat.png", "image_url": {"url": "dog.png"}}]},
+    ],
+)
+def test_what_would_not_be_judged_is_refused(message):
+    with pytest.raises(ConversationError, match=r"message 1: .*(would not be judged|names two images)"):
+        Conversation.from_messages([message])
+
+
+def test_tool_calls_are_refused():
+    said = {"role": "assistant", "content": "Hi", "tool_calls": [{"function": {"arguments": "{}"}}]}
+    with pytest.raises(ConversationError, match="message 2: the message has the key 'tool_calls'"):
+        Conversation.from_messages([{"role": "user", "content": "Hello"}, said])
+
+
+def test_messages_as_clients_write_them():
+    said = {"role": "assistant", "content": "Hi", "refusal": None, "audio": None, "annotations": [], "tool_calls": None}
+    shown = {"type": "image_url", "image_url": {"url": "cat.png", "detail": "low"}}
+    messages = [{"role": "user", "content": [shown, text("Hello")], "name": "Ann"}, said]
+    assert Conversation.from_messages(messages).texts == ("Hello", "Hi")

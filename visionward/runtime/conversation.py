@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -24,6 +24,12 @@ _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters at least: C:\ is a drive
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image_url", "input_image", "image")
+
+# The keys that a message and its parts may have. Any other may hold what should be judged (Ollama has images beside
+# the content), and what is not judged must not pass.
+_MESSAGE_KEYS = frozenset({"role", "content", "name", "id", "type", "status"})
+_TEXT_KEYS = frozenset({"type", "text", "annotations", "logprobs"})
+_IMAGE_KEYS = frozenset({"type", "image_url", "image", "detail"})
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,7 @@ class Conversation:
         ``{"type": "text", "text": "..."}`` (also ``input_text``, ``output_text``),
         ``{"type": "image_url", "image_url": {"url": "..."}}`` (also the URL itself in place of the object, and
         ``input_image``), and ``{"type": "image", "image": ...}`` with any image that `decode_image` takes.
+        Other keys are refused where they hold something: it would not be judged.
         A URL is a ``data:`` URL, a ``file:`` URL or a path. Nothing is ever fetched from a network.
 
         Args:
@@ -239,6 +246,13 @@ def _located(number: int, text: object) -> TextPart:
         raise ConversationError(f"message {number}: {cause}") from cause
 
 
+def _refuse_others(entry: Mapping[Any, Any], known: frozenset[str], what: str) -> None:
+    for key, value in entry.items():
+        # Messages that a client wrote spell out what they do not have: None, or an empty list.
+        if key not in known and value is not None and value != []:
+            raise ConversationError(f"{what} has the key {key!r}, which would not be judged: leave it out")
+
+
 def _message(number: int, entry: object, reader: "_MessageReader") -> Message:
     try:
         return reader.message(entry)
@@ -260,6 +274,7 @@ class _MessageReader:
         role = entry.get("role")
         if role not in ("user", "assistant"):
             raise ConversationError("the role is missing" if role is None else _role_refusal(role))
+        _refuse_others(entry, _MESSAGE_KEYS, "the message")
         return Message(role, self.parts(entry.get("content")))
 
     def parts(self, content: object) -> tuple[TextPart | ImagePart, ...]:
@@ -283,11 +298,14 @@ class _MessageReader:
         kind = part.get("type")
         if kind not in _TEXT_TYPES + _IMAGE_TYPES:
             raise ConversationError(f"the content part type {kind!r} is unknown, expected 'text' or 'image_url'")
+        _refuse_others(part, _TEXT_KEYS if kind in _TEXT_TYPES else _IMAGE_KEYS, f"a {kind!r} part")
         if kind in _TEXT_TYPES:
             if "text" not in part:
                 raise ConversationError(f"a {kind!r} part has no 'text'")
             text = part["text"]
             return None if may_be_blank and isinstance(text, str) and not text.strip() else TextPart(text)
+        if part.get("image_url") is not None and part.get("image") is not None:
+            raise ConversationError(f"a {kind!r} part names two images")
         source = part.get("image_url", part.get("image"))
         if isinstance(source, Mapping):
             source = source.get("url")
