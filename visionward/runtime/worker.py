@@ -44,7 +44,8 @@ class _Job(Generic[T]):
         self._done.release()
 
     def wait(self) -> None:
-        while not self.finished:
+        """Wait for a while, or until the job is done."""
+        if not self.finished:
             self._done.acquire(timeout=WAIT_S)
 
     def result(self) -> T:
@@ -76,19 +77,31 @@ class Worker:
         """Run a job and return its result; what it raises is raised here.
 
         Raises:
-            ComputeError: if the worker was closed.
+            ComputeError: if the worker was closed, is not in this process, or was called from a job of its own.
         """
-        if self._closed:
-            raise ComputeError("the guard was closed: load it again.")
+        if threading.current_thread() is self._thread:
+            raise ComputeError("the guard was called from within a classification, which would wait for itself.")
+        self._check_alive()
         job = _Job(work)
         try:
             self._jobs.put(job)
-            job.wait()
+            while not job.finished:
+                job.wait()
+                # Whoever closes the guard may come between the check above and the queue.
+                if not self._thread.is_alive() and not job.finished:
+                    self._check_alive()
         except BaseException:
             job.cancelled = True
             self._await(job)
             raise
         return job.result()
+
+    def _check_alive(self) -> None:
+        if self._closed:
+            raise ComputeError("the guard was closed: load it again.")
+        if not self._thread.is_alive():
+            # Threads stay behind when a process forks.
+            raise ComputeError("the guard was loaded in another process: load it in the one that uses it.")
 
     def _await(self, job: _Job[T]) -> None:
         # A job that an interrupt kept out of the queue never finishes: ask the thread, not the job.
