@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from visionward import Engine, Guard
@@ -73,6 +75,29 @@ def test_swapped(pair) -> None:
     text, mmproj = pair
     assert "architecture 'llama' where 'clip' is expected: were the two files swapped?" in refused(text, text)
     assert "architecture 'clip' where 'llama' is expected: were the two files swapped?" in refused(mmproj, mmproj)
+
+
+def test_an_impossible_alignment(pair, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "aligned.gguf", "llama")
+    writer.add_custom_alignment(32)
+    writer.add_tensor("a", np.zeros(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    path = tmp_path / "aligned.gguf"
+    key = b"general.alignment" + struct.pack("<I", 4)
+    data = path.read_bytes()
+    assert data.count(key + struct.pack("<I", 32)) == 1
+    path.write_bytes(data.replace(key + struct.pack("<I", 32), key + struct.pack("<I", 0)))
+    assert "damaged" in refused(path, pair[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes here")
+def test_a_name_that_is_no_unicode(pair) -> None:
+    text, mmproj = pair
+    renamed = text.rename(text.with_name(os.fsdecode(b"text-\xff.gguf")))
+    Engine(renamed, mmproj, n_ctx=64, threads=1).close()
 
 
 def test_files_that_do_not_belong_together(pair_of) -> None:

@@ -169,6 +169,8 @@ class GgufHeader:
         self._check_architecture(architecture)
         infos = [self._tensor_info(cursor) for _ in range(tensors)]
         alignment = self.get("general.alignment", int) if self.has("general.alignment") else DEFAULT_ALIGNMENT
+        if alignment <= 0:
+            raise EOFError
         start = -(-cursor.at // alignment) * alignment
         for name, shape, kind, offset in infos:
             nbytes = int(np.prod(gguf.quant_shape_to_byte_shape(shape, kind), dtype=np.int64))

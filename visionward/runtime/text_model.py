@@ -1,6 +1,7 @@
 """The text GGUF in llama.cpp: loading it, its keys, and its tokenizer."""
 
 import ctypes
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -37,7 +38,7 @@ class TextModel:
         # Plain memory-mapped weights: fastest for prefill, shared between processes, and free of ggml's AMX buffers,
         # which crash in libraries that gcc 12 compiled (docs/kernels.md).
         params.use_extra_bufts = False
-        self.handle: Any = llama.llama_model_load_from_file(str(path).encode(), params)
+        self.handle: Any = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise ModelFileError(f"{path} could not be loaded: {take_errors() or 'llama.cpp gave no reason'}.")
         self._vocab: Any = llama.llama_model_get_vocab(self.handle)
