@@ -16,6 +16,8 @@ DOCUMENTED = {
         *("--exclude", "--threshold", "--threads", "--gpu-layers", "--category-scores", "--json", "--exit-code"),
         *("VISIONWARD_MODEL", "VISIONWARD_MMPROJ"),
     ),
+    "quantize": ("--imatrix", "--tensor-type", "--threads", "--allow-requantize"),
+    "imatrix": ("--model", "--mmproj", "--data", "--out", "--limit", "--threads", "--gpu-layers"),
     "inspect": ("--model", "--mmproj", "--demo", "--template", "--json"),
     "doctor": ("--fresh", "--json"),
     "compare": (

@@ -35,6 +35,26 @@ cli(sys.argv[2:])
 """
 
 
+# An interrupt arrives in a destructor, where Python prints it and goes on.
+LOST_INTERRUPT = """
+import os, signal, sys
+from visionward.runtime.guard import Guard
+class Swallows:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+classify = Guard.classify
+def interrupted(*arguments, **options):
+    verdict = classify(*arguments, **options)
+    Swallows()
+    return verdict
+Guard.classify = interrupted
+from visionward.cli.main import cli
+cli(sys.argv[1:])
+"""
+
+
 def test_json_and_exit_codes(program, model, picture):
     result = program("classify", *model, "--image", picture, "--json", *LIGHT)
     assert (result.returncode, result.stderr) == (0, "")
@@ -90,6 +110,15 @@ def test_interrupt(model, picture, tmp_path):
     finally:
         process.kill()
     assert (process.returncode, *output) == (130, "", "interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupt_that_python_swallows(model):
+    command = [sys.executable, "-c", LOST_INTERRUPT, "classify", *model, "--prompt", "x", "--json", *LIGHT]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (result.returncode, result.stdout) == (130, "")
+    assert "Exception ignored" in result.stderr
+    assert result.stderr.endswith("interrupted\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes")

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from visionward.cli.model_options import EXISTING_FILE, demo_option, device_options, pair_options, resolve_pair
+from visionward.cli.error_group import check_interrupted
+from visionward.cli.model_options import (
+    EXISTING_FILE,
+    GivenOnce,
+    demo_option,
+    device_options,
+    pair_options,
+    resolve_pair,
+)
 
 
 def _probability(_ctx: click.Context, _parameter: click.Parameter, value: float) -> float:
@@ -29,7 +37,7 @@ def _check_input(image: Path | None, prompt: str | None, response: str | None, c
         raise click.UsageError("--response needs the --prompt that it answers")
 
 
-@click.command()
+@click.command(cls=GivenOnce)
 @pair_options
 @demo_option
 @click.option("--image", metavar="FILE", type=EXISTING_FILE, help="An image that the user shows.")
@@ -118,6 +126,7 @@ def classify(
         judged = Conversation.from_file(conversation)
     with Guard.load(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers) as guard:
         verdict = guard.classify(judged, policy=policy, threshold=threshold, category_scores=category_scores)
+    check_interrupted()
     if as_json:
         click.echo(json.dumps(verdict.to_dict(), allow_nan=False))
     else:

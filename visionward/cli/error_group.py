@@ -5,11 +5,14 @@ import errno
 import logging
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 import click
@@ -19,6 +22,9 @@ EXIT_INTERRUPTED = 130
 
 DEBUG_VARIABLE = "VISIONWARD_DEBUG"
 OUTPUT_CLOSED = "the output was closed before everything was written"
+
+
+_interrupts: list[int] = []
 
 
 class InterruptedByUser(Exception):  # noqa: N818 - an event, not an error
@@ -80,6 +86,7 @@ class ErrorGroup(click.Group):
         multiprocessing.freeze_support()
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        _remember_interrupts()
         for stream in (sys.stdout, sys.stderr):
             _never_fail_to_encode(stream)
         with warnings.catch_warnings():
@@ -90,6 +97,7 @@ class ErrorGroup(click.Group):
     def _exit_with(self, run: Callable[[], Any]) -> NoReturn:
         try:
             code = run()
+            check_interrupted()
             sys.stdout.flush()
         except (InterruptedByUser, KeyboardInterrupt, click.Abort):
             _fail("interrupted", EXIT_INTERRUPTED)
@@ -100,6 +108,29 @@ class ErrorGroup(click.Group):
         except Exception as error:  # noqa: BLE001 - whatever happened, it must not end as a verdict
             _fail(f"error: {_describe(error)}")
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _remember_interrupts() -> None:
+    """Note every interrupt: one that comes while a destructor or a callback runs is printed there, and lost."""
+    _interrupts.clear()
+    main_thread = threading.current_thread() is threading.main_thread()
+    if main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
+
+
+def check_interrupted() -> None:
+    """For commands, before they print a verdict.
+
+    Raises:
+        InterruptedByUser: if there was an interrupt that nobody noticed.
+    """
+    if _interrupts:
+        raise InterruptedByUser
 
 
 def _never_fail_to_encode(stream: TextIO) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from visionward.cli.model_options import EXISTING_FILE, device_options, pair_options, resolve_pair
+from visionward.cli.model_options import EXISTING_FILE, GivenOnce, device_options, pair_options, resolve_pair
 
 _TOKEN = re.compile(r"[0-9]{1,9}")
 
@@ -18,7 +18,7 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
     return [int(part) for part in parts]
 
 
-@click.command()
+@click.command(cls=GivenOnce)
 @pair_options
 @click.option("--image", metavar="FILE", type=EXISTING_FILE, help="An image.")
 @click.option(
@@ -46,7 +46,7 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
 @click.option(
     "--ubatch",
     metavar="N",
-    type=click.IntRange(1, 65536),
+    type=click.IntRange(2, 65536),
     default=512,
     show_default=True,
     help="Tokens that the decoder computes at once.",

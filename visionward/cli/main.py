@@ -2,7 +2,6 @@
 
 import logging
 import os
-from importlib.metadata import PackageNotFoundError, version
 
 import click
 
@@ -22,6 +21,8 @@ _COMMANDS = {
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - takes long, and is for --version
+
     try:
         return version("visionward")
     except PackageNotFoundError:
