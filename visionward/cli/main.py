@@ -12,7 +12,10 @@ _COMMANDS = {
     "classify": ("visionward.cli.classify", "Say whether an image and a conversation are safe."),
     "convert": ("visionward.cli.convert", "Convert a Hugging Face checkpoint into a text GGUF and an mmproj GGUF."),
     "quantize": ("visionward.cli.quantize", "Quantize the text file or the mmproj file of a pair."),
-    "imatrix": ("visionward.cli.imatrix", "Gather an importance matrix over calibration samples, for quantize."),
+    "imatrix": (
+        "visionward.cli.imatrix",
+        "Gather an importance matrix over calibration samples, for `visionward quantize --imatrix`.",
+    ),
     "inspect": ("visionward.cli.inspect", "Show what is in a GGUF pair."),
     "doctor": ("visionward.cli.doctor", "Report on this machine, the installed libraries and the kernels that work."),
     "compare": ("visionward.cli.compare", "Say what quantization cost in decisions, and what it saved."),
