@@ -1,8 +1,10 @@
 """The command from end to end, on a tiny pair that means nothing."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -53,6 +55,44 @@ def test_from_end_to_end(data, pairs, tmp_path):
     again = _run(*arguments)
     assert again.exit_code == 0
     assert "3 of them by an earlier run" in again.stderr
+
+
+def _many(folder, count):
+    lines = [{"id": str(i), "prompt": f"Question {i}?", "label": ("safe", "unsafe")[i % 2]} for i in range(count)]
+    path = folder / "many.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+def _journal_lines(work):
+    return sum(path.read_bytes().count(b'"kind": "judged"') for path in work.glob("*.jsonl"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_an_ended_run_goes_on(pairs, tmp_path, sent, code):
+    data, out = _many(tmp_path, 16), tmp_path / "report"
+    arguments = ["--data", data, "--reference", pairs[0], "--candidate", pairs[1], "--out", out, "--threads", 1]
+    command = [sys.executable, "-m", "visionward.cli.main", "compare", *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while _journal_lines(out / "work") < 5 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(sent)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, errors
+    before = _journal_lines(out / "work")
+    assert 5 <= before < 32
+    result = _run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "of them by an earlier run" in result.stderr
+    # Every sample once for each model: none lost, none twice.
+    assert _journal_lines(out / "work") == 32
+    value = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert value["sets"][0]["figures"]["compared"] == 16
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import csv
 import json
 
 import pytest
-from benchmarks import compare_demo
 
+from benchmarks import compare_demo
 from visionward.runtime.errors import CheckpointError
 
 COUNT = 60

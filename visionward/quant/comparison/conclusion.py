@@ -118,7 +118,8 @@ def _what_changed(figures: SetFigures, reference: ModelFigures, model: ModelFigu
         parts.append(f"raises {_change(alarms, 'false alarm', f'on {figures.safe} safe samples')}")
     flips = model.against.flips.all if model.against is not None else None
     total = 0 if flips is None else flips.to_safe + flips.to_unsafe
-    changed = f"{_of(total, figures.compared)} decisions flip." if total else "No decision flips."
+    verb = "flips" if total == 1 else "flip"
+    changed = f"{_of(total, figures.compared)} decisions {verb}." if total else "No decision flips."
     if not parts:
         return [f"{changed} No sample is labelled, so nobody can say which of them are right."]
     return [
@@ -215,7 +216,11 @@ def _recalibration(reference: ModelFigures, model: ModelFigures) -> list[str]:
 
 def _p(test: FlipTest) -> str:
     exact = f"exact McNemar p {_equals(test.p_value)}"
-    return exact if test.grouped_p_value is None else f"{exact}, {_equals(test.grouped_p_value)} by group"
+    return (
+        exact
+        if test.grouped_p_value is None
+        else f"{exact}, by group {_equals(test.grouped_p_value).removeprefix('= ')}"
+    )
 
 
 def _equals(value: float) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import multiprocessing
 import signal
 import sys
 import time
@@ -165,6 +166,7 @@ class _Judge:
             peak_bytes=peak_bytes(),
         )
         if self._writer is not None:
+            _stop_if_orphaned()
             slots = tuple(range(self._slot, self._slot + len(seen)))
             self._slot += len(seen)
             for slot, logits in zip(slots, seen, strict=True):
@@ -193,6 +195,13 @@ class _Judge:
         reference = np.load(path, mmap_mode="r", allow_pickle=False)
         comparable = reference.shape == found.shape
         return FeatureError(item.digest, relative_error(reference, found) if comparable else None)
+
+
+def _stop_if_orphaned() -> None:
+    """Write nothing after the parent was killed: the next run may be writing the same file by now."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise BrokenPipeError
 
 
 def peak_bytes() -> int | None:
