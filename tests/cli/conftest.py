@@ -1,13 +1,12 @@
 """The command line, in this process or as a program."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click.testing
 import pytest
+from cli_program import COMMAND
 from click.testing import CliRunner, Result
 from fake_guard import FakeGuard
 from PIL import Image
@@ -17,9 +16,6 @@ from visionward.runtime import guard as guard_module
 
 Run = Callable[..., Result]
 Program = Callable[..., subprocess.CompletedProcess]
-
-SCRIPT = Path(sys.executable).with_name("visionward.exe" if sys.platform == "win32" else "visionward")
-COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "visionward.cli.main"]
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +67,3 @@ def picture(tmp_path_factory) -> Path:
 def model(tiny_pair) -> list[str]:
     """Options for a real pair: it is tiny, and its answers mean nothing."""
     return ["--model", str(tiny_pair.text), "--mmproj", str(tiny_pair.mmproj)]
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """This process's environment and more."""
-    return {**os.environ, **variables}

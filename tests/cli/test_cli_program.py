@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import COMMAND, environment
+from cli_program import COMMAND, environment
 
 LIGHT = ("--threads", "1")
 
