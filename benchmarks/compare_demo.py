@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from training.demo_data import HELD_OUT_COUNT, HELD_OUT_SEED, Sample, samples
 
@@ -78,6 +79,46 @@ def make_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
     return pairs
 
 
+def markdown(report: Path) -> str:
+    """The report's tables in Markdown."""
+    (figures,) = (one["figures"] for one in json.loads(report.read_text(encoding="utf-8"))["sets"])
+    decided = ("model", "precision", "recall", "F1", "false-positive rate", "missed (new, gone)")
+    decided += ("false alarms (new, gone)", "mean KL, nats", "threshold for the same rate")
+    cost = ("model", "text file", "mmproj file", "peak memory", "loading", "vision p50, p95", "prefill", "decode")
+    lines, costs = _heading(decided), _heading((*cost, "verdict"))
+    for model in figures["models"]:
+        lines.append(f"| {model['name']} | {' | '.join(_decisions(model))} |")
+        costs.append(f"| {model['name']} | {' | '.join(_costs(model['cost']))} |")
+    return "\n".join([*lines, "", *costs])
+
+
+def _heading(names: tuple[str, ...]) -> list[str]:
+    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+
+
+def _decisions(model: dict[str, Any]) -> list[str]:
+    measures = [model["measures"][name] for name in ("precision", "recall", "f1", "fpr")]
+    cells = [f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for one in measures]
+    missed, alarms = model["confusion"]["missed"], model["confusion"]["false_alarms"]
+    against = model["against"]
+    if against is None:
+        return [*cells, str(missed), str(alarms), "", ""]
+    unsafe, safe = against["flips"]["unsafe"], against["flips"]["safe"]
+    return [
+        *cells,
+        f"{missed} ({unsafe['to_safe']}, {unsafe['to_unsafe']})",
+        f"{alarms} ({safe['to_unsafe']}, {safe['to_safe']})",
+        f"{against['kl_mean']['value']:.2g}",
+        f"{against['threshold']['threshold']:g}",
+    ]
+
+
+def _costs(cost: dict[str, Any]) -> list[str]:
+    sizes = [f"{cost[name] / 1e6:.1f} MB" for name in ("text_bytes", "mmproj_bytes", "peak_bytes")]
+    stages = [cost["latency"][stage] for stage in ("vision", "prefill", "decode", "total")]
+    return [*sizes, f"{cost['load_ms']:.0f} ms", *(f"{one['p50']:.0f}, {one['p95']:.0f} ms" for one in stages)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
@@ -92,6 +133,7 @@ def main() -> None:
     if arguments.threads is not None:
         options += ["--threads", arguments.threads]
     _visionward("compare", "--data", data, *options, "--out", arguments.out / "report")
+    print(markdown(arguments.out / "report" / "report.json"))
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ class ModelFigures:
         categories: by category, where the set has any.
         average_precision: ranking by score.
         reliability: of the scores.
+        gives_probabilities: whether there is any score but 0 and 1.
         no_answer: samples where the model did not really answer, which counts as unsafe.
         cost: what it takes.
         against: None for the reference.
@@ -133,6 +134,7 @@ class ModelFigures:
     categories: tuple[CategoryFigure, ...]
     average_precision: Estimate
     reliability: Reliability | None
+    gives_probabilities: bool
     no_answer: int
     cost: Cost
     against: AgainstReference | None
@@ -258,6 +260,7 @@ def _model_figures(
         categories=_categories(answers, samples),
         average_precision=Estimate(average_precision(labels, answers.scores[known])),
         reliability=reliability(labels, answers.scores[known]),
+        gives_probabilities=bool(np.any((answers.scores > 0) & (answers.scores < 1))),
         no_answer=int(answers.always.sum()),
         cost=_cost(result, answers.judged),
         against=None if reference is None else _against(result, answers, reference, samples, known),

@@ -116,9 +116,9 @@ def _scatters(
 ) -> list[tuple[str, Markup]]:
     drawn = []
     for number, model in enumerate(figures.models[1:]):
+        if not model.gives_probabilities:
+            continue
         pairs = _pairs(figures, dataset, results, model.name)
-        if all(other.score in (0.0, 1.0) for _, _, other in pairs):
-            continue  # it gives no probabilities
         picture = plots.score_scatter(
             [one for _, one, _ in pairs],
             [other for _, _, other in pairs],

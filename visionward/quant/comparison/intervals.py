@@ -144,8 +144,13 @@ def difference_estimates(reference: Counts, candidate: Counts, groups: Sequence[
         name: resample(both, lambda sums, measure=measure: measure(sums[..., 4:]) - measure(sums[..., :4]))  # type: ignore[misc]
         for name, measure in MEASURES.items()
     }
-    for name in ("recall", "fpr"):
-        found[name] = _few_flips(found[name], both, *PROPORTIONS[name])
+    flips = int(np.abs(candidate - reference).sum()) // 2
+    for name in MEASURES:
+        if name in ("recall", "fpr"):
+            found[name] = _few_flips(found[name], both, *PROPORTIONS[name])
+        elif flips < FEW_FLIPS:
+            # No exact bounds are known for these, and those of a few resampled flips would look too sure.
+            found[name] = Estimate(found[name].value)
     return found
 
 

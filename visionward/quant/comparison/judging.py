@@ -108,7 +108,9 @@ def _judge_all(plan: Plan, samples: Mapping[str, Sample], progress: Progress) ->
             _note_others(journal, candidate.name, progress)
             results.append(_run_pair(plan, candidate, samples, journal, reference, progress))
         for endpoint in plan.endpoints:
-            journal = Journal(plan.work, endpoint.name, {"endpoint": endpoint.identity(), **plan.settings.key()})
+            # Threads and devices are ours: what was paid for is not asked again because of them.
+            asked = {name: plan.settings.key()[name] for name in ("policy", "threshold")}
+            journal = Journal(plan.work, endpoint.name, {"endpoint": endpoint.identity(), **asked})
             journals.append(journal)
             reason = judge_with_endpoint(
                 endpoint,

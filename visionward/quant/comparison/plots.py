@@ -31,6 +31,8 @@ _STYLE = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
+_SIZE_UNITS = (("GB", 1e9), ("MB", 1e6))
+_TIME_UNITS = (("s", 1e3), ("ms", 1.0))
 _MARKERS = {"reference": "D", "candidate": "o", "endpoint": "s"}
 
 
@@ -71,45 +73,50 @@ def _drawing(draw: Any) -> Any:
 def trade_off(figures: SetFigures, name: str) -> str:
     """File size against F1, and time of a verdict against F1."""
     figure, axes = _figure(8.6, 3.3, 2)
-    for place, model in enumerate(figures.models):
-        f1 = model.measures["f1"]
-        if f1.value is None:
-            continue
-        size, total = model.cost.total_bytes, model.cost.latency.get("total")
-        spots = [(axes[0], None if size is None else size / 1e9), (axes[1], None if total is None else total.p50 / 1e3)]
-        for axis, x in spots:
-            if x is None:
-                continue
-            low, high = f1.value - (f1.low if f1.low is not None else f1.value), (f1.high or f1.value) - f1.value
-            axis.errorbar(
-                [x],
-                [f1.value],
-                yerr=[[low], [high]],
-                fmt=_MARKERS[model.kind],
-                color=colour(place),
-                capsize=3,
-                markersize=7,
-                elinewidth=1.2,
-                label=model.name,
-            )
-    for axis, label in zip(axes, ("size of both files, GB", "time of a verdict (median), s"), strict=True):
-        axis.set_xlabel(label)
-        axis.set_xlim(left=0)
+    shown = [(place, model) for place, model in enumerate(figures.models) if model.measures["f1"].value is not None]
+    sizes: Sequence[float | None] = [model.cost.total_bytes for _, model in shown]
+    totals = [model.cost.latency.get("total") for _, model in shown]
+    times: Sequence[float | None] = [None if total is None else total.p50 for total in totals]
+    panels = (("size of both files", sizes, _SIZE_UNITS), ("time of a verdict (median)", times, _TIME_UNITS))
+    for axis, (label, values, units) in zip(axes, panels, strict=True):
+        largest = max((value for value in values if value is not None), default=0)
+        unit, factor = next(((unit, factor) for unit, factor in units if largest >= factor), units[-1])
+        for (place, model), value in zip(shown, values, strict=True):
+            if value is not None:
+                _error_bar(axis, value / factor, model, place)
+        axis.set_xlabel(f"{label}, {unit}")
         axis.margins(x=0.12)
         axis.set_xlim(left=0)
     axes[0].set_ylabel("F1, with 95 % interval")
-    return _with_legend(figure, axes, name)
+    return _with_legend(figure, axes, name, room=110)
 
 
-def _with_legend(figure: Any, axes: Any, name: str) -> str:
+def _error_bar(axis: Any, x: float, model: ModelFigures, place: int) -> None:
+    f1 = model.measures["f1"]
+    value = f1.value or 0.0
+    low, high = (value if end is None else end for end in (f1.low, f1.high))
+    axis.errorbar(
+        [x],
+        [value],
+        yerr=[[value - low], [high - value]],
+        fmt=_MARKERS[model.kind],
+        color=colour(place),
+        capsize=3,
+        markersize=7,
+        elinewidth=1.2,
+        label=model.name,
+    )
+
+
+def _with_legend(figure: Any, axes: Any, name: str, room: int = 52) -> str:
+    """Finish a drawing; ``room`` is the width of its legend in characters."""
     found: dict[str, Any] = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         found.update(zip(labels, handles, strict=True))
     if found:
-        figure.legend(
-            list(found.values()), list(found), loc="outside upper left", ncols=min(5, len(found)), frameon=False
-        )
+        columns = max(1, min(len(found), room // (8 + max(map(len, found)))))
+        figure.legend(list(found.values()), list(found), loc="outside upper left", ncols=columns, frameon=False)
     return _svg(figure, name)
 
 
@@ -157,7 +164,7 @@ def reliability_plot(models: Sequence[ModelFigures], name: str) -> str:
     figure, (axis,) = _figure(4.2, 4.1)
     axis.plot([0, 1], [0, 1], color="#b6bbc4", linewidth=1)
     for place, model in enumerate(models):
-        if model.reliability is None:
+        if model.reliability is None or not model.gives_probabilities:
             continue
         bins = model.reliability.bins
         largest = max(one.count for one in bins)
