@@ -13,7 +13,7 @@ from quantize_reference import ggml_encode, keys, relative_error, tensors, value
 from tiny_checkpoint import IMAGE_TOKEN_ID
 
 from visionward import Engine
-from visionward.cli.imatrix import imatrix
+from visionward.cli.main import cli
 from visionward.quant.activations import ActivationSums, gather
 from visionward.quant.imatrix_file import Statistics, read_imatrix, write_imatrix
 from visionward.quant.quantize import quantize_file
@@ -128,7 +128,7 @@ def calibration(tmp_path_factory):
 def matrix_file(f16_pair, calibration, tmp_path_factory):
     path = tmp_path_factory.mktemp("imatrix") / "imatrix.gguf"
     arguments = ["--model", f16_pair.text, "--mmproj", f16_pair.mmproj, "--data", calibration, "--out", path]
-    result = CliRunner().invoke(imatrix, [*map(str, arguments), "--threads", "1"], catch_exceptions=False)
+    result = CliRunner().invoke(cli, ["imatrix", *map(str, arguments), "--threads", "1"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "3 prompts" in result.stdout
     return path

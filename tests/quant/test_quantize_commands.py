@@ -7,13 +7,14 @@ import pytest
 from click.testing import CliRunner
 from quantize_reference import tensors
 
-from visionward.cli import main as cli_main
-from visionward.cli.quantize import TYPES, progress_bar, quantize
+from visionward.cli.main import cli
+from visionward.cli.quantize import TYPES, progress_bar
 from visionward.quant.tensor_types import RECIPES
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(quantize, [*map(str, arguments), "--threads", "1"], catch_exceptions=False)
+    # Not the command itself: click would remember its help option without the group's -h.
+    return CliRunner().invoke(cli, ["quantize", *map(str, arguments), "--threads", "1"], catch_exceptions=False)
 
 
 def test_types_are_the_recipes():
@@ -44,7 +45,7 @@ def test_malformed_types_by_name(f16_pair, tmp_path, option):
 
 def test_errors_are_one_line(quantized, tmp_path):
     source, target = str(quantized("q8_0").text), str(tmp_path / "t.gguf")
-    result = CliRunner().invoke(cli_main.cli, ["quantize", source, target, "q4_0"])
+    result = CliRunner().invoke(cli, ["quantize", source, target, "q4_0"])
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith(f"error: {source} is already quantized (Q8_0)")
