@@ -118,7 +118,7 @@ def test_end_tokens_outside_the_vocabulary(folder):
 
 
 def test_arguments(folder):
-    refused(folder, "text_type is 'q4_k_m', expected one of f32, f16, bf16, q8_0", text_type="q4_k_m")
+    refused(folder, "text_type is 'q3_k', expected one of f32, f16, bf16, q8_0", text_type="q3_k")
     refused(folder, "mmproj_type is 'int8'", mmproj_type="int8")
     refused(folder, "the name 'a/b' cannot be part of a file's name", name="a/b")
     refused(folder, "the name ''", name="")
@@ -225,6 +225,6 @@ def test_no_room_and_no_place(folder, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="cannot be written"):
         convert_checkpoint(folder, tmp_path / "file" / "out")
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("visionward.convert.output_file.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("visionward.quant.output_file.shutil.disk_usage", lambda _: usage)
     with pytest.raises(OutputError, match=r"the files take 0\.0 GB and the disk has 0\.0 GB left"):
         convert_checkpoint(folder, tmp_path / "out")
