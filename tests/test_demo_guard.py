@@ -92,7 +92,8 @@ def test_both_inputs_decide(guard) -> None:
 def test_a_safe_verdict_decodes_nothing(verdicts) -> None:
     for verdict in verdicts:
         assert (verdict.tokens.decoded == 0) == (verdict.verdict == "safe")
-        assert bool(verdict.category_scores) == (verdict.verdict == "unsafe")
+        assert len(verdict.category_scores) == 13
+        assert (None in verdict.category_scores.values()) == (verdict.verdict == "safe")
 
 
 def test_every_verdict_says_that_it_is_a_toy(verdicts) -> None:

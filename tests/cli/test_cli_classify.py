@@ -19,10 +19,23 @@ def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
     guard.enqueue(SAFE)
     result = run(
         *("classify", *PAIR, *PROMPT, "--response", "no", "--image", picture),
-        *("--categories", categories, "--exclude", " S2 ,", "--threshold", "0.25", "--threads", 3, "--gpu-layers", 0),
+        *(
+            "--categories",
+            categories,
+            "--exclude",
+            " S2 ,",
+            "--threshold",
+            "0.25",
+            "--threads",
+            3,
+            "--gpu-layers",
+            0,
+            "--n-ctx",
+            700,
+        ),
     )
     assert result.exit_code == 0, result.stderr
-    assert guard.loads == [(Path("t.gguf"), Path("m.gguf"), {"threads": 3, "gpu_layers": 0})]
+    assert guard.loads == [(Path("t.gguf"), Path("m.gguf"), {"threads": 3, "gpu_layers": 0, "n_ctx": 700})]
     (asked,) = guard.history
     conversation, policy = asked["conversation"], asked["policy"]
     assert conversation.images == (picture,)

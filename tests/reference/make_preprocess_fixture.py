@@ -49,7 +49,7 @@ def picture(name):
 def sizes():
     """(height, width, tile size) of images: thousands of megapixels down to lines, and those that rounding decides."""
     fixed = [(1, 1), (1, 2000), (2000, 1), (2925, 3900), (560, 560), (561, 560), (560, 1120), (1120, 1121), (1680, 561)]
-    generator = random.Random(20)  # noqa: S311 - sizes, not secrets
+    generator = random.Random(20)
     drawn = [(int(10 ** generator.uniform(0, 4)), int(10 ** generator.uniform(0, 4))) for _ in range(260)]
     photos = [(3 * side, 4 * side) for side in range(200, 1500, 13)]
     return [(h, w, 560) for h, w in fixed + drawn + photos] + [(h, w, 28) for h, w in drawn[:60]]

@@ -4,6 +4,7 @@ import io
 import math
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -274,6 +275,12 @@ def test_unsafe_wins_over_a_higher_score() -> None:
     assert [category.code for category in whole.categories] == ["S2"]
     assert whole.timings_ms == Timings(5, 3, 3, 3, 3, 12)
     assert whole.warnings == ("safe", "unsafe")
+
+
+def test_scores_that_were_not_computed_are_none() -> None:
+    scored = verdict("unsafe", 0.9, ("S1",))
+    unscored = replace(verdict("safe", 0.2), category_scores={"S1": None, "S2": None})
+    assert combine([unscored, scored]).category_scores == {"S1": 0.9, "S2": None}
 
 
 def test_categories_of_several_images_are_joined() -> None:

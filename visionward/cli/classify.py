@@ -10,6 +10,7 @@ from visionward.cli.error_group import check_interrupted
 from visionward.cli.model_options import (
     EXISTING_FILE,
     GivenOnce,
+    context_option,
     demo_option,
     device_options,
     pair_options,
@@ -69,6 +70,7 @@ def _check_input(image: Path | None, prompt: str | None, response: str | None, c
     help="The verdict is unsafe from this score on, between 0 and 1.",
 )
 @device_options
+@context_option
 @click.option(
     "--category-scores", is_flag=True, help="Score every category for a safe verdict too, which takes longer."
 )
@@ -89,6 +91,7 @@ def classify(
     threshold: float,
     threads: int | None,
     gpu_layers: int | None,
+    n_ctx: int,
     category_scores: bool,
     as_json: bool,
     exit_code: bool,
@@ -99,7 +102,7 @@ def classify(
     The model is two files that `visionward convert` wrote; --demo takes the packaged toy instead.
 
     The keys of the JSON object: verdict ("safe" or "unsafe"), score, answer_mass, categories (those that the model
-    named: code, name, score), category_scores (all in force; empty for a safe verdict without --category-scores), role
+    named: code, name, score), category_scores (all in force; null for a safe verdict without --category-scores), role
     ("User" or "Agent"), tiles, tokens (prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total),
     model, warnings.
 
@@ -124,7 +127,7 @@ def classify(
         judged = Conversation.from_prompt(prompt, response, image)
     else:
         judged = Conversation.from_file(conversation)
-    with Guard.load(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers) as guard:
+    with Guard.load(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers, n_ctx=n_ctx) as guard:
         verdict = guard.classify(judged, policy=policy, threshold=threshold, category_scores=category_scores)
     check_interrupted()
     if as_json:

@@ -66,6 +66,18 @@ def device_options(command: Command) -> Command:
     )(command)
 
 
+def context_option(command: Command) -> Command:
+    """``--n-ctx``."""
+    return click.option(
+        "--n-ctx",
+        metavar="N",
+        type=click.IntRange(1, 131072),
+        default=4096,
+        show_default=True,
+        help="Tokens that a prompt may have.",
+    )(command)
+
+
 def resolve_pair(
     model: Path | None, mmproj: Path | None, *, demo: bool = False, has_demo: bool = True
 ) -> tuple[Path, Path]:

@@ -45,9 +45,10 @@ def verdict_lines(verdict: Verdict, policy: Policy, threshold: float, *, all_sco
         yield from _named(named, names)
     elif verdict.unsafe:
         yield "Categories: the model named none."
-    if all_scores and verdict.category_scores:
+    scored = {code: score for code, score in verdict.category_scores.items() if score is not None}
+    if all_scores and scored:
         yield "The probability of each category, if the answer is unsafe:"
-        yield from _named(verdict.category_scores, names)
+        yield from _named(scored, names)
     for warning in verdict.warnings:
         yield f"Note: {warning}"
     yield _times(verdict)

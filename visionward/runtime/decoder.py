@@ -117,7 +117,7 @@ class Decoder:
         if len(tokens) > self.n_ctx:
             raise ContextLengthError(
                 f"the prompt has {len(tokens)} tokens, {len(tokens) - self.n_ctx} more than the context holds "
-                f"({self.n_ctx}): shorten the conversation, or raise n_ctx."
+                f"({self.n_ctx}): shorten the conversation, or raise n_ctx (--n-ctx)."
             )
         if not tokens:
             raise ContextLengthError("the prompt has no tokens.")
@@ -191,8 +191,9 @@ class Decoder:
                 self._hooks.begin(self._image, max(0, image_position - start))
                 take_errors()
                 status = llama.llama_decode(self._context, self._batch)
-                self._hooks.finish(rows)
+                self._hooks.raise_error()
                 self._check_status(status)
+                self._hooks.finish(rows)
                 for i in range(rows):
                     if self._batch.logits[i]:
                         pointer = llama.llama_get_logits_ith(self._context, i)

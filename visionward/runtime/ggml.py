@@ -16,7 +16,6 @@ from ctypes import (
     c_int32,
     c_int64,
     c_size_t,
-    c_uint8,
     c_void_p,
 )
 from enum import IntEnum
@@ -55,7 +54,6 @@ class Precision(IntEnum):
 
 
 STATUS_SUCCESS: Final = 0
-STATUS_ABORTED: Final = 1
 MAX_SOURCES: Final = 10
 MAX_NAME: Final = 64
 
@@ -122,13 +120,11 @@ op_desc = symbol("ggml_op_desc", c_char_p, _p)
 nbytes = symbol("ggml_nbytes", c_size_t, _p)
 nelements = symbol("ggml_nelements", c_int64, _p)
 row_size = symbol("ggml_row_size", c_size_t, c_int, c_int64)
-type_name = symbol("ggml_type_name", c_char_p, c_int)
 quantize_chunk = symbol("ggml_quantize_chunk", c_size_t, c_int, _p, _p, c_int64, c_int64, c_int64, _p)
 validate_row_data = symbol("ggml_validate_row_data", c_bool, c_int, _p, c_size_t)
 set_input = symbol("ggml_set_input", None, _p)
 set_output = symbol("ggml_set_output", None, _p)
 
-view_1d = symbol("ggml_view_1d", _p, _p, _p, c_int64, c_size_t)
 view_2d = symbol("ggml_view_2d", _p, _p, _p, c_int64, c_int64, c_size_t, c_size_t)
 view_3d = symbol("ggml_view_3d", _p, _p, _p, c_int64, c_int64, c_int64, c_size_t, c_size_t, c_size_t)
 reshape_2d = symbol("ggml_reshape_2d", _p, _p, _p, c_int64, c_int64)
@@ -139,7 +135,6 @@ cont_2d = symbol("ggml_cont_2d", _p, _p, _p, c_int64, c_int64)
 cast = symbol("ggml_cast", _p, _p, _p, c_int)
 cpy = symbol("ggml_cpy", _p, _p, _p, _p)
 concat = symbol("ggml_concat", _p, _p, _p, _p, c_int)
-get_rows = symbol("ggml_get_rows", _p, _p, _p, _p)
 mul_mat = symbol("ggml_mul_mat", _p, _p, _p, _p)
 mul_mat_set_prec = symbol("ggml_mul_mat_set_prec", None, _p, c_int)
 add = symbol("ggml_add", _p, _p, _p, _p)
@@ -182,14 +177,11 @@ backend_alloc_ctx_tensors_from_buft = symbol("ggml_backend_alloc_ctx_tensors_fro
 backend_tensor_alloc = symbol("ggml_backend_tensor_alloc", c_int, _p, _p, _p)
 backend_tensor_set = symbol("ggml_backend_tensor_set", None, _p, _p, c_size_t, c_size_t)
 backend_tensor_get = symbol("ggml_backend_tensor_get", None, _p, _p, c_size_t, c_size_t)
-backend_tensor_copy = symbol("ggml_backend_tensor_copy", None, _p, _p)
 
 buft_name = symbol("ggml_backend_buft_name", c_char_p, _p)
-buft_get_max_size = symbol("ggml_backend_buft_get_max_size", c_size_t, _p)
 buffer_free = symbol("ggml_backend_buffer_free", None, _p)
 buffer_get_type = symbol("ggml_backend_buffer_get_type", _p, _p)
 buffer_get_size = symbol("ggml_backend_buffer_get_size", c_size_t, _p)
-buffer_clear = symbol("ggml_backend_buffer_clear", None, _p, c_uint8)
 cpu_buffer_from_ptr = symbol("ggml_backend_cpu_buffer_from_ptr", _p, _p, c_size_t)
 
 

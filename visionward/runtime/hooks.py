@@ -51,18 +51,20 @@ class LayerHooks:
         """After a decode of so many rows.
 
         Raises:
-            BaseException: what a hook raised, unchanged.
             CheckFailedError: if a layer was not applied exactly once to each row.
         """
         memory, self._memory = self._memory, None
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
         wrong = {name.decode(): seen for name, seen in self._rows.items() if seen != rows}
         if memory is not None and wrong:
             raise CheckFailedError(
                 f"cross-attention was not applied to every row ({wrong} of {rows}): the result was thrown away."
             )
+
+    def raise_error(self) -> None:
+        """After a decode: raise what a hook raised, unchanged."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def _answer(self, tensor: int, asked: bool, _user: int | None) -> bool:
         if self._error is not None or (self._memory is None and self.observer is None):

@@ -91,7 +91,7 @@ def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
         score=first.score,
         answer_mass=first.mass,
         categories=findings.categories,
-        category_scores=findings.scores or {},
+        category_scores={code: (findings.scores or {}).get(code) for code in question.policy.codes},
         role=question.conversation.judged_role,
         tiles=0 if question.tiles is None else len(question.tiles.pixel_values),
         tokens=TokenCounts(len(tokens), findings.decoded),

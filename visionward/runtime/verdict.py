@@ -49,7 +49,8 @@ class Verdict:
         score: p(unsafe) / (p(safe) + p(unsafe)) of the first answer token.
         answer_mass: p(safe) + p(unsafe); under 0.5 the model did not really answer, and the verdict is unsafe.
         categories: the codes that the model named, in its order.
-        category_scores: every category in force to its score; empty for a safe verdict unless asked for.
+        category_scores: every category in force to its score; to None where it was not computed, as for a safe
+            verdict unless it was asked for.
         role: ``User`` for prompt classification, ``Agent`` for response classification.
         tiles: tiles of the image; 0 without one.
         tokens: of prompt and answer.
@@ -62,7 +63,7 @@ class Verdict:
     score: float
     answer_mass: float
     categories: tuple[CategoryScore, ...]
-    category_scores: dict[str, float]
+    category_scores: dict[str, float | None]
     role: Literal["User", "Agent"]
     tiles: int
     tokens: TokenCounts
@@ -90,13 +91,14 @@ def combine(verdicts: Sequence[Verdict]) -> Verdict:
         return verdicts[0]
     decisive = max(verdicts, key=lambda verdict: (verdict.unsafe, verdict.score))
     named: dict[str, CategoryScore] = {}
-    scores: dict[str, float] = {}
+    scores: dict[str, float | None] = {}
     for verdict in verdicts:
         for category in verdict.categories:
             if category.code not in named or category.score > named[category.code].score:
                 named[category.code] = category
         for code, score in verdict.category_scores.items():
-            scores[code] = max(score, scores.get(code, 0.0))
+            known = [value for value in (score, scores.get(code)) if value is not None]
+            scores[code] = max(known, default=None)
     times = [asdict(verdict.timings_ms) for verdict in verdicts]
     summed = {stage: sum(time[stage] for time in times) for stage in times[0]}
     return replace(
