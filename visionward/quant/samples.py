@@ -14,16 +14,16 @@ A line is an object with
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from visionward.runtime.conversation import Conversation, ImagePart, TextPart
 from visionward.runtime.errors import ConversationError, DataError
+from visionward.runtime.strict_json import parse_json
 
 _KEYS = ("id", "group", "image", "messages", "prompt", "response", "label", "categories", "extra")
 _LABELS = {"safe": False, "unsafe": True}
@@ -133,21 +133,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _object(line: str) -> dict[str, Any]:
-    def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise DataError(f"the key {key!r} occurs twice")
-            found[key] = value
-        return found
-
-    def refuse(constant: str) -> NoReturn:
-        raise DataError(f"{constant} is not JSON")
-
-    try:
-        value = json.loads(line, object_pairs_hook=unique, parse_constant=refuse)
-    except (json.JSONDecodeError, RecursionError) as cause:
-        raise DataError(f"not JSON: {cause}") from cause
+    value = parse_json(line, DataError)
     if not isinstance(value, dict):
         raise DataError(f"found {type(value).__name__}, expected an object")
     return value

@@ -31,20 +31,34 @@ def read_json(path: str | PathLike[str], error: type[_Error]) -> object:
     except ValueError as cause:  # a NUL in the name
         raise error(f"{str(path)!r}: {cause}") from cause
 
+    try:
+        return parse_json(text, error)
+    except error as cause:
+        raise error(f"{path}: {cause}") from cause
+
+
+def parse_json(text: str, error: type[_Error]) -> object:
+    """The value of a JSON text.
+
+    Raises:
+        error: it is not JSON (with line and column), is nested too deeply, repeats a key in an object (a plain reader
+            would silently keep the last one), or holds ``NaN`` or ``Infinity``.
+    """
+
     def unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
         found: dict[str, object] = {}
         for key, value in pairs:
             if key in found:
-                raise error(f"{path}: the key {key!r} occurs twice in one object")
+                raise error(f"the key {key!r} occurs twice in one object")
             found[key] = value
         return found
 
     def refuse(constant: str) -> NoReturn:
-        raise error(f"{path}: {constant} is not JSON")
+        raise error(f"{constant} is not JSON")
 
     try:
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except json.JSONDecodeError as cause:
-        raise error(f"{path}: not JSON: {cause}") from cause
+        raise error(f"not JSON: {cause}") from cause
     except RecursionError as cause:
-        raise error(f"{path}: nested too deeply") from cause
+        raise error("nested too deeply") from cause
