@@ -1,11 +1,15 @@
 """Fixtures for all tests; being here also makes the helper modules beside it importable."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from tiny_checkpoint import write_tiny_checkpoint
 
 from visionward.convert import ConvertedPair, convert_checkpoint
+
+# A shell ignores interrupts for what it starts in the background, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
