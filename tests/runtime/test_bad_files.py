@@ -11,9 +11,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 
 from visionward import Engine, Guard
 from visionward.runtime.errors import ModelFileError
+from visionward.runtime.gguf_header import GgufHeader
 
 LOADER = """
 import sys
@@ -69,6 +71,19 @@ def test_truncated(pair, which: int, keep: float) -> None:
     size = pair[which].stat().st_size
     os.truncate(pair[which], int(keep if keep > 1 else keep * size))
     assert pair[which].name in refused(*pair)
+
+
+@pytest.mark.parametrize("name", ["v.pre_ln.weight", "v.pre_tile_embd.weight", "cross.blk.0.attn_q.weight"])
+def test_a_type_that_ggml_cannot_compute_with(pair, monkeypatch, name: str) -> None:
+    """In a header with one flipped bit."""
+    parse = GgufHeader._tensor_info
+
+    def other_type(cursor):
+        found, shape, kind, offset = parse(cursor)
+        return found, shape, GGMLQuantizationType.Q8_1 if found == name else kind, offset
+
+    monkeypatch.setattr(GgufHeader, "_tensor_info", staticmethod(other_type))
+    assert f"tensor {name} has type Q8_1" in refused(*pair)
 
 
 def test_swapped(pair) -> None:

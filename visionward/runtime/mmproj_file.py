@@ -6,6 +6,7 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+from gguf import GGMLQuantizationType
 
 from visionward.runtime import ggml
 from visionward.runtime import mmproj_format as form
@@ -16,6 +17,12 @@ from visionward.runtime.gguf_header import GgufHeader, StoredTensor, floats, int
 from visionward.runtime.mmproj_format import CrossAttentionConfig, MmprojConfig, VisionConfig
 
 UPLOAD_BYTES = 64 * 2**20
+
+_NUMBERS = frozenset({GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
+_MATRIX = _NUMBERS | {
+    GGMLQuantizationType[name]
+    for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+}
 
 
 def _three(value: Any) -> tuple[float, float, float]:
@@ -93,6 +100,13 @@ def _check_config(path: Path, config: MmprojConfig) -> None:
         raise ModelFileError(f"{path} says impossible things of its {', '.join(wrong)}: convert it again.")
 
 
+def _kinds(name: str, shape: tuple[int, ...]) -> frozenset[GGMLQuantizationType]:
+    """Element types that a tensor may have: one dimension is added and multiplied, tables are read as numbers."""
+    if len(shape) == 1:
+        return _NUMBERS - {GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
+    return _NUMBERS if "embd" in name and name != "v.patch_embd.weight" else _MATRIX
+
+
 class MmprojWeights:
     """The mmproj file's tensors on a device: on a CPU the mapped file itself, elsewhere a copy.
 
@@ -105,7 +119,7 @@ class MmprojWeights:
         self.file = GgufHeader(path, form.ARCHITECTURE)
         self.config = read_config(self.file)
         self._stored = self.file.tensors
-        self._check_shapes()
+        self._check_tensors()
         self._data = np.memmap(path, np.uint8, "r")
         size = (len(self._stored) + 1) * ggml.tensor_overhead()
         self._context: int | None = ggml.init(ggml.InitParams(size, None, no_alloc=True))
@@ -151,14 +165,20 @@ class MmprojWeights:
         if context is not None:
             ggml.free(context)
 
-    def _check_shapes(self) -> None:
+    def _check_tensors(self) -> None:
+        """Shapes and element types: ggml aborts the process where it has no kernel for a type."""
         wanted = form.tensor_shapes(self.config.vision, self.config.cross_attention)
         for name, shape in wanted.items():
             if name not in self._stored:
                 raise ModelFileError(f"{self.file.path} has no tensor {name}: convert it again.")
-            found = self._stored[name].shape
-            if found != shape:
-                raise ModelFileError(f"{self.file.path}: tensor {name} has shape {found}, expected {shape}.")
+            found = self._stored[name]
+            if found.shape != shape:
+                raise ModelFileError(f"{self.file.path}: tensor {name} has shape {found.shape}, expected {shape}.")
+            if found.kind not in _kinds(name, shape):
+                raise ModelFileError(
+                    f"{self.file.path}: tensor {name} has type {found.kind.name}, which cannot be computed with: "
+                    "convert it again."
+                )
 
     def _map(self) -> None:
         base = ggml.address_of(self._data)
