@@ -30,9 +30,10 @@ _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_vo
 
 
 # GNU OpenMP's threads wait for each other at every node of a graph, by default for milliseconds in a busy loop. Where
-# another program wants the cores too, each then burns the time that the one it waits for would need: a classification
-# of 0.2 s took 9 s beside two busy processes, and 0.5 s with this count; on a quiet machine it makes no difference.
-SPIN_COUNT = "10000"
+# other programs want the cores too, each then burns the time that the one it waits for would need: on two cores a
+# classification of 0.2 s took 0.8 to 9 s beside two busy processes and 1.7 to 2.8 s beside four; with this count 0.4
+# to 0.6 s and 1.0 to 1.4 s. With nothing beside it, it makes no difference; not to spin at all costs a third more.
+SPIN_COUNT = "1000"
 
 
 def _wait_politely() -> None:
