@@ -23,6 +23,7 @@ from visionward.runtime.graph import Allocator, ProductObserver, read
 from visionward.runtime.image_cache import CacheStatistics, ImageCache
 from visionward.runtime.images import ImageSource, decode_image
 from visionward.runtime.mmproj_file import MmprojWeights
+from visionward.runtime.mmproj_format import TextIdentity
 from visionward.runtime.preprocess import Tiles, tile_image
 from visionward.runtime.text_model import TextModel
 from visionward.runtime.vision_tower import VisionTower
@@ -138,15 +139,9 @@ class Engine:
         self._stack.callback(self.decoder.close)
 
     def _check_pair(self) -> None:
-        model, cross = self.model, self.config.cross_attention
-        same = {
-            "content hash": (model.text_hash, self.config.text_hash),
-            "layers": (model.layers, cross.self_attention_layers),
-            "width": (model.width, cross.embedding_length),
-            "vocabulary": (model.vocab_rows, cross.vocab_rows),
-            "image token": (model.image_token_id, cross.image_token_id),
-        }
-        differing = [name for name, (text, mmproj) in same.items() if text != mmproj]
+        model = self.model
+        identity = TextIdentity(model.text_hash, model.layers, model.width, model.vocab_rows, model.image_token_id)
+        differing = self.config.differences(identity)
         if differing:
             raise ModelFileError(
                 f"{model.path} and {self.weights.file.path} do not belong together ({', '.join(differing)} differ): "

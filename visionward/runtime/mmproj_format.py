@@ -124,12 +124,43 @@ class CrossAttentionConfig:
 
 
 @dataclass(frozen=True)
+class TextIdentity:
+    """What a text file says of itself that its mmproj file must say too.
+
+    Attributes:
+        text_hash: of the checkpoint's text tensors.
+        layers: self-attention layers.
+        width: of the hidden state.
+        vocab_rows: real rows of the output head.
+        image_token_id: the id of ``<|image|>``.
+    """
+
+    text_hash: str
+    layers: int
+    width: int
+    vocab_rows: int
+    image_token_id: int
+
+
+@dataclass(frozen=True)
 class MmprojConfig:
     """Everything that the mmproj file says about the model's shape."""
 
     vision: VisionConfig
     cross_attention: CrossAttentionConfig
     text_hash: str
+
+    def differences(self, text: TextIdentity) -> tuple[str, ...]:
+        """In what the two files differ; empty for a pair that belongs together."""
+        cross = self.cross_attention
+        same = {
+            "content hash": (text.text_hash, self.text_hash),
+            "layers": (text.layers, cross.self_attention_layers),
+            "width": (text.width, cross.embedding_length),
+            "vocabulary": (text.vocab_rows, cross.vocab_rows),
+            "image token": (text.image_token_id, cross.image_token_id),
+        }
+        return tuple(name for name, (ours, theirs) in same.items() if ours != theirs)
 
 
 def _vision_layer(prefix: str, vision: VisionConfig, *, gated: bool) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,7 @@ from visionward.runtime.errors import VisionwardError
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.images import ImageSource
 from visionward.runtime.mmproj_file import read_config
-from visionward.runtime.mmproj_format import MmprojConfig
+from visionward.runtime.mmproj_format import MmprojConfig, TextIdentity
 from visionward.runtime.policy import DEFAULT_POLICY, Category, Policy
 from visionward.runtime.prompt import ChatTemplate
 
@@ -137,15 +137,8 @@ def summarize_pair(text: Path | None, mmproj: Path | None) -> PairSummary:
 
 
 def _differences(text: TextSummary, config: MmprojConfig) -> tuple[str, ...]:
-    cross = config.cross_attention
-    same = {
-        "content hash": (text.file.text_hash, config.text_hash),
-        "layers": (text.layers, cross.self_attention_layers),
-        "width": (text.width, cross.embedding_length),
-        "vocabulary": (text.vocab_rows, cross.vocab_rows),
-        "image token": (text.image_token_id, cross.image_token_id),
-    }
-    return tuple(name for name, (ours, theirs) in same.items() if ours != theirs)
+    identity = TextIdentity(text.file.text_hash, text.layers, text.width, text.vocab_rows, text.image_token_id)
+    return config.differences(identity)
 
 
 def _optional(file: GgufHeader, key: str) -> str | None:
