@@ -16,6 +16,7 @@ SAFE = Verdict(
     tokens=TokenCounts(200, 0),
     timings_ms=Timings(load=10, preprocess=1, vision=1500, prefill=20, decode=0, total=1521),
     model="guard-text-F16.gguf",
+    vision_backend="ggml",
 )
 UNSAFE = Verdict(
     verdict="unsafe",
@@ -28,6 +29,7 @@ UNSAFE = Verdict(
     tokens=TokenCounts(210, 6),
     timings_ms=Timings(load=10, preprocess=0, vision=0, prefill=20, decode=30, total=50),
     model="guard-text-F16.gguf",
+    vision_backend=None,
     warnings=("no image was given.",),
 )
 

@@ -124,6 +124,7 @@ def test_json(run, guard):
         "tokens": {"prompt": 210, "decoded": 6},
         "timings_ms": {"load": 10, "preprocess": 0, "vision": 0, "prefill": 20, "decode": 30, "total": 50},
         "model": "guard-text-F16.gguf",
+        "vision_backend": None,
         "warnings": ["no image was given."],
     }
 
@@ -143,7 +144,7 @@ def test_text_for_people(run, guard):
     assert run("classify", *PAIR, *PROMPT).stdout.splitlines() == [
         "SAFE  score 0.020 (unsafe from 0.5 on)",
         "Judged: the user's message",
-        "Time: 1.5 s (looking at the image (1 tile) 1.5 s, reading the text 20 ms); loading the model 10 ms",
+        "Time: 1.5 s (looking at the image (1 tile, ggml) 1.5 s, reading the text 20 ms); loading the model 10 ms",
     ]
 
 

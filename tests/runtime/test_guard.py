@@ -40,7 +40,7 @@ def test_every_field_of_a_verdict(guard: Guard) -> None:
     found = verdict.to_dict()
     assert list(found) == [
         "verdict", "score", "answer_mass", "categories", "category_scores", "role", "tiles", "tokens", "timings_ms",
-        "model", "warnings",
+        "model", "vision_backend", "warnings",
     ]  # fmt: skip
     assert found["verdict"] == "unsafe"
     assert 0 < found["score"] < 1
@@ -50,6 +50,7 @@ def test_every_field_of_a_verdict(guard: Guard) -> None:
     assert found["tiles"] == 4
     assert found["tokens"]["prompt"] > 100
     assert found["model"] == "plain-text-F16.gguf"
+    assert found["vision_backend"] == "ggml"
     times = found["timings_ms"]
     stages = times["preprocess"] + times["vision"] + times["prefill"] + times["decode"]
     assert all(time > 0 for time in times.values())
@@ -264,6 +265,7 @@ def verdict(kind: str, score: float, codes: tuple[str, ...] = ()) -> Verdict:
         tokens=TokenCounts(10, 0),
         timings_ms=Timings(5, 1, 1, 1, 1, 4),
         model="m",
+        vision_backend="ggml",
         warnings=(kind,),
     )
 

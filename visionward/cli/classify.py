@@ -104,7 +104,7 @@ def classify(
     The keys of the JSON object: verdict ("safe" or "unsafe"), score, answer_mass, categories (those that the model
     named: code, name, score), category_scores (all in force; null for a safe verdict without --category-scores), role
     ("User" or "Agent"), tiles, tokens (prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total),
-    model, warnings.
+    model, vision_backend ("ggml", "onnx", "openvino"; null without an image), warnings.
 
     Exit codes: 0, whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
 

@@ -58,7 +58,7 @@ def _times(verdict: Verdict) -> str:
     times = verdict.timings_ms
     parts = [f"reading the text {seconds(times.prefill)}"]
     if verdict.tiles:
-        tiles = f"{verdict.tiles} tile{'s' if verdict.tiles > 1 else ''}"
+        tiles = f"{verdict.tiles} tile{'s' if verdict.tiles > 1 else ''}, {verdict.vision_backend}"
         parts.insert(0, f"looking at the image ({tiles}) {seconds(times.preprocess + times.vision)}")
     if verdict.tokens.decoded:
         parts.append(f"categories {seconds(times.decode)}")

@@ -121,6 +121,7 @@ class Engine:
         self.weights = MmprojWeights(mmproj, device)
         self._stack.callback(self.weights.close)
         self.config = self.weights.config
+        self.vision_backend = "ggml"
         self.tower = VisionTower(self.weights, device, allocator, exact=exact)
         self.cross_attention = CrossAttention(self.weights, device, allocator, exact=exact)
         self._worker.check_cancelled()

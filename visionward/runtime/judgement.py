@@ -97,6 +97,7 @@ def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
         tokens=TokenCounts(len(tokens), findings.decoded),
         timings_ms=Timings(load=0, preprocess=0, vision=vision_ms, prefill=prefill_ms, decode=decode_ms, total=0),
         model=engine.model.path.name,
+        vision_backend=None if question.tiles is None else engine.vision_backend,
         warnings=(*_input_warnings(question, engine), *question.prompt.warnings, *doubts, *findings.warnings),
     )
 

@@ -56,6 +56,7 @@ class Verdict:
         tokens: of prompt and answer.
         timings_ms: of each stage.
         model: file name of the text GGUF.
+        vision_backend: the engine that encoded the image, ``ggml``, ``onnx`` or ``openvino``; None without an image.
         warnings: whatever a reader of the verdict should know.
     """
 
@@ -69,6 +70,7 @@ class Verdict:
     tokens: TokenCounts
     timings_ms: Timings
     model: str
+    vision_backend: str | None
     warnings: tuple[str, ...] = ()
 
     @property
