@@ -20,6 +20,10 @@ DOCUMENTED = {
     "imatrix": ("--model", "--mmproj", "--data", "--out", "--limit", "--threads", "--gpu-layers"),
     "inspect": ("--model", "--mmproj", "--demo", "--template", "--json"),
     "doctor": ("--fresh", "--json"),
+    "bench": (
+        *("--model", "--mmproj", "--demo", "--image", "--prompt", "--runs", "--warmup", "--threads", "--gpu-layers"),
+        *("--n-ctx", "--json", "--against"),
+    ),
     "compare": (
         *("--data", "--data-format", "--reference", "--candidate", "--endpoint", "--endpoint-style", "--endpoint-rate"),
         *(

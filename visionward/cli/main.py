@@ -18,6 +18,10 @@ _COMMANDS = {
     ),
     "inspect": ("visionward.cli.inspect", "Show what is in a GGUF pair."),
     "doctor": ("visionward.cli.doctor", "Report on this machine, the installed libraries and the kernels that work."),
+    "bench": (
+        "visionward.cli.bench",
+        "Measure how long a classification takes, stage by stage, and how much memory.",
+    ),
     "compare": ("visionward.cli.compare", "Say what quantization cost in decisions, and what it saved."),
     "logits": ("visionward.cli.logits", "Write the logits of every position, for comparisons."),
 }

@@ -97,7 +97,7 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
     cores: int | None = None
     kernels: tuple[KernelResult, ...] = ()
     try:
-        library = _library()
+        library = native_library()
         from visionward.runtime.device import physical_cores  # noqa: PLC0415 - needs the native library
         from visionward.runtime.kernel_product import buffer_types  # noqa: PLC0415
 
@@ -107,7 +107,7 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
     except VisionwardError as error:
         library = NativeLibrary(problem=str(error))
     return SystemReport(
-        packages={name: _version(name) for name in PACKAGES},
+        packages=package_versions(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         platform=platform.platform(),
         processor=processor,
@@ -119,6 +119,11 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
     )
 
 
+def package_versions() -> dict[str, str | None]:
+    """The versions of visionward and of what it uses, None where a package is not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -126,7 +131,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _library() -> NativeLibrary:
+def native_library() -> NativeLibrary:
+    """The llama.cpp library: its build and what it can compute on.
+
+    Raises:
+        NativeLibraryError: if it cannot be loaded.
+    """
     from visionward.runtime import abi, native  # noqa: PLC0415 - where it cannot be loaded, the rest is still reported
 
     try:

@@ -1,0 +1,100 @@
+"""The ``bench`` command."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from visionward.cli.error_group import check_interrupted
+from visionward.cli.model_options import (
+    EXISTING_FILE,
+    GivenOnce,
+    context_option,
+    demo_option,
+    device_options,
+    pair_options,
+    resolve_pair,
+)
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"{text} ...", err=True)
+
+
+@click.command(cls=GivenOnce)
+@pair_options
+@demo_option
+@click.option(
+    "--image",
+    metavar="FILE",
+    type=EXISTING_FILE,
+    help="An image to look at.  [default: a synthetic picture of four tiles]",
+)
+@click.option("--prompt", metavar="TEXT", help='What the user says of it.  [default: "What is in this picture?"]')
+@click.option(
+    "--runs", metavar="N", type=click.IntRange(1, 10000), default=5, show_default=True, help="Runs that are measured."
+)
+@click.option(
+    "--warmup", metavar="N", type=click.IntRange(0, 10000), default=1, show_default=True, help="Runs before them."
+)
+@device_options
+@context_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for --against.")
+@click.option(
+    "--against", metavar="OLD.json", type=EXISTING_FILE, help="Compare with what --json printed in another run."
+)
+def bench(
+    model: Path | None,
+    mmproj: Path | None,
+    demo: bool,
+    image: Path | None,
+    prompt: str | None,
+    runs: int,
+    warmup: int,
+    as_json: bool,
+    against: Path | None,
+    **engine_options: Any,  # whatever the shared options are, the engine takes them under the same names
+) -> None:
+    """Measure how long a classification takes, stage by stage, and how much memory.
+
+    Every run looks at the image anew. Shows the least, the median and the 95th percentile of loading, preprocessing,
+    vision, prefill, decode and their total; of classifying the same image again; and of decoding one token, which a
+    safe verdict does not need. --against shows ratios to another run, and everything else that differs between the
+    two. docs/benchmarking.md says what each figure means.
+
+    \b
+    Examples:
+        visionward bench --demo
+        visionward bench --model guard-text-Q4_K_M.gguf --mmproj mmproj-guard-Q8_0.gguf --json > old.json
+        visionward bench --model guard-text-Q4_K_M.gguf --mmproj mmproj-guard-Q8_0.gguf --against old.json
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
+
+    from visionward.cli.bench_text import benchmark_lines, comparison_lines  # noqa: PLC0415 - not needed for --help
+    from visionward.runtime import benchmark_guard  # noqa: PLC0415
+    from visionward.runtime.benchmark import DEFAULT_PROMPT, Plan, measure, synthetic_picture  # noqa: PLC0415
+    from visionward.runtime.benchmark_comparison import compare, read_benchmark  # noqa: PLC0415
+    from visionward.runtime.benchmark_report import describe, dump  # noqa: PLC0415
+
+    # Better now than after all the runs.
+    old = None if against is None else read_benchmark(against)
+    plan = Plan(
+        image=synthetic_picture() if image is None else image,
+        prompt=DEFAULT_PROMPT if prompt is None else prompt,
+        runs=runs,
+        warmup=warmup,
+    )
+    load = partial(benchmark_guard.BenchmarkGuard, text_gguf, mmproj_gguf, **engine_options)
+    new = describe(measure(load, plan, _progress), plan, text_gguf, mmproj_gguf, engine_options).to_dict()
+    check_interrupted()
+    if old is None or against is None:
+        click.echo(dump(new) if as_json else "\n".join(benchmark_lines(new)))
+        return
+    comparison = compare(old, new)
+    if as_json:
+        click.echo(dump(new | {"against": {"old": old, **comparison.to_dict()}}))
+    else:
+        click.echo("\n".join([*benchmark_lines(new), "", *comparison_lines(old, new, comparison, against.name)]))
