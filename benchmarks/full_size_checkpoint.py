@@ -4,7 +4,7 @@
 
 bf16, sharded, 21 GB at 40 layers. One block of noise is repeated, so that writing runs at the disk's speed; gates are
 not zero, and unused tiles have zero embeddings, as in trained weights. The tokenizer has the true number of entries and
-is not Meta's.
+is not Meta's; the words of the guard's own prompt are one token each, so that a prompt is about as long as a real one.
 """
 
 import itertools
@@ -14,10 +14,13 @@ from pathlib import Path
 
 import click
 import numpy as np
+from tokenizers import Regex, pre_tokenizers
 
 from visionward.convert.model_config import read_config
 from visionward.convert.tensor_names import expected_shapes
 from visionward.convert.tokenizer import LLAMA_3_PATTERN
+from visionward.runtime.conversation import Conversation
+from visionward.runtime.prompt import ChatTemplate
 
 SHARD_BYTES = 5 * 10**9
 BLOCK = 1 << 20
@@ -71,8 +74,16 @@ def byte_alphabet() -> list[str]:
     return [chr(code) for code in (*printable, *others)]
 
 
+def prompt_words() -> list[str]:
+    """The words of the built-in prompt, in a byte-level vocabulary's spelling."""
+    split = pre_tokenizers.Split(Regex(LLAMA_3_PATTERN), behavior="isolated", invert=False)
+    cutter = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    pieces = ChatTemplate().render(Conversation.from_prompt("?")).pieces
+    return [word for piece in pieces if isinstance(piece, str) for word, _ in cutter.pre_tokenize_str(piece)]
+
+
 def tokenizer_json() -> dict[str, object]:
-    """A byte-level BPE of Llama 3's form: a few words, then pairs and triples of bytes, up to the true size."""
+    """A byte-level BPE of Llama 3's form: some words, then pairs and triples of bytes, up to the true size."""
     alphabet = byte_alphabet()
     vocabulary = {text: n for n, text in enumerate(alphabet)}
     merges: list[list[str]] = []
@@ -82,7 +93,7 @@ def tokenizer_json() -> dict[str, object]:
             vocabulary[left + right] = len(vocabulary)
             merges.append([left, right])
 
-    for word in WORDS:
+    for word in (*WORDS, *prompt_words()):
         for end in range(1, len(word)):
             merge(word[:end], word[end])
     pairs = list(itertools.product(alphabet, repeat=2))

@@ -1,0 +1,136 @@
+"""visionward: `python -m benchmarks.peers.visionward_contestant --text T.gguf --mmproj M.gguf --prompt P.json`.
+
+Classifies each image, and then the same image again, which the image cache knows. Seconds are those of the verdict's
+own timings; decoding and preprocessing the image are left out, as they are for the others. A random model answers
+neither safe nor unsafe, so that visionward also reads categories: that is reported apart and is no part of the whole.
+"""
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import cpu, measure
+from benchmarks.peers.inputs import Inputs, image, read_inputs
+
+# Engines for the tower with kernels that no switch restricts.
+UNRESTRICTED = {"onnx": "ONNX Runtime's kernels have no switch", "openvino": "OpenVINO's MLAS kernels have no switch"}
+
+
+def load(options: argparse.Namespace) -> Any:
+    from visionward import Guard  # noqa: PLC0415 - the environment must be set before
+
+    extra = {} if options.vision_backend is None else {"vision_backend": options.vision_backend}
+    return Guard.load(options.text, options.mmproj, threads=options.threads, gpu_layers=0, **extra)
+
+
+def check_prompt(guard: Any, inputs: Inputs) -> None:
+    """Check that this pair tokenizes the prompt as the others get it."""
+    from visionward.runtime.conversation import Conversation  # noqa: PLC0415
+    from visionward.runtime.prompt import ChatTemplate, tokenize  # noqa: PLC0415
+
+    model = guard.engine.model
+    template = ChatTemplate(model.chat_template, special_tokens=model.special_tokens)
+    tokens = tokenize(template.render(Conversation.from_prompt(inputs.user, None, image(1, 0))), model)
+    if tokens != inputs.tokens:
+        raise ValueError(
+            f"{model.path} makes {len(tokens)} other tokens of the prompt: was it converted from another checkpoint "
+            "than the prompt was made for?"
+        )
+
+
+def classify(guard: Any, user: str, tiles: int, seed: int) -> dict[str, float]:
+    """One classification: seconds by stage."""
+    verdict = guard.classify(image=image(tiles, seed), prompt=user)
+    if verdict.tiles != tiles:
+        raise ValueError(f"the image took {verdict.tiles} tiles where {tiles} were wanted.")
+    timings = verdict.timings_ms
+    stages = {name: getattr(timings, name) / 1000 for name in ("preprocess", "vision", "prefill", "decode")}
+    return {**stages, "whole": stages["vision"] + stages["prefill"]}
+
+
+def measure_image(guard: Any, user: str, tiles: int, runs: int) -> dict[str, Any]:
+    """Runs on images that are new each time, and again on the last of them."""
+    first = [classify(guard, user, tiles, seed) for seed in range(1, runs + 1)]
+    again = classify(guard, user, tiles, runs)
+    seconds = {
+        f"{ours}_s": measure.median([one[stage] for one in first])
+        for ours, stage in (("preprocess", "preprocess"), ("vision", "vision"), ("text", "prefill"), ("whole", "whole"))
+    }
+    return {**seconds, "categories_s": measure.median([one["decode"] for one in first]), "again_s": again["whole"]}
+
+
+def check_llama(limit: str) -> str:
+    import llama_cpp  # noqa: PLC0415
+
+    return cpu.check_llama(limit, llama_cpp.llama_print_system_info().decode())
+
+
+def check_engine(limit: str, backend: str | None) -> None:
+    """Refuse an engine for the tower that may use more than a row allows.
+
+    Raises:
+        LimitError: if it may.
+    """
+    if limit == "AVX2" and backend in UNRESTRICTED:
+        raise cpu.LimitError(f"{UNRESTRICTED[backend]} and may use AVX-512: no vision backend {backend} in this row.")
+
+
+def check_tower(limit: str, backend: str, printed: str) -> dict[str, str]:
+    """What the engine of the tower says that it used.
+
+    Raises:
+        LimitError: if it is more than the row allows, or may be.
+    """
+    if backend != "openvino":
+        return {}
+    isa = cpu.check_onednn(limit, printed)
+    if not isa and limit != "default":
+        raise cpu.LimitError("OpenVINO does not say which instruction set it used.")
+    kernels = sorted(set(re.findall(cpu.ONEDNN_KERNEL, printed)))
+    return {"OpenVINO's oneDNN": isa, "kernels": " ".join(kernels)}
+
+
+def compete(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
+    """Load, classify, and say what was measured."""
+    check_engine(options.limit, options.vision_backend)
+    features = check_llama(options.limit)
+    loading, guard = measure.timed(lambda: load(options))
+    with guard:
+        check_prompt(guard, inputs)
+        check_engine(options.limit, guard.engine.vision_backend)
+        if options.warm_up:
+            classify(guard, inputs.user, min(options.images), 0)
+        images = {tiles: measure_image(guard, inputs.user, tiles, options.runs) for tiles in options.images}
+        engine = guard.engine
+        layers = {"self": engine.model.layers, "cross": len(engine.config.cross_attention.layers)}
+        return {
+            "model": f"{options.text.stem}, {options.mmproj.stem}",
+            "versions": measure.versions("visionward", "llama-cpp-python"),
+            "backend": engine.vision_backend,
+            "prompt_tokens": len(inputs.tokens),
+            "layers": layers,
+            "load_s": loading,
+            "images": images,
+            "says": {"llama.cpp": features},
+        }
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--mmproj", type=Path, required=True)
+    parser.add_argument("--vision-backend", help="passed to Guard.load; not at all unless given")
+    options = parser.parse_args()
+    with measure.Contest(options, "visionward") as contest:
+        if options.vision_backend not in {"ggml", "onnx"}:
+            os.environ["ONEDNN_VERBOSE"] = "1"  # how OpenVINO shows which kernels run
+        with measure.native_output() as printed:
+            results = compete(options, read_inputs(options.prompt))
+        results["says"].update(check_tower(options.limit, results["backend"], printed()))
+        contest.finish(**results, unrestricted=UNRESTRICTED.get(results["backend"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The benchmarks against peers, on a tiny model with a tokenizer of the true size."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import against_peers, full_size_checkpoint
+from benchmarks.peers import cpu
+from benchmarks.peers.inputs import image, make_inputs
+from benchmarks.peers.plain_llama import sources, write_plain_llama
+from visionward.convert import ConvertedPair, convert_checkpoint
+from visionward.convert.model_config import read_config
+from visionward.convert.tensor_names import expected_shapes
+from visionward.runtime.gguf_header import GgufHeader
+
+pytestmark = pytest.mark.peers
+
+ROOT = Path(__file__).resolve().parent.parent
+EVERYTHING = "AVX = 1 | AVX2 = 1 | AVX512 = 1 | AVX512_VNNI = 1 | AVX512_BF16 = 1 | AMX_INT8 = 1 | OPENMP = 1 | "
+
+
+def write_checkpoint(folder: Path, layers: int) -> Path:
+    """A checkpoint as the full-size one, narrow and with few layers."""
+    folder.mkdir()
+    files = full_size_checkpoint.companion_files(layers, 4)
+    config = files["config.json"]
+    config["text_config"].update(
+        hidden_size=512, intermediate_size=1024, num_attention_heads=4, num_key_value_heads=2
+    )  # fmt: skip
+    config["vision_config"].update(
+        hidden_size=320, intermediate_size=512, attention_heads=4, num_global_layers=1, vision_output_dim=640
+    )
+    for name, values in files.items():
+        (folder / name).write_text(json.dumps(values), encoding="utf-8")
+    full_size_checkpoint.write_weights(folder, expected_shapes(read_config(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight self-attention layers and two cross-attention layers."""
+    return write_checkpoint(tmp_path_factory.mktemp("wide") / "ten", 10)
+
+
+@pytest.fixture(scope="module")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half of them."""
+    return write_checkpoint(tmp_path_factory.mktemp("small") / "five", 5)
+
+
+@pytest.fixture(scope="module")
+def pair(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ConvertedPair:
+    return convert_checkpoint(checkpoint, tmp_path_factory.mktemp("pair"), text_type="q8_0", mmproj_type="q8_0")
+
+
+@pytest.fixture(scope="module")
+def plain(pair: ConvertedPair, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plain") / "plain.gguf"
+    assert write_plain_llama(pair.text, pair.mmproj, path) == 10
+    return path
+
+
+def run(results: Path, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "benchmarks.against_peers", results, *arguments]
+    return subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_prompt_has_exactly_the_tokens_that_were_asked_for(checkpoint):
+    inputs = make_inputs(checkpoint, 254)
+    assert len(inputs.tokens) == 254
+    assert inputs.tokens[inputs.image_position] == full_size_checkpoint.VOCABULARY
+    assert inputs.user in inputs.text
+
+
+def test_images_are_the_same_for_the_same_seed():
+    assert np.array_equal(np.asarray(image(4, 7)), np.asarray(image(4, 7)))
+    assert not np.array_equal(np.asarray(image(4, 7)), np.asarray(image(4, 8)))
+
+
+def test_a_plain_llama_repeats_the_layer_in_front_of_a_cross_attention_layer(pair, plain):
+    assert sources(8, (3, 8)) == [0, 1, 2, 2, 3, 4, 5, 6, 6, 7]
+    before, after = GgufHeader(pair.text), GgufHeader(plain)
+    with pair.text.open("rb") as old, plain.open("rb") as new:
+        for there, here in {"blk.2.attn_q.weight": "blk.3.attn_q.weight", "output.weight": "output.weight"}.items():
+            old.seek(before.tensors[there].offset)
+            new.seek(after.tensors[here].offset)
+            assert old.read(before.tensors[there].nbytes) == new.read(after.tensors[here].nbytes)
+    assert set(before.keys) - set(after.keys) == {key for key in before.keys if key.startswith("visionward.")}
+
+
+def test_peers_take_turns_go_on_where_they_stopped_and_are_extrapolated(
+    checkpoint, small_checkpoint, pair, plain, tmp_path
+):
+    results = tmp_path / "results.jsonl"
+    arguments = ["--text", pair.text, "--mmproj", pair.mmproj, "--checkpoint", checkpoint, "--plain", plain]
+    arguments += ["--checkpoint", f"transformers.fp32={small_checkpoint}", "--images", 1, "--no-warm-up"]
+    rows = ["visionward", "transformers.bf16", "transformers.fp32", "libllama"]
+    first = run(results, *arguments, *rows[:2])
+    assert first.returncode == 0, first.stderr
+    kept = results.read_text(encoding="utf-8")
+    second = run(results, *arguments, *rows)
+    assert second.returncode == 0, second.stderr
+    assert results.read_text(encoding="utf-8").startswith(kept)
+    records = {record["row"]: record for record in against_peers.read_results(results)}
+    assert list(records) == rows
+    assert {record["prompt_tokens"] for record in records.values()} == {254}
+    ours, small = records["visionward"], records["transformers.fp32"]
+    assert ours["layers"] == {"self": 8, "cross": 2}
+    assert ours["images"]["1"]["again_s"] < ours["images"]["1"]["whole_s"]
+    for record in records.values():
+        assert 0 < record["memory"]["peak_anonymous_bytes"] < record["memory"]["peak_bytes"]
+    extrapolated = against_peers.whole(small, ours, "1")
+    stages = small["images"]["1"]
+    assert extrapolated.value == pytest.approx(stages["vision_s"] + 2 * stages["text_s"])
+    lines = [line for line in second.stdout.splitlines() if line.startswith("| 1 | transformers.fp32")]
+    assert len(lines) == 1
+    assert lines[0].count("*") == 2
+
+
+def test_more_than_a_row_allows_fails_loudly(checkpoint, pair, tmp_path):
+    results = tmp_path / "results.jsonl"
+    arguments = ["--text", pair.text, "--mmproj", pair.mmproj, "--checkpoint", checkpoint]
+    ended = run(results, "visionward.onnx@AVX2", *arguments)
+    assert ended.returncode == 1
+    assert "LimitError" in against_peers.read_results(results)[0]["error"]
+    assert "## Failed" in ended.stdout
+    assert run(results, "mistralrs@AVX2", *arguments).returncode == 2
+
+
+@pytest.mark.parametrize("limit", ["AVX512_CORE_BF16", "AVX512_CORE_VNNI", "AVX2"])
+def test_limits_are_checked_by_what_libraries_say(limit):
+    assert "AMX_INT8" in cpu.check_llama("default", EVERYTHING)
+    assert cpu.check_llama(limit, "AVX2 = 1 | FMA = 1 | OPENMP = 1 | ")
+    onednn, mkl = cpu.LIMITS[limit].isa
+    assert cpu.check_onednn(limit, f"onednn_verbose,v1,info,cpu,isa:{onednn}\n") == onednn
+    assert mkl in cpu.check_mkl(limit, f"MKL_VERBOSE for Intel(R) 64 architecture Some ({mkl} enabled processors, Lnx")
+    amx = "Intel AVX-512 with Intel DL Boost and bfloat16 support and Intel AMX"
+    for check, said in (
+        (cpu.check_llama, EVERYTHING),
+        (cpu.check_onednn, f"onednn_verbose,v1,info,cpu,isa:{amx}\n"),
+        (cpu.check_onednn, "onednn_verbose,v1,primitive,exec,cpu,matmul,brg_matmul:avx10_1_512_amx,undef"),
+        (cpu.check_mkl, "for Intel(R) 64 architecture Intel(R) Advanced Matrix Extensions enabled processors"),
+    ):
+        with pytest.raises(cpu.LimitError):
+            check(limit, said)
+
+
+@pytest.mark.skipif("VISIONWARD_MISTRALRS_PYTHON" not in os.environ, reason="needs a Python that has mistralrs")
+def test_mistralrs_answers(checkpoint, pair, tmp_path):
+    results = tmp_path / "results.jsonl"
+    arguments = ["--text", pair.text, "--mmproj", pair.mmproj, "--checkpoint", checkpoint, "--images", 1]
+    arguments += ["--python", f"mistralrs={os.environ['VISIONWARD_MISTRALRS_PYTHON']}", "--no-warm-up"]
+    ended = run(results, *arguments, "visionward", "mistralrs")
+    assert ended.returncode == 0, ended.stderr
+    assert "| 1 | mistralrs, Q4K |" in ended.stdout
