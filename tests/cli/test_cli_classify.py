@@ -32,10 +32,25 @@ def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
             0,
             "--n-ctx",
             700,
+            "--vision-backend",
+            "onnx",
+            "--onnx-tower",
+            "v.onnx",
+            "--memory-limit",
+            "9.5 GiB",
         ),
     )
     assert result.exit_code == 0, result.stderr
-    assert guard.loads == [(Path("t.gguf"), Path("m.gguf"), {"threads": 3, "gpu_layers": 0, "n_ctx": 700})]
+    options = {
+        "threads": 3,
+        "gpu_layers": 0,
+        "n_ctx": 700,
+        "vision_backend": "onnx",
+        "onnx_tower": Path("v.onnx"),
+        "onnx_provider": "CPUExecutionProvider",
+        "memory_limit": 19 * 2**29,
+    }
+    assert guard.loads == [(Path("t.gguf"), Path("m.gguf"), options)]
     (asked,) = guard.history
     conversation, policy = asked["conversation"], asked["policy"]
     assert conversation.images == (picture,)

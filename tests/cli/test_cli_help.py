@@ -10,11 +10,13 @@ from visionward.cli.reference import reference
 
 DOCUMENTED = {
     "demo": (),
-    "convert": ("--text-type", "--mmproj-type", "--name"),
+    "convert": ("--text-type", "--mmproj-type", "--onnx", "--name"),
+    "export-onnx": ("--type",),
     "classify": (
         *("--model", "--mmproj", "--demo", "--image", "--prompt", "--response", "--conversation", "--categories"),
         *("--exclude", "--threshold", "--threads", "--gpu-layers", "--category-scores", "--json", "--exit-code"),
-        *("VISIONWARD_MODEL", "VISIONWARD_MMPROJ"),
+        *("--vision-backend", "--onnx-tower", "--onnx-provider", "--memory-limit"),
+        *("VISIONWARD_MODEL", "VISIONWARD_MMPROJ", "VISIONWARD_ONNX_TOWER"),
     ),
     "quantize": ("--imatrix", "--tensor-type", "--threads", "--allow-requantize"),
     "imatrix": ("--model", "--mmproj", "--data", "--out", "--limit", "--threads", "--gpu-layers"),
@@ -22,7 +24,7 @@ DOCUMENTED = {
     "doctor": ("--fresh", "--json"),
     "bench": (
         *("--model", "--mmproj", "--demo", "--image", "--prompt", "--runs", "--warmup", "--threads", "--gpu-layers"),
-        *("--n-ctx", "--json", "--against"),
+        *("--n-ctx", "--json", "--against", "--vision-backend", "--onnx-tower", "--memory-limit"),
     ),
     "compare": (
         *("--data", "--data-format", "--reference", "--candidate", "--endpoint", "--endpoint-style", "--endpoint-rate"),

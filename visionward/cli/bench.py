@@ -16,6 +16,7 @@ from visionward.cli.model_options import (
     device_options,
     pair_options,
     resolve_pair,
+    vision_options,
 )
 
 
@@ -41,6 +42,7 @@ def _progress(text: str) -> None:
     "--warmup", metavar="N", type=click.IntRange(0, 10000), default=1, show_default=True, help="Runs before them."
 )
 @device_options
+@vision_options
 @context_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for --against.")
 @click.option(

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +16,11 @@ from visionward.cli.model_options import (
     device_options,
     pair_options,
     resolve_pair,
+    vision_options,
 )
+
+if TYPE_CHECKING:
+    from visionward.runtime.vision_backend import BackendChoice
 
 
 def _probability(_ctx: click.Context, _parameter: click.Parameter, value: float) -> float:
@@ -70,6 +75,7 @@ def _check_input(image: Path | None, prompt: str | None, response: str | None, c
     help="The verdict is unsafe from this score on, between 0 and 1.",
 )
 @device_options
+@vision_options
 @context_option
 @click.option(
     "--category-scores", is_flag=True, help="Score every category for a safe verdict too, which takes longer."
@@ -91,6 +97,10 @@ def classify(
     threshold: float,
     threads: int | None,
     gpu_layers: int | None,
+    vision_backend: "BackendChoice",
+    onnx_tower: Path | None,
+    onnx_provider: str,
+    memory_limit: int | None,
     n_ctx: int,
     category_scores: bool,
     as_json: bool,
@@ -127,7 +137,17 @@ def classify(
         judged = Conversation.from_prompt(prompt, response, image)
     else:
         judged = Conversation.from_file(conversation)
-    with Guard.load(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers, n_ctx=n_ctx) as guard:
+    with Guard.load(
+        text_gguf,
+        mmproj_gguf,
+        threads=threads,
+        gpu_layers=gpu_layers,
+        n_ctx=n_ctx,
+        vision_backend=vision_backend,
+        onnx_tower=onnx_tower,
+        onnx_provider=onnx_provider,
+        memory_limit=memory_limit,
+    ) as guard:
         verdict = guard.classify(judged, policy=policy, threshold=threshold, category_scores=category_scores)
     check_interrupted()
     if as_json:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from visionward.cli.export_onnx import ONNX_TYPES
 from visionward.cli.quantize import TYPES, progress_bar
 from visionward.cli.sizes import size_text
 
@@ -20,8 +21,16 @@ _TYPE = click.Choice(TYPES, case_sensitive=False)
 @click.option(
     "--mmproj-type", metavar="TYPE", type=_TYPE, default="f16", show_default=True, help="Type of the mmproj file."
 )
+@click.option(
+    "--onnx",
+    "onnx_type",
+    type=click.Choice(ONNX_TYPES, case_sensitive=False),
+    help="Export the vision tower as ONNX too, with weights of this type: faster on a CPU.",
+)
 @click.option("--name", help="The model's name in both file names.  [default: the checkpoint folder's name]")
-def convert(checkpoint: Path, out_dir: Path, text_type: str, mmproj_type: str, name: str | None) -> None:
+def convert(
+    checkpoint: Path, out_dir: Path, text_type: str, mmproj_type: str, onnx_type: str | None, name: str | None
+) -> None:
     """Convert a Hugging Face checkpoint into a text GGUF and an mmproj GGUF.
 
     CHECKPOINT is the folder of any MllamaForConditionalGeneration model: config.json, safetensors files, tokenizer and
@@ -32,19 +41,30 @@ def convert(checkpoint: Path, out_dir: Path, text_type: str, mmproj_type: str, n
     \b
     Examples:
         visionward convert Llama-Guard-3-11B-Vision models --text-type q4_k_m --mmproj-type q8_0
+        visionward convert Llama-Guard-3-11B-Vision models --text-type q4_k_m --mmproj-type q8_0 --onnx f16
         visionward convert Llama-Guard-3-11B-Vision models --text-type bf16 --mmproj-type bf16
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     from visionward.convert import convert_checkpoint  # noqa: PLC0415 - the native library is not needed for --help
     from visionward.quant.quantize import find_recipe, nearest_notes  # noqa: PLC0415
     from visionward.runtime.gguf_header import GgufHeader  # noqa: PLC0415
+    from visionward.runtime.onnx_format import data_path  # noqa: PLC0415
 
     with progress_bar("converting") as progress:
         pair = convert_checkpoint(
-            checkpoint, out_dir, text_type=text_type, mmproj_type=mmproj_type, name=name, progress=progress
+            checkpoint,
+            out_dir,
+            text_type=text_type,
+            mmproj_type=mmproj_type,
+            onnx_type=None if onnx_type is None else onnx_type.lower(),
+            name=name,
+            progress=progress,
         )
     for path, kind in ((pair.text, text_type), (pair.mmproj, mmproj_type)):
         click.echo(f"{path}  {size_text(path.stat().st_size)}")
         for note in nearest_notes(GgufHeader(path), find_recipe(kind)):
             click.echo(f"note: {note}", err=True)
+    if pair.onnx_tower is not None:
+        for path in (pair.onnx_tower, data_path(pair.onnx_tower)):
+            click.echo(f"{path}  {size_text(path.stat().st_size)}")
     files = f"--model {shlex.quote(str(pair.text))} --mmproj {shlex.quote(str(pair.mmproj))}"
     click.echo(f"\nNext: visionward classify {files} --image IMAGE", err=True)

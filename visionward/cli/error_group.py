@@ -50,7 +50,7 @@ class ErrorGroup(click.Group):
         """Import a command."""
         if cmd_name not in self.lazy:
             return None
-        command = getattr(import_module(self.lazy[cmd_name][0]), cmd_name)
+        command = getattr(import_module(self.lazy[cmd_name][0]), cmd_name.replace("-", "_"))
         if not isinstance(command, click.Command):
             raise TypeError(f"{cmd_name} is no command")
         return command

@@ -68,7 +68,8 @@ def imatrix(
     from visionward.runtime.engine import Engine  # noqa: PLC0415
 
     samples = read_samples(data)[:limit]
-    engine = Engine(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers)
+    # Only ggml lets its products be seen.
+    engine = Engine(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers, vision_backend="ggml")
     try:
         with _progress() as progress:
             gathered = gather(engine, samples, progress)

@@ -2,10 +2,21 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from visionward.cli.model_options import EXISTING_FILE, GivenOnce, device_options, pair_options, resolve_pair
+from visionward.cli.model_options import (
+    EXISTING_FILE,
+    GivenOnce,
+    device_options,
+    pair_options,
+    resolve_pair,
+    vision_options,
+)
+
+if TYPE_CHECKING:
+    from visionward.runtime.vision_backend import BackendChoice
 
 _TOKEN = re.compile(r"[0-9]{1,9}")
 
@@ -43,6 +54,7 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
 )
 @click.option("--exact", is_flag=True, help="No flash attention, float32 cache, padding computed in full.")
 @device_options
+@vision_options
 @click.option(
     "--ubatch",
     metavar="N",
@@ -61,6 +73,10 @@ def logits(
     exact: bool,
     threads: int | None,
     gpu_layers: int | None,
+    vision_backend: "BackendChoice",
+    onnx_tower: Path | None,
+    onnx_provider: str,
+    memory_limit: int | None,
     ubatch: int,
 ) -> None:
     """Write the logits of every position, for comparisons.
@@ -75,6 +91,8 @@ def logits(
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     if image is not None and pixels is not None:
         raise click.UsageError("--image and --pixels exclude each other")
+    if exact and vision_backend not in {"auto", "ggml"}:
+        raise click.UsageError(f"--exact computes with ggml, not with {vision_backend}")
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, has_demo=False)
 
     from visionward.quant.output_file import part_files  # noqa: PLC0415 - the native library is not needed for --help
@@ -91,6 +109,10 @@ def logits(
             n_ctx=max(DEFAULT_N_CTX, len(tokens)),
             ubatch=ubatch,
             exact=exact,
+            vision_backend=vision_backend,
+            onnx_tower=onnx_tower,
+            onnx_provider=onnx_provider,
+            memory_limit=memory_limit,
         )
         try:
             result = engine.logits(tokens, shown)

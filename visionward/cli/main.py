@@ -11,6 +11,10 @@ _COMMANDS = {
     "demo": ("visionward.cli.demo", "Classify the packaged samples with a small demonstration guard."),
     "classify": ("visionward.cli.classify", "Say whether an image and a conversation are safe."),
     "convert": ("visionward.cli.convert", "Convert a Hugging Face checkpoint into a text GGUF and an mmproj GGUF."),
+    "export-onnx": (
+        "visionward.cli.export_onnx",
+        "Export the vision tower of an mmproj file as ONNX, for ONNX Runtime and OpenVINO.",
+    ),
     "quantize": ("visionward.cli.quantize", "Quantize the text file or the mmproj file of a pair."),
     "imatrix": (
         "visionward.cli.imatrix",

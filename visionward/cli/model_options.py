@@ -1,5 +1,6 @@
 """The options that say which model to use and where to run it, shared by the commands."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,13 @@ from click.core import ParameterSource
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B|B)", re.IGNORECASE)
+_UNITS = {"b": 1} | {
+    f"{prefix}{infix}b": base**power
+    for power, prefix in enumerate("kmgt", 1)
+    for infix, base in (("", 1000), ("i", 1024))
+}
 
 _MISSING = (
     "no model was given: use --model TEXT.gguf --mmproj MMPROJ.gguf (or VISIONWARD_MODEL and VISIONWARD_MMPROJ){demo}"
@@ -63,6 +71,47 @@ def device_options(command: Command) -> Command:
         metavar="N",
         type=click.IntRange(1, 512),
         help="CPU threads.  [default: the number of physical cores]",
+    )(command)
+
+
+def _byte_count(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value.strip())
+    if match is None or not float(match[1]) > 0:
+        raise click.BadParameter(f"{value!r} is no amount of memory, expected one such as 9GiB or 9.5GB.")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def vision_options(command: Command) -> Command:
+    """``--vision-backend``, ``--onnx-tower``, ``--onnx-provider`` and ``--memory-limit``."""
+    command = click.option(
+        "--memory-limit",
+        metavar="SIZE",
+        callback=_byte_count,
+        help="What the process may take, such as 9GiB: auto keeps to it, and to a container's limit.",
+    )(command)
+    command = click.option(
+        "--onnx-provider",
+        metavar="NAME",
+        default="CPUExecutionProvider",
+        show_default=True,
+        help="What ONNX Runtime computes with, by its own name.",
+    )(command)
+    command = click.option(
+        "--onnx-tower",
+        metavar="TOWER.onnx",
+        type=click.Path(path_type=Path),
+        envvar="VISIONWARD_ONNX_TOWER",
+        show_envvar=True,
+        help="The tower that `visionward export-onnx` wrote.  [default: one beside the mmproj file that belongs to it]",
+    )(command)
+    return click.option(
+        "--vision-backend",
+        type=click.Choice(["auto", "ggml", "onnx", "openvino"]),
+        default="auto",
+        show_default=True,
+        help="What encodes images. auto takes the fastest that is installed, has an exported tower, and fits.",
     )(command)
 
 

@@ -12,6 +12,7 @@ from visionward.convert.companions import read_chat_template, read_end_token_ids
 from visionward.convert.encoding import PlannedTensor, encoded_chunks
 from visionward.convert.mmproj_file import mmproj_metadata, padding_collapses, plan_mmproj
 from visionward.convert.model_config import ModelConfig, read_config
+from visionward.convert.onnx_file import PlannedSource, check_weight_type, tower_path, write_tower
 from visionward.convert.provenance import Provenance, read_provenance
 from visionward.convert.safetensors_reader import StoredTensor, read_tensors
 from visionward.convert.tensor_names import (
@@ -34,14 +35,22 @@ from visionward.quant.tensor_types import RECIPES, Recipe
 from visionward.quant.text_quantizer import TextJob, quantize_text
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import CheckpointError
+from visionward.runtime.mmproj_format import MmprojConfig
 
 
 @dataclass(frozen=True)
 class ConvertedPair:
-    """The two files of a converted model, which belong together."""
+    """The files of a converted model, which belong together.
+
+    Attributes:
+        text: the text GGUF.
+        mmproj: the mmproj GGUF.
+        onnx_tower: the vision tower as ONNX, if it was asked for.
+    """
 
     text: Path
     mmproj: Path
+    onnx_tower: Path | None = None
 
 
 # Is told after every few megabytes: bytes written so far, bytes in all, the tensor at hand.
@@ -182,6 +191,7 @@ def convert_checkpoint(
     *,
     text_type: str = "f16",
     mmproj_type: str = "f16",
+    onnx_type: str | None = None,
     name: str | None = None,
     progress: Progress | None = None,
 ) -> ConvertedPair:
@@ -196,6 +206,8 @@ def convert_checkpoint(
         out_dir: where the files go; made if missing.
         text_type: type of the text file, a name of ``visionward.quant.tensor_types.RECIPES``.
         mmproj_type: the same for the mmproj file.
+        onnx_type: write ``vision-<name>-<type>.onnx`` too, with weights of this type, a name of
+            ``visionward.runtime.onnx_format.WEIGHT_TYPES``.
         name: the model's name, by default the folder's.
         progress: is told how far the conversion is.
 
@@ -204,6 +216,8 @@ def convert_checkpoint(
         QuantizeError: if llama.cpp cannot quantize the text file.
         OutputError: if the files cannot be written.
     """
+    if onnx_type is not None:
+        check_weight_type(onnx_type)
     text_recipe, mmproj_recipe = _recipe("text_type", text_type), _recipe("mmproj_type", mmproj_type)
     name = checkpoint_name(checkpoint) if name is None else name
     if not name or Path(name).name != name:
@@ -252,4 +266,10 @@ def convert_checkpoint(
         mmproj_keys = mmproj_metadata(source.config, general, text_hash)
         mmproj_part.file.write(header_bytes(mmproj_format.ARCHITECTURE, mmproj_keys, mmproj_plans))
         write_tensor_data(mmproj_part.file, mmproj_plans, encoded_chunks, advance=advance)
-    return pair
+    if onnx_type is None:
+        return pair
+    config = MmprojConfig(source.config.vision, source.config.cross_attention, text_hash)
+    tower = PlannedSource(config, {plan.name: plan for plan in mmproj_plans})
+    target = tower_path(pair.mmproj, onnx_type)
+    bar = None if progress is None else lambda written, size: progress(written, size, "vision tower")
+    return dataclasses.replace(pair, onnx_tower=write_tower(tower, target, weight_type=onnx_type, progress=bar))

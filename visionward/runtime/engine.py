@@ -16,16 +16,21 @@ import numpy.typing as npt
 
 from visionward.runtime import abi
 from visionward.runtime.cross_attention import CrossAttention, ImageMemory
-from visionward.runtime.decoder import Decoder
+from visionward.runtime.decoder import ANSWER_ROOM, Decoder
 from visionward.runtime.device import Device, gpu_devices, physical_cores
 from visionward.runtime.errors import ConversationError, ImageError, ModelFileError
+from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.graph import Allocator, ProductObserver, read
 from visionward.runtime.image_cache import CacheStatistics, ImageCache
 from visionward.runtime.images import ImageSource, decode_image
-from visionward.runtime.mmproj_file import MmprojWeights
-from visionward.runtime.mmproj_format import TextIdentity
+from visionward.runtime.mmproj_file import MmprojWeights, read_config
+from visionward.runtime.mmproj_format import ARCHITECTURE, TextIdentity
+from visionward.runtime.onnx_tower import OnnxTower
+from visionward.runtime.onnxruntime_session import CPU_PROVIDER
 from visionward.runtime.preprocess import Tiles, tile_image
 from visionward.runtime.text_model import TextModel
+from visionward.runtime.vision_backend import BackendChoice, Chosen, VisionOptions, choose_backend
+from visionward.runtime.vision_memory import room_for_tower
 from visionward.runtime.vision_tower import VisionTower
 from visionward.runtime.worker import Worker
 
@@ -63,7 +68,12 @@ class Engine:
         ubatch: tokens that the decoder computes in one graph.
         image_cache_bytes: memory for images that were encoded already, so that judging a response after its prompt
             does not look at the image again; 0 keeps none. Four tiles of the 11B model take 210 MB.
-        exact: for comparisons: no flash attention, float32 KV cache, padding computed in full.
+        exact: for comparisons: no flash attention, float32 KV cache, padding computed in full, all of it on ggml.
+        vision_backend: the engine that runs the vision tower: ``ggml``, ``onnx`` (ONNX Runtime) or ``openvino``.
+            ``auto`` takes the fastest that is installed, has an exported tower to run, and fits into the memory limit.
+        onnx_tower: the exported tower; one beside the mmproj file that belongs to it unless given.
+        onnx_provider: what ONNX Runtime computes with, by its own name.
+        memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit.
 
     Raises:
         ModelFileError: if a file is missing, damaged or of another kind, or the two do not belong together.
@@ -83,6 +93,10 @@ class Engine:
         ubatch: int = DEFAULT_UBATCH,
         exact: bool = False,
         image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES,
+        vision_backend: BackendChoice = "auto",
+        onnx_tower: str | PathLike[str] | None = None,
+        onnx_provider: str = CPU_PROVIDER,
+        memory_limit: int | None = None,
     ) -> None:
         _check_least(
             threads=(threads, 1),
@@ -90,6 +104,15 @@ class Engine:
             n_ctx=(n_ctx, 1),
             ubatch=(ubatch, 2),
             image_cache_bytes=(image_cache_bytes, 0),
+            memory_limit=(memory_limit, 1),
+        )
+        if exact and vision_backend not in ("auto", "ggml"):
+            raise ValueError(f"exact computation is ggml's, not that of {vision_backend}.")
+        vision = VisionOptions(
+            "ggml" if exact else vision_backend,
+            None if onnx_tower is None else Path(onnx_tower),
+            onnx_provider,
+            memory_limit,
         )
         self._worker = Worker()
         self._stack = ExitStack()
@@ -97,7 +120,7 @@ class Engine:
         try:
             self._worker.run(
                 lambda: self._load(
-                    Path(text), Path(mmproj), threads or physical_cores(), gpu_layers, n_ctx, ubatch, exact
+                    Path(text), Path(mmproj), threads or physical_cores(), gpu_layers, n_ctx, ubatch, exact, vision
                 )
             )
             self._images = ImageCache(image_cache_bytes)
@@ -107,7 +130,15 @@ class Engine:
             raise
 
     def _load(
-        self, text: Path, mmproj: Path, threads: int, gpu_layers: int | None, n_ctx: int, ubatch: int, exact: bool
+        self,
+        text: Path,
+        mmproj: Path,
+        threads: int,
+        gpu_layers: int | None,
+        n_ctx: int,
+        ubatch: int,
+        exact: bool,
+        vision: VisionOptions,
     ) -> None:
         abi.check()
         if gpu_layers is None and not gpu_devices():
@@ -118,11 +149,14 @@ class Engine:
         self.threads = threads
         self._allocator = allocator = Allocator(device)
         self._stack.callback(allocator.close)
-        self.weights = MmprojWeights(mmproj, device)
+        file = GgufHeader(mmproj, ARCHITECTURE)
+        self.config = read_config(file)
+        room = room_for_tower(vision.memory_limit, text, file, self.config, cells=n_ctx + ANSWER_ROOM)
+        chosen = choose_backend(vision, mmproj, self.config, gpu=not device.is_cpu, room=room)
+        self.vision_backend = chosen.backend
+        self.weights = MmprojWeights(file, device, tower=chosen.tower is None)
         self._stack.callback(self.weights.close)
-        self.config = self.weights.config
-        self.vision_backend = "ggml"
-        self.tower = VisionTower(self.weights, device, allocator, exact=exact)
+        self.tower = self._tower(chosen, device, exact=exact)
         self.cross_attention = CrossAttention(self.weights, device, allocator, exact=exact)
         self._worker.check_cancelled()
         self.model = TextModel(text, gpu_layers=gpu_layers)
@@ -138,6 +172,13 @@ class Engine:
             check_cancelled=self._worker.check_cancelled,
         )
         self._stack.callback(self.decoder.close)
+
+    def _tower(self, chosen: Chosen, device: Device, *, exact: bool) -> VisionTower | OnnxTower:
+        if chosen.tower is None:
+            return VisionTower(self.weights, device, self._allocator, exact=exact)
+        session = chosen.session(self.threads)
+        self._stack.callback(session.close)
+        return OnnxTower(session, self.config, device)
 
     def _check_pair(self) -> None:
         model = self.model

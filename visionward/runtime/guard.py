@@ -14,9 +14,11 @@ from visionward.runtime.engine import DEFAULT_N_CTX, Engine
 from visionward.runtime.errors import ConversationError, PolicyError
 from visionward.runtime.images import ImageSource
 from visionward.runtime.judgement import Observer, Question, judge, milliseconds_since
+from visionward.runtime.onnxruntime_session import CPU_PROVIDER
 from visionward.runtime.policy import DEFAULT_POLICY, Policy
 from visionward.runtime.prompt import ChatTemplate
 from visionward.runtime.verdict import Verdict, combine
+from visionward.runtime.vision_backend import BackendChoice
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -48,6 +50,10 @@ class Guard:
         threads: int | None = None,
         gpu_layers: int | None = None,
         n_ctx: int = DEFAULT_N_CTX,
+        vision_backend: BackendChoice = "auto",
+        onnx_tower: str | PathLike[str] | None = None,
+        onnx_provider: str = CPU_PROVIDER,
+        memory_limit: int | None = None,
     ) -> "Guard":
         """Load a GGUF pair.
 
@@ -57,14 +63,30 @@ class Guard:
             threads: CPU threads; as many as there are physical cores unless given.
             gpu_layers: decoder layers on the GPU; None for all where the library has one, 0 for the CPU alone.
             n_ctx: tokens that a prompt may have.
+            vision_backend: the engine that runs the vision tower: ``ggml``, ``onnx`` (ONNX Runtime) or ``openvino``.
+                ``auto`` takes the fastest that is installed, has an exported tower to run, and fits into the memory
+                limit; the verdict says which it was.
+            onnx_tower: the tower that `visionward export-onnx` wrote; one beside the mmproj file unless given.
+            onnx_provider: what ONNX Runtime computes with, by its own name.
+            memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit.
 
         Raises:
-            ModelFileError: if a file is missing, damaged or of another kind, or the two do not belong together.
+            ModelFileError: if a file is missing, damaged or of another kind, or the files do not belong together.
             ComputeError: if memory does not suffice.
             NativeLibraryError: if the installed llama.cpp is not one that this version was tested with.
         """
         start = time.perf_counter()
-        engine = Engine(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers, n_ctx=n_ctx)
+        engine = Engine(
+            text_gguf,
+            mmproj_gguf,
+            threads=threads,
+            gpu_layers=gpu_layers,
+            n_ctx=n_ctx,
+            vision_backend=vision_backend,
+            onnx_tower=onnx_tower,
+            onnx_provider=onnx_provider,
+            memory_limit=memory_limit,
+        )
         try:
             guard = cls(engine)
         except BaseException:

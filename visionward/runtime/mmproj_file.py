@@ -1,5 +1,6 @@
 """Reading the mmproj file: its configuration, and its weights as tensors on a device."""
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -107,20 +108,50 @@ def _kinds(name: str, shape: tuple[int, ...]) -> frozenset[GGMLQuantizationType]
     return _NUMBERS if "embd" in name and name != "v.patch_embd.weight" else _MATRIX
 
 
+def check_tensors(file: GgufHeader, config: MmprojConfig) -> None:
+    """Check shapes and element types: ggml aborts the process where it has no kernel for a type.
+
+    Raises:
+        ModelFileError: if a tensor is missing, or one has another shape or an impossible type.
+    """
+    for name, shape in form.tensor_shapes(config.vision, config.cross_attention).items():
+        if name not in file.tensors:
+            raise ModelFileError(f"{file.path} has no tensor {name}: convert it again.")
+        found = file.tensors[name]
+        if found.shape != shape:
+            raise ModelFileError(f"{file.path}: tensor {name} has shape {found.shape}, expected {shape}.")
+        if found.kind not in _kinds(name, shape):
+            raise ModelFileError(
+                f"{file.path}: tensor {name} has type {found.kind.name}, which cannot be computed with: "
+                "convert it again."
+            )
+
+
+def _decoded(data: npt.NDArray[np.uint8], stored: StoredTensor) -> npt.NDArray[np.float32]:
+    return np.asarray(gguf.dequantize(data, stored.kind), np.float32)
+
+
 class MmprojWeights:
     """The mmproj file's tensors on a device: on a CPU the mapped file itself, elsewhere a copy.
+
+    Args:
+        file: the mmproj file.
+        device: where they go.
+        tower: whether the vision tower's are needed, which they are not where another engine runs it.
 
     Raises:
         ModelFileError: if the file is damaged or lacks a tensor, or one has another shape.
         ComputeError: if the device's memory does not suffice.
     """
 
-    def __init__(self, path: Path, device: Device) -> None:
-        self.file = GgufHeader(path, form.ARCHITECTURE)
-        self.config = read_config(self.file)
-        self._stored = self.file.tensors
-        self._check_tensors()
-        self._data = np.memmap(path, np.uint8, "r")
+    def __init__(self, file: GgufHeader, device: Device, *, tower: bool = True) -> None:
+        self.file = file
+        self.config = read_config(file)
+        check_tensors(file, self.config)
+        self._stored = {name: stored for name, stored in file.tensors.items() if tower or name.startswith("cross.")}
+        with file.path.open("rb") as opened:
+            self._file_map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        self._data = np.frombuffer(self._file_map, np.uint8)
         size = (len(self._stored) + 1) * ggml.tensor_overhead()
         self._context: int | None = ggml.init(ggml.InitParams(size, None, no_alloc=True))
         self._buffer: int | None = None
@@ -130,7 +161,8 @@ class MmprojWeights:
             tensor = ggml.new_tensor(self._context, int(stored.kind), len(stored.shape), extents)
             ggml.set_name(tensor, name.encode())
             self._tensors[name] = tensor
-        if device.is_cpu:
+        self._mapped = device.is_cpu
+        if self._mapped:
             self._map()
         else:
             self._upload(device)
@@ -141,8 +173,29 @@ class MmprojWeights:
     def array(self, name: str) -> npt.NDArray[np.float32]:
         """A small tensor's values as float32, in the shape that ``mmproj_format.tensor_shapes`` gives."""
         stored = self._stored[name]
-        values = np.asarray(gguf.dequantize(self._bytes(stored), stored.kind), np.float32)
-        return values.reshape(stored.shape)
+        return _decoded(self._bytes(stored), stored).reshape(stored.shape)
+
+    def release_tower(self) -> None:
+        """Let the system take the tower's pages where they are mapped; they are read again when they are needed.
+
+        The decoder comes after the tower and needs room of its own.
+        """
+        if not self._mapped or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        tower = [stored for name, stored in self._stored.items() if not name.startswith("cross.")]
+        first = min(stored.offset for stored in tower)
+        end = max(stored.offset + stored.nbytes for stored in tower)
+        page = mmap.PAGESIZE
+        start = first + -first % page
+        whole = (end - start) // page * page
+        if whole > 0:
+            self._file_map.madvise(mmap.MADV_DONTNEED, start, whole)
+
+    def slice(self, name: str, index: int) -> npt.NDArray[np.float32]:
+        """One of the slices of a tensor along its first dimension, as float32."""
+        stored = self._stored[name]
+        slices = self._bytes(stored).reshape(stored.shape[0], -1)
+        return _decoded(slices[index], stored).reshape(stored.shape[1:])
 
     def _bytes(self, stored: StoredTensor) -> npt.NDArray[np.uint8]:
         return self._data[stored.offset : stored.offset + stored.nbytes]
@@ -164,21 +217,6 @@ class MmprojWeights:
             ggml.buffer_free(buffer)
         if context is not None:
             ggml.free(context)
-
-    def _check_tensors(self) -> None:
-        """Shapes and element types: ggml aborts the process where it has no kernel for a type."""
-        wanted = form.tensor_shapes(self.config.vision, self.config.cross_attention)
-        for name, shape in wanted.items():
-            if name not in self._stored:
-                raise ModelFileError(f"{self.file.path} has no tensor {name}: convert it again.")
-            found = self._stored[name]
-            if found.shape != shape:
-                raise ModelFileError(f"{self.file.path}: tensor {name} has shape {found.shape}, expected {shape}.")
-            if found.kind not in _kinds(name, shape):
-                raise ModelFileError(
-                    f"{self.file.path}: tensor {name} has type {found.kind.name}, which cannot be computed with: "
-                    "convert it again."
-                )
 
     def _map(self) -> None:
         base = ggml.address_of(self._data)

@@ -95,15 +95,15 @@ class TowerPlan:
         gate = math.tanh(weights.position_gate)
         added = np.empty(shape, np.float32)
         added[:] = (1 - gate) * weights.position
-        added += gate * weights.tile_position[self.aspect_ratio_id, : self.embedded_tiles]
+        added += gate * weights.tile_position[: self.embedded_tiles]
         added[:, 0] += weights.class_token
-        pre = math.tanh(weights.pre_tile_gate) * weights.pre_tile[self.aspect_ratio_id, : self.embedded_tiles]
+        pre = math.tanh(weights.pre_tile_gate) * weights.pre_tile[: self.embedded_tiles]
         added[:, 1:] += pre[:, None]
         return added.reshape(-1, self.config.width)
 
     def post_tile(self, weights: "EmbeddingWeights") -> Array:
         """What is added between the two transformers: (tokens, width)."""
-        post = math.tanh(weights.post_tile_gate) * weights.post_tile[self.aspect_ratio_id]
+        post = math.tanh(weights.post_tile_gate) * weights.post_tile
         of_tiles = np.repeat(post[: self.embedded_tiles], self.config.tile_tokens, axis=0)
         of_zeros = np.repeat(post, self.config.tile_padding, axis=0)
         return np.concatenate([of_tiles, of_zeros]).astype(np.float32)
@@ -120,13 +120,13 @@ class TowerPlan:
 
 @dataclass(frozen=True)
 class EmbeddingWeights:
-    """The tower's embeddings, float32, and their gates before tanh.
+    """The tower's embeddings for one canvas, float32, and their gates before tanh.
 
     Attributes:
         class_token: (width,).
         position: (tokens a tile, width).
-        tile_position: (aspect ratio ids, tiles, tokens a tile, width).
-        pre_tile, post_tile: (aspect ratio ids, tiles, width).
+        tile_position: (tiles, tokens a tile, width).
+        pre_tile, post_tile: (tiles, width).
     """
 
     class_token: Array

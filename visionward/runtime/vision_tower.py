@@ -33,16 +33,6 @@ class VisionTower:
         self._exact = exact
         self.config = weights.config.vision
         self.width = weights.config.cross_attention.embedding_length
-        self._embeddings = EmbeddingWeights(
-            class_token=weights.array("v.class_embd"),
-            position=weights.array("v.position_embd.weight"),
-            position_gate=weights.gate("v.position_embd.gate"),
-            tile_position=weights.array("v.tile_position_embd.weight"),
-            pre_tile=weights.array("v.pre_tile_embd.weight"),
-            pre_tile_gate=weights.gate("v.pre_tile_embd.gate"),
-            post_tile=weights.array("v.post_tile_embd.weight"),
-            post_tile_gate=weights.gate("v.post_tile_embd.gate"),
-        )
 
     def encode(self, tiles: Tiles, check_cancelled: Callable[[], None]) -> Storage:
         """Projected tokens of the real tiles.
@@ -65,32 +55,50 @@ class VisionTower:
         }
         if bias is not None:
             shapes["bias"] = (Type.F32 if self._exact else Type.F16, (plan.tokens, plan.real_tokens))
+        embeddings = self._embeddings(plan.aspect_ratio_id)
         work = Storage(self._device, shapes)
         try:
             if bias is not None:
                 kind = np.float32 if self._exact else np.float16
                 write(work["bias"], np.tile(bias.astype(kind), (plan.real_tokens, 1)))
-            self._embed(plan, tiles, work)
-            self._local_layers(plan, work, check_cancelled)
+            self._embed(plan, tiles, embeddings, work)
+            self._local_layers(plan, embeddings, work, check_cancelled)
             self._global_layers(plan, work, check_cancelled)
             return self._project(plan, work)
         finally:
             work.close()
+            self._weights.release_tower()
 
     def _graph(self) -> Graph:
         return Graph(self._allocator, exact=self._exact)
 
-    def _embed(self, plan: TowerPlan, tiles: Tiles, work: Storage) -> None:
+    def _embeddings(self, aspect_ratio_id: int) -> EmbeddingWeights:
+        """Those of one canvas: all together take 295 MB in float32."""
+        weights = self._weights
+        return EmbeddingWeights(
+            class_token=weights.array("v.class_embd"),
+            position=weights.array("v.position_embd.weight"),
+            position_gate=weights.gate("v.position_embd.gate"),
+            tile_position=weights.slice("v.tile_position_embd.weight", aspect_ratio_id),
+            pre_tile=weights.slice("v.pre_tile_embd.weight", aspect_ratio_id),
+            pre_tile_gate=weights.gate("v.pre_tile_embd.gate"),
+            post_tile=weights.slice("v.post_tile_embd.weight", aspect_ratio_id),
+            post_tile_gate=weights.gate("v.post_tile_embd.gate"),
+        )
+
+    def _embed(self, plan: TowerPlan, tiles: Tiles, embeddings: EmbeddingWeights, work: Storage) -> None:
         with self._graph() as g:
             patches = g.linear(self._weights["v.patch_embd.weight"], g.input(plan.patches(tiles.pixel_values)))
-            x = g.add(patches, g.input(plan.embedding(self._embeddings)))
+            x = g.add(patches, g.input(plan.embedding(embeddings)))
             x = self._norm(g, x, "v.pre_ln")
             if plan.zero_tokens:
                 x = g.concat_rows(x, g.input(np.zeros((plan.zero_tokens, self.config.width), np.float32)))
             g.store(x, work["x"])
             g.compute()
 
-    def _local_layers(self, plan: TowerPlan, work: Storage, check_cancelled: Callable[[], None]) -> None:
+    def _local_layers(
+        self, plan: TowerPlan, embeddings: EmbeddingWeights, work: Storage, check_cancelled: Callable[[], None]
+    ) -> None:
         taken = {layer: k for k, layer in enumerate(self.config.intermediate_layers)}
         for i in range(self.config.local_layers):
             check_cancelled()
@@ -100,7 +108,7 @@ class VisionTower:
                 x = self._layer(g, plan, work, f"v.blk.{i}", gated=False)
                 if i + 1 == self.config.local_layers:
                     x = self._norm(g, x, "v.post_ln")
-                    x = g.add(x, g.input(plan.post_tile(self._embeddings)))
+                    x = g.add(x, g.input(plan.post_tile(embeddings)))
                 g.store(x, work["x"])
                 g.compute()
 

@@ -116,7 +116,14 @@ class _Judge:
 
         self._task = task
         started = time.perf_counter()
-        self._guard = Guard.load(task.files.text, task.files.mmproj, threads=task.threads, gpu_layers=task.gpu_layers)
+        # An ONNX tower would hide what the mmproj file's own quantization does.
+        self._guard = Guard.load(
+            task.files.text,
+            task.files.mmproj,
+            threads=task.threads,
+            gpu_layers=task.gpu_layers,
+            vision_backend="ggml",
+        )
         load_ms = (time.perf_counter() - started) * 1000
         engine = self._guard.engine
         rows = engine.model.vocab_rows

@@ -1,0 +1,138 @@
+"""Export the vision tower as ONNX, from a checkpoint or from an mmproj file."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType
+
+from visionward.convert.encoding import PlannedTensor, encoded_chunks
+from visionward.convert.onnx_tower import TowerEmitter
+from visionward.quant.output_file import part_files, prepare_folder
+from visionward.quant.rows import decode_rows
+from visionward.runtime import mmproj_format
+from visionward.runtime.errors import ModelFileError, QuantizeError
+from visionward.runtime.gguf_header import GgufHeader
+from visionward.runtime.mmproj_file import check_tensors, read_config
+from visionward.runtime.mmproj_format import MmprojConfig
+from visionward.runtime.onnx_format import WEIGHT_TYPES, data_path
+
+Floats = npt.NDArray[np.float32]
+# Is told after every weight: bytes written so far, bytes in all.
+Progress = Callable[[int, int], None]
+
+_MMPROJ_NAME = re.compile(r"mmproj-(.+)-[A-Za-z0-9_]+")
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """The tensors of an mmproj file that is made of a checkpoint."""
+
+    config: MmprojConfig
+    plans: Mapping[str, PlannedTensor]
+
+    def array(self, name: str) -> Floats:
+        """A tensor, float32, rows first."""
+        plan = self.plans[name]
+        as_floats = PlannedTensor(name, plan.shape, GGMLQuantizationType.F32, plan.source, plan.reorder)
+        parts = [part.view(np.float32).reshape(-1) for part in encoded_chunks(as_floats)]
+        return np.concatenate(parts).reshape(plan.shape)
+
+
+class MmprojSource:
+    """The tensors of an mmproj file of any type.
+
+    Raises:
+        ModelFileError: if the file is damaged or of another kind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = GgufHeader(path, mmproj_format.ARCHITECTURE)
+        self.config = read_config(self._file)
+        check_tensors(self._file, self.config)
+        self._data = np.memmap(path, np.uint8, "r")
+
+    def array(self, name: str) -> Floats:
+        """A tensor, float32, rows first."""
+        tensor = self._file.tensors[name]
+        stored = self._data[tensor.offset : tensor.offset + tensor.nbytes]
+        values = decode_rows(np.array(stored), tensor.kind, tensor.shape[-1]).reshape(tensor.shape)
+        if not np.isfinite(values).all():
+            raise ModelFileError(f"{self._file.path}: tensor {name} holds values that are infinite or not numbers.")
+        return values
+
+
+def tower_path(mmproj: Path, weight_type: str) -> Path:
+    """Where the tower of an mmproj file goes unless a name is given: beside it."""
+    match = _MMPROJ_NAME.fullmatch(mmproj.stem)
+    name = match[1] if match else mmproj.stem
+    return mmproj.with_name(f"vision-{name}-{weight_type}.onnx")
+
+
+def export_tower(
+    mmproj: Path, target: Path | None = None, *, weight_type: str = "f16", progress: Progress | None = None
+) -> Path:
+    """Export the vision tower of an mmproj file as ONNX; its weights go to ``<target>.data``.
+
+    Quantized weights are taken as they are: export from an f16 or bf16 file, or from the checkpoint, to lose nothing
+    twice.
+
+    Args:
+        mmproj: the mmproj file.
+        target: the ONNX file; beside the mmproj file unless given.
+        weight_type: one of ``onnx_format.WEIGHT_TYPES``.
+        progress: is told how far it is.
+
+    Returns:
+        The ONNX file.
+
+    Raises:
+        ModelFileError: if the mmproj file is missing, damaged or of another kind.
+        QuantizeError: if the type is unknown or cannot hold a weight.
+        OutputError: if the files cannot be written.
+    """
+    check_weight_type(weight_type)
+    source = MmprojSource(mmproj)
+    target = tower_path(mmproj, weight_type) if target is None else target
+    if target.suffix != ".onnx":
+        raise QuantizeError(f"{target} must end in .onnx, by which towers are found.")
+    return write_tower(source, target, weight_type=weight_type, progress=progress)
+
+
+def check_weight_type(weight_type: str) -> None:
+    """Refuse a name that is not in ``onnx_format.WEIGHT_TYPES``.
+
+    Raises:
+        QuantizeError: if it is not.
+    """
+    if weight_type not in WEIGHT_TYPES:
+        raise QuantizeError(f"{weight_type!r} is no type of an ONNX tower, expected one of {', '.join(WEIGHT_TYPES)}.")
+
+
+def write_tower(
+    source: PlannedSource | MmprojSource, target: Path, *, weight_type: str, progress: Progress | None = None
+) -> Path:
+    """Write a source's tower, weight by weight; both files get their names when they are complete.
+
+    Raises:
+        CheckpointError, ModelFileError: if a weight cannot be read.
+        QuantizeError: if the type cannot hold a weight.
+        OutputError: if the files cannot be written.
+    """
+    data = data_path(target)
+    emitter = TowerEmitter(source, weight_type)
+    model = emitter.model(data.name)
+    total = emitter.graph.data_bytes
+    prepare_folder(target.parent, total)
+    with part_files(data, target) as (data_part, graph_part):
+        written = 0
+        for content in emitter.graph.data():
+            data_part.file.write(content.data)
+            written += content.nbytes
+            if progress is not None:
+                progress(written, total)
+        graph_part.file.write(model.SerializeToString())
+    return target

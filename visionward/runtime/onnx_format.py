@@ -1,0 +1,128 @@
+"""The vision tower as an ONNX file: its inputs and output, and what it says of itself (docs/onnx-tower.md)."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from visionward.runtime.errors import ModelFileError
+from visionward.runtime.mmproj_format import MmprojConfig, VisionConfig
+
+FORMAT_VERSION = 1
+PIXELS = "pixel_values"
+RATIO_ID = "aspect_ratio_id"
+FEATURES = "features"
+
+# Element types of the weights, the ones to prefer first where a folder holds several: float16 loses next to nothing
+# and takes half the room of float32.
+WEIGHT_TYPES = ("f16", "f32", "int8", "int4")
+
+_KEY_VERSION = "visionward.format_version"
+_KEY_TEXT_HASH = "visionward.text_hash"
+_KEY_WEIGHT_TYPE = "visionward.weight_type"
+_KEY_VISION = "visionward.vision"
+_KEY_WIDTH = "visionward.text.embedding_length"
+_KEY_DATA_BYTES = "visionward.data_bytes"
+_KEYS = (_KEY_TEXT_HASH, _KEY_WEIGHT_TYPE, _KEY_VISION, _KEY_WIDTH, _KEY_DATA_BYTES)
+# The graph alone takes half a megabyte; more than this is another kind of file, and is not read.
+_MOST_GRAPH_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class TowerIdentity:
+    """What an ONNX tower says of itself.
+
+    Attributes:
+        text_hash: of the text file that it belongs to, as in the mmproj file.
+        weight_type: one of ``WEIGHT_TYPES``.
+        vision: the tower's shape, as JSON.
+        width: of the features, after the projector.
+        data_bytes: size of the file that holds the weights.
+    """
+
+    text_hash: str
+    weight_type: str
+    vision: str
+    width: int
+    data_bytes: int
+
+    @classmethod
+    def of(cls, config: MmprojConfig, weight_type: str, data_bytes: int) -> "TowerIdentity":
+        """The identity of the tower that is made of an mmproj file."""
+        return cls(
+            config.text_hash,
+            weight_type,
+            vision_json(config.vision),
+            config.cross_attention.embedding_length,
+            data_bytes,
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """The same as the ONNX model's metadata properties."""
+        return {
+            _KEY_VERSION: str(FORMAT_VERSION),
+            _KEY_TEXT_HASH: self.text_hash,
+            _KEY_WEIGHT_TYPE: self.weight_type,
+            _KEY_VISION: self.vision,
+            _KEY_WIDTH: str(self.width),
+            _KEY_DATA_BYTES: str(self.data_bytes),
+        }
+
+
+def vision_json(vision: VisionConfig) -> str:
+    """The tower's shape as one line of JSON; what only preprocessing reads is left out."""
+    fields = asdict(vision)
+    for name in ("image_mean", "image_std"):
+        del fields[name]
+    return json.dumps(fields, sort_keys=True)
+
+
+def data_path(path: Path) -> Path:
+    """The file that holds an ONNX tower's weights."""
+    return path.with_name(path.name + ".data")
+
+
+def read_identity(path: Path) -> TowerIdentity:
+    """What an ONNX file says of itself; its weights are there and complete by their size.
+
+    Raises:
+        ModelFileError: if it is missing, damaged, or no vision tower that this version reads.
+    """
+    found = _read_metadata(path)
+    version = found.get(_KEY_VERSION)
+    if version is None:
+        raise ModelFileError(f"{path} is an ONNX file, but no vision tower that visionward exported.")
+    if version != str(FORMAT_VERSION):
+        raise ModelFileError(
+            f"{path} has format version {version}, this visionward reads {FORMAT_VERSION}: export it again."
+        )
+    missing = [key for key in _KEYS if key not in found]
+    if missing or found[_KEY_WEIGHT_TYPE] not in WEIGHT_TYPES:
+        raise ModelFileError(f"{path} lacks a key, or one is wrong ({', '.join(missing) or _KEY_WEIGHT_TYPE}).")
+    try:
+        width, data_bytes = int(found[_KEY_WIDTH]), int(found[_KEY_DATA_BYTES])
+    except ValueError as error:
+        raise ModelFileError(f"{path} has a key that is no number ({error}): export it again.") from error
+    data = data_path(path)
+    stored = data.stat().st_size if data.is_file() else None
+    if stored != data_bytes:
+        state = "is missing" if stored is None else f"has {stored} bytes, expected {data_bytes}"
+        raise ModelFileError(f"{data}, which holds the weights of {path.name}, {state}: export it again.")
+    return TowerIdentity(found[_KEY_TEXT_HASH], found[_KEY_WEIGHT_TYPE], found[_KEY_VISION], width, data_bytes)
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    try:
+        size = path.stat().st_size
+        content = b"" if size > _MOST_GRAPH_BYTES else path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not content:
+        raise ModelFileError(f"{path} has {size} bytes, which no vision tower's graph has: it is another kind of file.")
+    try:
+        model = onnx.load_model_from_string(content)
+    except (DecodeError, ValueError) as error:
+        raise ModelFileError(f"{path} is no ONNX file, or is damaged: export it again.") from error
+    return {entry.key: entry.value for entry in model.metadata_props}

@@ -1,0 +1,112 @@
+"""Running an ONNX tower with ONNX Runtime."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visionward.runtime.errors import ComputeError, ModelFileError, NativeLibraryError
+from visionward.runtime.onnx_format import FEATURES, PIXELS, RATIO_ID
+from visionward.runtime.onnx_tower import POLL_S, Array
+
+CPU_PROVIDER = "CPUExecutionProvider"
+
+# Weights of 8 and 4 bits are multiplied with activations of 8 bits, for which there are fast instructions.
+_INTEGER_ACTIVATIONS = "4"
+
+
+class OnnxRuntimeSession:
+    """An ONNX Runtime session.
+
+    Args:
+        path: the ONNX file.
+        threads: that compute.
+        provider: ONNX Runtime's name of what computes.
+
+    Raises:
+        NativeLibraryError: if ONNX Runtime is not installed, or this build has no such provider.
+        ModelFileError: if the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path, *, threads: int, provider: str = CPU_PROVIDER) -> None:
+        onnxruntime = import_onnxruntime()
+        available = onnxruntime.get_available_providers()
+        if provider not in available:
+            raise NativeLibraryError(
+                f"the installed ONNX Runtime has no {provider}, only {', '.join(available)}: install another build."
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # The levels above this one copy float16 weights into memory, which are mapped otherwise.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        # Threads that go on spinning after a run would take the decoder's time.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _INTEGER_ACTIVATIONS)
+        providers = [provider] if provider == CPU_PROVIDER else [provider, CPU_PROVIDER]
+        try:
+            # Folding would make float32 copies of float16 weights while loading, and load in 4 s instead of 0.6.
+            self._session: Any = onnxruntime.InferenceSession(
+                str(path), options, providers=providers, disabled_optimizers=["ConstantFolding"]
+            )
+        except Exception as error:  # its exceptions have no common base of their own
+            raise ModelFileError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+        active = self._session.get_providers()
+        if active[0] != provider:
+            raise NativeLibraryError(f"ONNX Runtime did not start {provider} and fell back to {', '.join(active)}.")
+        self._run_options = onnxruntime.RunOptions
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="visionward-onnx")
+
+    def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
+        """Features (tiles, tokens a tile, width) of the real tiles (tiles, 3, S, S).
+
+        Raises:
+            ComputeError: if ONNX Runtime fails.
+        """
+        options = self._run_options()
+        # What a large image needed is given back afterwards.
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        inputs = {PIXELS: pixel_values, RATIO_ID: np.array([aspect_ratio_id])}
+        running = self._thread.submit(self._session.run, [FEATURES], inputs, options)
+        try:
+            while wait([running], POLL_S).not_done:
+                check_cancelled()
+        except BaseException:
+            options.terminate = True
+            wait([running])
+            raise
+        error = running.exception()
+        if error is not None:
+            raise ComputeError(f"ONNX Runtime could not encode the image: {_first_line(error)}") from error
+        features: Array = running.result()[0]
+        return features
+
+    def close(self) -> None:
+        """Free the weights; calling it again does nothing."""
+        self._thread.shutdown()
+        self._session = None
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, told to stay silent.
+
+    Its builds since 1.31 keep a device id and events in the user's cache folder and send them to Microsoft. The
+    variable counts while the library loads; the call is for a library that somebody else loaded before.
+
+    Raises:
+        NativeLibraryError: if it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime  # noqa: PLC0415 - loaded only where it runs
+    except ImportError as error:
+        raise NativeLibraryError(f"ONNX Runtime cannot be loaded ({error}): pip install onnxruntime.") from error
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

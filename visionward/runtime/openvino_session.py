@@ -1,0 +1,125 @@
+"""Running an ONNX tower with OpenVINO on the CPU."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visionward.runtime.errors import ComputeError, ModelFileError, NativeLibraryError
+from visionward.runtime.onnx_format import PIXELS, RATIO_ID
+from visionward.runtime.onnx_tower import POLL_S, Array
+from visionward.runtime.processor import read_processor
+
+# OpenVINO names bf16 among a processor's abilities, and chooses it, wherever the processor itself has the instructions;
+# without AMX it took 22 s for a layer that takes 0.5 s in f32.
+_BF16_FEATURE = "amx_bf16"
+# What oneDNN, which computes inside OpenVINO, was told to leave out.
+_LIMIT = "ONEDNN_MAX_CPU_ISA"
+_LIMITS_WITH_AMX = ("", "ALL", "DEFAULT", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16", "AVX10_1_512_AMX")
+
+# Activations are quantized to 8 bits in groups of this many where the weights are integers.
+_ACTIVATION_GROUP = 64
+
+# OpenVINO's own mark (ov::Decompression) of a conversion that it should leave to its kernels.
+_DECOMPRESSION = "decompression_0"
+
+
+def best_precision(weight_type: str) -> str:
+    """What OpenVINO should compute in: ``bf16`` where the processor multiplies it fast (AMX), else ``f32``.
+
+    Integer weights are multiplied with activations of 8 bits; with everything else in bf16 on top, features of the 11B
+    shape are 2.2e-2 off, more than they may be.
+    """
+    if weight_type.startswith("int"):
+        return "f32"
+    features = read_processor().features or ()
+    limit = os.environ.get(_LIMIT, "").upper()
+    return "bf16" if _BF16_FEATURE in features and limit in _LIMITS_WITH_AMX else "f32"
+
+
+class OpenVinoSession:
+    """A model that OpenVINO compiled for the CPU.
+
+    Args:
+        path: the ONNX file.
+        threads: that compute.
+        precision: ``bf16`` or ``f32``.
+
+    Raises:
+        NativeLibraryError: if OpenVINO is not installed.
+        ModelFileError: if the file cannot be compiled.
+    """
+
+    def __init__(self, path: Path, *, threads: int, precision: str) -> None:
+        try:
+            import openvino  # noqa: PLC0415 - an extra, loaded only where it runs
+        except ImportError as error:
+            raise NativeLibraryError(
+                f"OpenVINO cannot be loaded ({error}): pip install 'visionward[openvino]'."
+            ) from error
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # Threads pinned to cores would fight with the decoder's.
+            "ENABLE_CPU_PINNING": False,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP,
+        }
+        try:
+            core = openvino.Core()
+            model = core.read_model(str(path))
+            _keep_halves(model)
+            self._compiled: Any = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise ModelFileError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
+
+    def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
+        """Features (tiles, tokens a tile, width) of the real tiles (tiles, 3, S, S).
+
+        Raises:
+            ComputeError: if OpenVINO fails.
+        """
+        try:
+            request = self._compiled.create_infer_request()
+            request.start_async({PIXELS: pixel_values, RATIO_ID: np.array([aspect_ratio_id])})
+            try:
+                while not request.wait_for(round(POLL_S * 1000)):
+                    check_cancelled()
+            except BaseException:
+                request.cancel()
+                _await_end(request)
+                raise
+            request.wait()
+            features: Array = request.get_output_tensor(0).data.copy()
+        except RuntimeError as error:
+            raise ComputeError(f"OpenVINO could not encode the image: {_reason(error)}") from error
+        # What a large image needed is given back.
+        del request
+        self._compiled.release_memory()
+        return features
+
+    def close(self) -> None:
+        """Free the weights; calling it again does nothing."""
+        self._compiled = None
+
+
+def _keep_halves(model: Any) -> None:
+    """Leave float16 weights as they are mapped: folded to float32, they would take another 3.2 GB."""
+    for node in model.get_ops():
+        if node.get_type_name() == "Convert" and node.input_value(0).get_node().get_type_name() == "Constant":
+            node.get_rt_info()[_DECOMPRESSION] = ""
+
+
+def _await_end(request: Any) -> None:
+    try:
+        request.wait()
+    except RuntimeError:
+        # A cancelled request says so by raising.
+        return
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Exception from" not in line]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,147 @@
+"""Choosing the engine that runs the vision tower: ggml, ONNX Runtime or OpenVINO."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from visionward.runtime.errors import ModelFileError
+from visionward.runtime.mmproj_format import MmprojConfig
+from visionward.runtime.onnx_format import WEIGHT_TYPES, TowerIdentity, read_identity, vision_json
+from visionward.runtime.onnx_tower import TowerSession
+from visionward.runtime.onnxruntime_session import CPU_PROVIDER, OnnxRuntimeSession
+from visionward.runtime.openvino_session import OpenVinoSession, best_precision
+from visionward.runtime.vision_memory import tower_bytes
+
+Backend: TypeAlias = Literal["ggml", "onnx", "openvino"]
+BackendChoice: TypeAlias = Literal["auto", "ggml", "onnx", "openvino"]
+
+# The fastest first, as measured (benchmarks/RESULTS.md).
+_ONNX_BACKENDS: tuple[tuple[Backend, str], ...] = (("openvino", "openvino"), ("onnx", "onnxruntime"))
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VisionOptions:
+    """What the caller says of the vision tower.
+
+    Attributes:
+        backend: the engine; ``auto`` takes the fastest that is installed, has a tower to run, and fits.
+        tower: the ONNX tower; one beside the mmproj file that belongs to it unless given.
+        provider: what ONNX Runtime computes with, by its own name.
+        memory_limit: bytes that the whole process may take; ``auto`` keeps to it, and to a container's limit.
+    """
+
+    backend: BackendChoice = "auto"
+    tower: Path | None = None
+    provider: str = CPU_PROVIDER
+    memory_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The engine that will run the tower, and the ONNX tower for it with the type of its weights; None for ggml."""
+
+    backend: Backend
+    tower: Path | None = None
+    weight_type: str = ""
+    provider: str = CPU_PROVIDER
+
+    def session(self, threads: int) -> TowerSession:
+        """Load the ONNX tower.
+
+        Raises:
+            NativeLibraryError: if the engine is not installed.
+            ModelFileError: if it cannot load the tower.
+        """
+        if self.tower is None:
+            raise ValueError("ggml runs the tower of the mmproj file")
+        if self.backend == "openvino":
+            return OpenVinoSession(self.tower, threads=threads, precision=best_precision(self.weight_type))
+        return OnnxRuntimeSession(self.tower, threads=threads, provider=self.provider)
+
+
+def choose_backend(
+    options: VisionOptions, mmproj: Path, config: MmprojConfig, *, gpu: bool, room: int | None
+) -> Chosen:
+    """The engine to run the tower with.
+
+    ``auto`` takes ggml on a GPU, where it is fastest; on a CPU OpenVINO before ONNX Runtime, each only if it is
+    installed, a tower was exported for it, and its weights fit into the memory limit; else ggml.
+
+    Args:
+        options: what the caller asked for.
+        mmproj: the mmproj file.
+        config: what it says of the model.
+        gpu: whether ggml computes on a GPU.
+        room: bytes that the tower may take, or None where nothing limits them.
+
+    Raises:
+        ModelFileError: if an engine was named, or a tower, and there is no tower for it or it belongs to another model.
+        ValueError: if there is no such engine.
+    """
+    if options.backend not in get_args(BackendChoice):
+        raise ValueError(f"there is no vision backend {options.backend!r}, only {', '.join(get_args(BackendChoice))}.")
+    if options.backend == "ggml":
+        return Chosen("ggml")
+    if options.backend != "auto":
+        path, identity = _required(options, mmproj, config)
+        return Chosen(options.backend, path, identity.weight_type, options.provider)
+    if options.tower is None and gpu:
+        return Chosen("ggml")
+    found = _find(options, mmproj, config)
+    for path, identity in found:
+        for backend, module in _ONNX_BACKENDS:
+            if options.provider != CPU_PROVIDER and backend != "onnx":
+                continue
+            if find_spec(module) is None:
+                continue
+            needed = tower_bytes(backend, identity, config.vision)
+            if room is None or needed <= room:
+                return Chosen(backend, path, identity.weight_type, options.provider)
+            _log.info("%s would take %.1f GB for %s, and %.1f GB are left", backend, needed / 1e9, path, room / 1e9)
+    return Chosen("ggml")
+
+
+def _required(options: VisionOptions, mmproj: Path, config: MmprojConfig) -> tuple[Path, TowerIdentity]:
+    found = next(iter(_find(options, mmproj, config)), None)
+    if found is None:
+        raise ModelFileError(
+            f"there is no ONNX tower beside {mmproj} that belongs to it: make one with "
+            f"`visionward export-onnx {mmproj}`, or name one (--onnx-tower)."
+        )
+    return found
+
+
+def _find(options: VisionOptions, mmproj: Path, config: MmprojConfig) -> list[tuple[Path, TowerIdentity]]:
+    """Towers that belong to the model, the type to prefer first."""
+    if options.tower is not None:
+        identity = read_identity(options.tower)
+        if not _belongs(identity, config):
+            raise ModelFileError(
+                f"{options.tower} and {mmproj} do not belong together: use the ONNX tower of the same conversion."
+            )
+        return [(options.tower, identity)]
+    return sorted(_beside(mmproj, config), key=lambda found: WEIGHT_TYPES.index(found[1].weight_type))
+
+
+def _beside(mmproj: Path, config: MmprojConfig) -> Iterator[tuple[Path, TowerIdentity]]:
+    for path in sorted(mmproj.parent.glob("vision-*.onnx")):
+        try:
+            identity = read_identity(path)
+        except ModelFileError as error:
+            _log.warning("an ONNX tower is left out: %s", error)
+            continue
+        if _belongs(identity, config):
+            yield path, identity
+
+
+def _belongs(identity: TowerIdentity, config: MmprojConfig) -> bool:
+    return (identity.text_hash, identity.vision, identity.width) == (
+        config.text_hash,
+        vision_json(config.vision),
+        config.cross_attention.embedding_length,
+    )
