@@ -15,7 +15,7 @@ DOCUMENTED = {
     "classify": (
         *("--model", "--mmproj", "--demo", "--image", "--prompt", "--response", "--conversation", "--categories"),
         *("--exclude", "--threshold", "--threads", "--gpu-layers", "--category-scores", "--json", "--exit-code"),
-        *("--vision-backend", "--onnx-tower", "--onnx-provider", "--memory-limit"),
+        *("--kernels", "--vision-backend", "--onnx-tower", "--onnx-provider", "--memory-limit"),
         *("VISIONWARD_MODEL", "VISIONWARD_MMPROJ", "VISIONWARD_ONNX_TOWER"),
     ),
     "quantize": ("--imatrix", "--tensor-type", "--threads", "--allow-requantize"),

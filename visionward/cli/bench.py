@@ -14,6 +14,7 @@ from visionward.cli.model_options import (
     context_option,
     demo_option,
     device_options,
+    kernels_option,
     pair_options,
     resolve_pair,
     vision_options,
@@ -42,6 +43,7 @@ def _progress(text: str) -> None:
     "--warmup", metavar="N", type=click.IntRange(0, 10000), default=1, show_default=True, help="Runs before them."
 )
 @device_options
+@kernels_option
 @vision_options
 @context_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for --against.")

@@ -14,12 +14,14 @@ from visionward.cli.model_options import (
     context_option,
     demo_option,
     device_options,
+    kernels_option,
     pair_options,
     resolve_pair,
     vision_options,
 )
 
 if TYPE_CHECKING:
+    from visionward.runtime.packed_kernels import Kernels
     from visionward.runtime.vision_backend import BackendChoice
 
 
@@ -75,6 +77,7 @@ def _check_input(image: Path | None, prompt: str | None, response: str | None, c
     help="The verdict is unsafe from this score on, between 0 and 1.",
 )
 @device_options
+@kernels_option
 @vision_options
 @context_option
 @click.option(
@@ -97,6 +100,7 @@ def classify(
     threshold: float,
     threads: int | None,
     gpu_layers: int | None,
+    kernels: "Kernels",
     vision_backend: "BackendChoice",
     onnx_tower: Path | None,
     onnx_provider: str,
@@ -143,6 +147,7 @@ def classify(
         threads=threads,
         gpu_layers=gpu_layers,
         n_ctx=n_ctx,
+        kernels=kernels,
         vision_backend=vision_backend,
         onnx_tower=onnx_tower,
         onnx_provider=onnx_provider,

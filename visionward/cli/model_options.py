@@ -74,6 +74,18 @@ def device_options(command: Command) -> Command:
     )(command)
 
 
+def kernels_option(command: Command) -> Command:
+    """``--kernels``."""
+    return click.option(
+        "--kernels",
+        type=click.Choice(["plain", "packed"]),
+        default="plain",
+        show_default=True,
+        help="packed copies the text file's weights for ggml's faster CPU kernels, where `visionward doctor` sees them "
+        "work: slower to load.",
+    )(command)
+
+
 def _byte_count(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
     if value is None:
         return None

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from visionward.runtime.mmproj_file import MmprojWeights, read_config
 from visionward.runtime.mmproj_format import ARCHITECTURE, TextIdentity
 from visionward.runtime.onnx_tower import OnnxTower
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER
+from visionward.runtime.packed_kernels import Kernels, check_packed_kernels
 from visionward.runtime.preprocess import Tiles, tile_image
 from visionward.runtime.text_model import TextModel
 from visionward.runtime.vision_backend import BackendChoice, Chosen, VisionOptions, choose_backend
@@ -69,6 +70,8 @@ class Engine:
         image_cache_bytes: memory for images that were encoded already, so that judging a response after its prompt
             does not look at the image again; 0 keeps none. Four tiles of the 11B model take 210 MB.
         exact: for comparisons: no flash attention, float32 KV cache, padding computed in full, all of it on ggml.
+        kernels: ``plain`` reads the text file's weights where they are mapped; ``packed`` copies them for ggml's faster
+            CPU kernels, where those work: loading takes longer, and the copy is not shared.
         vision_backend: the engine that runs the vision tower: ``ggml``, ``onnx`` (ONNX Runtime) or ``openvino``.
             ``auto`` takes the fastest that is installed, has an exported tower to run, and fits into the memory limit.
         onnx_tower: the exported tower; one beside the mmproj file that belongs to it unless given.
@@ -93,6 +96,7 @@ class Engine:
         ubatch: int = DEFAULT_UBATCH,
         exact: bool = False,
         image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES,
+        kernels: Kernels = "plain",
         vision_backend: BackendChoice = "auto",
         onnx_tower: str | PathLike[str] | None = None,
         onnx_provider: str = CPU_PROVIDER,
@@ -106,6 +110,8 @@ class Engine:
             image_cache_bytes=(image_cache_bytes, 0),
             memory_limit=(memory_limit, 1),
         )
+        if kernels not in get_args(Kernels):
+            raise ValueError(f"there are no kernels {kernels!r}, only {', '.join(get_args(Kernels))}.")
         if exact and vision_backend not in ("auto", "ggml"):
             raise ValueError(f"exact computation is ggml's, not that of {vision_backend}.")
         vision = VisionOptions(
@@ -120,7 +126,15 @@ class Engine:
         try:
             self._worker.run(
                 lambda: self._load(
-                    Path(text), Path(mmproj), threads or physical_cores(), gpu_layers, n_ctx, ubatch, exact, vision
+                    Path(text),
+                    Path(mmproj),
+                    threads or physical_cores(),
+                    gpu_layers,
+                    n_ctx,
+                    ubatch,
+                    exact,
+                    kernels == "packed",
+                    vision,
                 )
             )
             self._images = ImageCache(image_cache_bytes)
@@ -138,9 +152,12 @@ class Engine:
         n_ctx: int,
         ubatch: int,
         exact: bool,
+        packed: bool,
         vision: VisionOptions,
     ) -> None:
         abi.check()
+        if packed:
+            check_packed_kernels(threads)
         if gpu_layers is None and not gpu_devices():
             gpu_layers = 0
         device = Device.choose(gpu=gpu_layers != 0, threads=threads)
@@ -159,7 +176,7 @@ class Engine:
         self.tower = self._tower(chosen, device, exact=exact)
         self.cross_attention = CrossAttention(self.weights, device, allocator, exact=exact)
         self._worker.check_cancelled()
-        self.model = TextModel(text, gpu_layers=gpu_layers)
+        self.model = TextModel(text, gpu_layers=gpu_layers, packed=packed)
         self._stack.callback(self.model.close)
         self._check_pair()
         self.decoder = Decoder(

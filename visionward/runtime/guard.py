@@ -15,6 +15,7 @@ from visionward.runtime.errors import ConversationError, PolicyError
 from visionward.runtime.images import ImageSource
 from visionward.runtime.judgement import Observer, Question, judge, milliseconds_since
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER
+from visionward.runtime.packed_kernels import Kernels
 from visionward.runtime.policy import DEFAULT_POLICY, Policy
 from visionward.runtime.prompt import ChatTemplate
 from visionward.runtime.verdict import Verdict, combine
@@ -50,6 +51,7 @@ class Guard:
         threads: int | None = None,
         gpu_layers: int | None = None,
         n_ctx: int = DEFAULT_N_CTX,
+        kernels: Kernels = "plain",
         vision_backend: BackendChoice = "auto",
         onnx_tower: str | PathLike[str] | None = None,
         onnx_provider: str = CPU_PROVIDER,
@@ -63,6 +65,8 @@ class Guard:
             threads: CPU threads; as many as there are physical cores unless given.
             gpu_layers: decoder layers on the GPU; None for all where the library has one, 0 for the CPU alone.
             n_ctx: tokens that a prompt may have.
+            kernels: ``plain`` reads the text file's weights where they are mapped; ``packed`` copies them for ggml's
+                faster CPU kernels, where those work (docs/kernels.md).
             vision_backend: the engine that runs the vision tower: ``ggml``, ``onnx`` (ONNX Runtime) or ``openvino``.
                 ``auto`` takes the fastest that is installed, has an exported tower to run, and fits into the memory
                 limit; the verdict says which it was.
@@ -82,6 +86,7 @@ class Guard:
             threads=threads,
             gpu_layers=gpu_layers,
             n_ctx=n_ctx,
+            kernels=kernels,
             vision_backend=vision_backend,
             onnx_tower=onnx_tower,
             onnx_provider=onnx_provider,

@@ -81,6 +81,16 @@ def probe_kernels(
     return results
 
 
+def kernel_files() -> list[Path]:
+    """The files that hold the CPU kernels: one, or one for each generation of processors, or all in the library."""
+    from visionward.runtime.native import library_path  # noqa: PLC0415 - the probe itself needs no library
+
+    library = library_path()
+    # Wheels hold copies under versioned names; one of each is enough.
+    files = [path for path in library.parent.glob("*ggml-cpu*") if path.suffix in {".so", ".dylib", ".dll"}]
+    return files or [library]
+
+
 def probe_kernel(kernel: str, threads: int, *, timeout_s: float = TIMEOUT_S) -> KernelResult:
     """Try one kind of kernel in a child process."""
     # Never forked: the library's threads would be missing in the child.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visionward.runtime.errors import VisionwardError
-from visionward.runtime.kernel_probe import KernelResult, probe_kernels
+from visionward.runtime.kernel_probe import KernelResult, kernel_files, probe_kernels
 from visionward.runtime.processor import Memory, Processor, read_memory, read_processor
 
 # Import names differ from these.
@@ -103,7 +103,7 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
 
         cores = physical_cores()
         progress("probing the kernels ...")
-        kernels = probe_kernels(tuple(buffer_types()), _kernel_files(), processor.identity, threads=cores, fresh=fresh)
+        kernels = probe_kernels(tuple(buffer_types()), kernel_files(), processor.identity, threads=cores, fresh=fresh)
     except VisionwardError as error:
         library = NativeLibrary(problem=str(error))
     return SystemReport(
@@ -144,7 +144,7 @@ def native_library() -> NativeLibrary:
         problem = None
     except VisionwardError as error:
         problem = str(error)
-    compilers = {compiler for path in _kernel_files() if (compiler := _compiler(path)) is not None}
+    compilers = {compiler for path in kernel_files() if (compiler := _compiler(path)) is not None}
     return NativeLibrary(
         problem=problem,
         path=_without_home(native.library_path()),
@@ -187,16 +187,6 @@ def _devices() -> tuple[BackendDevice, ...]:
             )
         )
     return tuple(devices)
-
-
-def _kernel_files() -> list[Path]:
-    """The files that hold the CPU kernels: one, or one for each generation of processors, or all in the library."""
-    from visionward.runtime.native import library_path  # noqa: PLC0415
-
-    library = library_path()
-    # Wheels hold copies under versioned names; one of each is enough.
-    files = [path for path in library.parent.glob("*ggml-cpu*") if path.suffix in {".so", ".dylib", ".dll"}]
-    return files or [library]
 
 
 def _compiler(path: Path) -> str | None:

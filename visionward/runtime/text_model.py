@@ -23,21 +23,23 @@ class TextModel:
     Args:
         path: the text GGUF.
         gpu_layers: layers to offload; 0 for none, None for all where the library has a GPU.
+        packed: copy the weights into the forms that ggml's faster CPU kernels read (AMX, CPU_REPACK) instead of
+            mapping them; see that these work first (``packed_kernels``).
 
     Raises:
         ModelFileError: if the file is missing, damaged, of another kind, or was not written by `visionward convert`.
     """
 
-    def __init__(self, path: Path, *, gpu_layers: int | None) -> None:
+    def __init__(self, path: Path, *, gpu_layers: int | None, packed: bool = False) -> None:
         self.path = path
         header = GgufHeader(path, ARCHITECTURE)
         self._read_header(header)
         take_errors()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = ALL_LAYERS if gpu_layers is None else gpu_layers
-        # Plain memory-mapped weights: fastest for prefill, shared between processes, and free of ggml's AMX buffers,
-        # which crash in libraries that gcc 12 compiled (docs/kernels.md).
-        params.use_extra_bufts = False
+        # Plain weights stay memory-mapped and shared between processes, and are free of ggml's AMX buffers, which crash
+        # in libraries that gcc 12 compiled (docs/kernels.md).
+        params.use_extra_bufts = packed
         self.handle: Any = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise ModelFileError(f"{path} could not be loaded: {take_errors() or 'llama.cpp gave no reason'}.")
