@@ -6,7 +6,7 @@ r"""Whole classifications of visionward and its peers, taking turns, and their r
         visionward transformers.bf16 mistralrs libllama
 
 A row is a contestant, for some with a variant, and after an @ what the processor may be used for
-(benchmarks/peers/cpu.py): visionward, visionward.ggml, visionward.onnx, visionward.openvino, transformers.bf16,
+(benchmarks/peers/cpu.py): visionward, visionward.ggml, visionward.onnx, visionward.openvino (each also with -packed kernels), transformers.bf16,
 transformers.fp32, mistralrs, libllama; for instance visionward.openvino@AVX512_CORE_VNNI. The rows of a round run one
 after the other, in the given order, each in a process of its own. Every result is written at once: the same command
 goes on where it was stopped, more rounds add to it, and `--table` only prints. Ratios are of results of the same round;
@@ -31,7 +31,7 @@ from benchmarks.peers import cpu
 ROOT = Path(__file__).resolve().parent.parent
 OURS = "visionward"
 VARIANTS = {
-    OURS: ("", "ggml", "onnx", "openvino", "auto"),
+    OURS: ("", "ggml", "onnx", "openvino", "auto", "ggml-packed", "onnx-packed", "openvino-packed"),
     "transformers": ("bf16", "fp32"),
     "mistralrs": ("",),
     "libllama": ("",),
@@ -104,8 +104,12 @@ def command(which: Row, options: argparse.Namespace) -> list[str]:
         if given is None:
             raise SystemExit(f"{which.name} needs {option}.")
         arguments += [option, Path(given).resolve()]
+    tower = which.choose(dict(options.onnx_tower)) if which.contestant == OURS else None
+    arguments += ["--onnx-tower", Path(tower).resolve()] if tower else []
     if which.variant:
-        arguments += [{OURS: "--vision-backend", "transformers": "--dtype"}[which.contestant], which.variant]
+        variant, _, kernels = which.variant.partition("-")
+        arguments += [{OURS: "--vision-backend", "transformers": "--dtype"}[which.contestant], variant]
+        arguments += ["--kernels", kernels] if kernels else []
     if not options.warm_up:
         arguments.append("--no-warm-up")
     python = which.choose(dict(options.python)) or sys.executable
@@ -328,7 +332,7 @@ def main() -> None:
     parser.add_argument("--run", default="1", help="a name; results of different runs are not compared")
     parser.add_argument("--prompt", type=Path, help="made from the first checkpoint if missing")
     parser.add_argument("--tokens", type=int, default=254, help="of a prompt that is made")
-    for name in ("text", "mmproj", "plain", "checkpoint", "python"):
+    for name in ("text", "mmproj", "onnx-tower", "plain", "checkpoint", "python"):
         parser.add_argument(f"--{name}", type=choice, action="append", default=[], metavar="[ROW=]PATH")
     parser.add_argument("--images", type=int, nargs="+", default=[1, 4], help="numbers of tiles")
     parser.add_argument("--runs", type=int, default=1, help="measured runs in each process")

@@ -22,7 +22,11 @@ def load(options: argparse.Namespace) -> Any:
     from visionward import Guard  # noqa: PLC0415 - the environment must be set before
 
     extra = {} if options.vision_backend is None else {"vision_backend": options.vision_backend}
-    return Guard.load(options.text, options.mmproj, threads=options.threads, gpu_layers=0, **extra)
+    if options.onnx_tower is not None:
+        extra["onnx_tower"] = options.onnx_tower
+    return Guard.load(
+        options.text, options.mmproj, threads=options.threads, gpu_layers=0, kernels=options.kernels, **extra
+    )
 
 
 def check_prompt(guard: Any, inputs: Inputs) -> None:
@@ -122,6 +126,8 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--mmproj", type=Path, required=True)
     parser.add_argument("--vision-backend", help="passed to Guard.load; not at all unless given")
+    parser.add_argument("--kernels", choices=["plain", "packed"], default="plain")
+    parser.add_argument("--onnx-tower", type=Path)
     options = parser.parse_args()
     with measure.Contest(options, "visionward") as contest:
         if options.vision_backend not in {"ggml", "onnx"}:
