@@ -6,11 +6,12 @@ r"""Whole classifications of visionward and its peers, taking turns, and their r
         visionward transformers.bf16 mistralrs libllama
 
 A row is a contestant, for some with a variant, and after an @ what the processor may be used for
-(benchmarks/peers/cpu.py): visionward, visionward.ggml, visionward.onnx, visionward.openvino (each also with -packed kernels), transformers.bf16,
-transformers.fp32, mistralrs, libllama; for instance visionward.openvino@AVX512_CORE_VNNI. The rows of a round run one
-after the other, in the given order, each in a process of its own. Every result is written at once: the same command
-goes on where it was stopped, more rounds add to it, and `--table` only prints. Ratios are of results of the same round;
-those of peers with fewer text layers than visionward's are extrapolated by the number of layers, and marked.
+(benchmarks/peers/cpu.py): visionward, visionward.ggml, visionward.onnx, visionward.openvino (these three also with
+-packed kernels), transformers.bf16, transformers.fp32, mistralrs, libllama; for instance
+visionward.openvino@AVX512_CORE_VNNI. The rows of a round run one after the other, in the given order, each in a process
+of its own. Every result is written at once: the same command goes on where it was stopped, more rounds add to it, and
+`--table` only prints. Ratios are of results of the same round; those of peers with fewer text layers than visionward's
+are extrapolated by the number of layers, and marked.
 """
 
 import argparse

@@ -34,7 +34,7 @@ def report_lines(report: SystemReport) -> Iterator[str]:
         yield "  not tested: the library cannot be loaded"
     for result in report.kernels:
         yield _kernel_line(result)
-    yield "  visionward uses plain memory-mapped weights; the other kinds matter only where they are asked for."
+    yield "  visionward uses plain memory-mapped weights; the other kinds matter only with --kernels packed."
     yield ""
     yield "Advice"
     for sentence in report.advice or ("Nothing is wrong.",):
