@@ -9,8 +9,10 @@ from tiny_checkpoint import write_tiny_checkpoint
 
 from visionward import Engine
 from visionward.convert import ConvertedPair, convert_checkpoint
+from visionward.convert.onnx_file import export_tower
 
 PairMaker = Callable[..., ConvertedPair]
+TowerMaker = Callable[..., Path]
 EngineMaker = Callable[..., Engine]
 
 
@@ -27,6 +29,20 @@ def pair_of(tmp_path_factory: pytest.TempPathFactory) -> PairMaker:
             folder = tmp_path_factory.mktemp(f"{name}-{kind}")
             pairs[name, kind] = convert_checkpoint(checkpoints[name], folder, text_type=kind, mmproj_type=kind)
         return pairs[name, kind]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tower_of(pair_of: PairMaker, tmp_path_factory: pytest.TempPathFactory) -> TowerMaker:
+    """``tower_of(name, type)``: the ONNX tower of a checkpoint, not beside its pair, where others would find it."""
+    towers: dict[tuple[str, str], Path] = {}
+
+    def make(name: str = "plain", weight_type: str = "f32") -> Path:
+        if (name, weight_type) not in towers:
+            target = tmp_path_factory.mktemp(f"{name}-{weight_type}") / f"vision-{name}-{weight_type}.onnx"
+            towers[name, weight_type] = export_tower(pair_of(name, "f32").mmproj, target, weight_type=weight_type)
+        return towers[name, weight_type]
 
     return make
 

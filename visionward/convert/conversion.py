@@ -35,7 +35,6 @@ from visionward.quant.tensor_types import RECIPES, Recipe
 from visionward.quant.text_quantizer import TextJob, quantize_text
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import CheckpointError
-from visionward.runtime.mmproj_format import MmprojConfig
 
 
 @dataclass(frozen=True)
@@ -268,8 +267,7 @@ def convert_checkpoint(
         write_tensor_data(mmproj_part.file, mmproj_plans, encoded_chunks, advance=advance)
     if onnx_type is None:
         return pair
-    config = MmprojConfig(source.config.vision, source.config.cross_attention, text_hash)
-    tower = PlannedSource(config, {plan.name: plan for plan in mmproj_plans})
+    tower = PlannedSource.of(pair.mmproj, mmproj_plans)
     target = tower_path(pair.mmproj, onnx_type)
     bar = None if progress is None else lambda written, size: progress(written, size, "vision tower")
     return dataclasses.replace(pair, onnx_tower=write_tower(tower, target, weight_type=onnx_type, progress=bar))

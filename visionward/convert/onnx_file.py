@@ -1,7 +1,7 @@
 """Export the vision tower as ONNX, from a checkpoint or from an mmproj file."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from visionward.quant.rows import decode_rows
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import ModelFileError, QuantizeError
 from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.mmproj_file import check_tensors, read_config
+from visionward.runtime.mmproj_file import check_tensors, read_config, tower_hash
 from visionward.runtime.mmproj_format import MmprojConfig
-from visionward.runtime.onnx_format import WEIGHT_TYPES, data_path
+from visionward.runtime.onnx_format import WEIGHT_TYPES, data_path, seal
 
 Floats = npt.NDArray[np.float32]
 # Is told after every weight: bytes written so far, bytes in all.
@@ -29,10 +29,23 @@ _MMPROJ_NAME = re.compile(r"mmproj-(.+)-[A-Za-z0-9_]+")
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """The tensors of an mmproj file that is made of a checkpoint."""
+    """The tensors of a checkpoint that an mmproj file was made of.
+
+    Attributes:
+        config: as the mmproj file spells it: numbers are rounded there.
+        tower_hash: of the mmproj file.
+        plans: its tensors by name.
+    """
 
     config: MmprojConfig
+    tower_hash: str
     plans: Mapping[str, PlannedTensor]
+
+    @classmethod
+    def of(cls, mmproj: Path, plans: Iterable[PlannedTensor]) -> "PlannedSource":
+        """The source for a file that was written by these plans."""
+        file = GgufHeader(mmproj, mmproj_format.ARCHITECTURE)
+        return cls(read_config(file), tower_hash(file), {plan.name: plan for plan in plans})
 
     def array(self, name: str) -> Floats:
         """A tensor, float32, rows first."""
@@ -53,6 +66,7 @@ class MmprojSource:
         self._file = GgufHeader(path, mmproj_format.ARCHITECTURE)
         self.config = read_config(self._file)
         check_tensors(self._file, self.config)
+        self.tower_hash = tower_hash(self._file)
         self._data = np.memmap(path, np.uint8, "r")
 
     def array(self, name: str) -> Floats:
@@ -124,7 +138,7 @@ def write_tower(
     """
     data = data_path(target)
     emitter = TowerEmitter(source, weight_type)
-    model = emitter.model(data.name)
+    graph = emitter.model(data.name).SerializeToString()
     total = emitter.graph.data_bytes
     prepare_folder(target.parent, total)
     with part_files(data, target) as (data_part, graph_part):
@@ -134,5 +148,6 @@ def write_tower(
             written += content.nbytes
             if progress is not None:
                 progress(written, total)
-        graph_part.file.write(model.SerializeToString())
+        data_part.file.write(seal(graph))
+        graph_part.file.write(graph)
     return target

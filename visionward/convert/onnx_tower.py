@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from visionward.convert.onnx_graph import MICROSOFT, OnnxGraph
 from visionward.convert.onnx_weights import TowerSource, WeightEncoder
-from visionward.runtime.onnx_format import FEATURES, PIXELS, RATIO_ID, TowerIdentity
+from visionward.runtime.onnx_format import FEATURES, PIXELS, RATIO_ID, SEAL_BYTES, TowerIdentity
 
 Floats = npt.NDArray[np.float32]
 _BIAS_COLUMNS = 2
@@ -49,15 +49,16 @@ class TowerEmitter:
             helper.make_tensor_value_info(RATIO_ID, TensorProto.INT64, [1]),
         ]
         output = helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["tiles", config.tile_tokens, width])
-        identity = TowerIdentity.of(self._source.config, self._weight_type, self.graph.data_bytes)
+        identity = TowerIdentity.of(
+            self._source.config, self._source.tower_hash, self._weight_type, self.graph.data_bytes + SEAL_BYTES
+        )
         return self.graph.model(inputs, output, result, location=location, metadata=identity.metadata())
 
     def _emit(self) -> str:
         g, config = self.graph, self._config
         self._plan()
         x = self._norm(self._embed(), "v.pre_ln")
-        if config.tile_padding:
-            x = g.concat(x, g.constant(np.zeros((config.max_tiles * config.tile_padding, config.width))), axis=0)
+        x = g.concat(x, g.constant(np.zeros((config.max_tiles * config.tile_padding, config.width))), axis=0)
         states = []
         for i in range(config.local_layers):
             if i in config.intermediate_layers:
@@ -158,8 +159,6 @@ class TowerEmitter:
         of_tiles = g.op("Unsqueeze", self._of_ratio(table), g.integers(1))
         of_tiles = g.expand(of_tiles, self._embedded, g.integers(config.tile_tokens), width)
         of_tiles = g.reshape(of_tiles, -1, config.width)
-        if not config.tile_padding:
-            return of_tiles
         all_tiles = self._all_of_ratio(table)
         of_zeros = g.op("Unsqueeze", all_tiles, g.integers(1))
         of_zeros = g.expand(of_zeros, g.integers(config.max_tiles), g.integers(config.tile_padding), width)
@@ -202,7 +201,7 @@ class TowerEmitter:
             mixed = self._attend(of_real, self._with_columns(k, self._key_columns), v)
         else:
             mixed = self._attend(of_real, k, v)
-        # No token is padding only where a tile's length needs none and all tiles are used; no rows, no result then.
+        # There are always some: a tile has one token more than a square, which is never a multiple of eight.
         of_padding = self._attend(
             g.rows(q, self._real, self._tokens), g.rows(k, self._zero, self._real), g.rows(v, self._zero, self._real)
         )

@@ -27,6 +27,10 @@ class TowerSource(Protocol):
     def config(self) -> MmprojConfig:
         """The model's shape."""
 
+    @property
+    def tower_hash(self) -> str:
+        """What tells the tower from others of its shape (``mmproj_file.tower_hash``)."""
+
     def array(self, name: str) -> Floats:
         """A tensor of the mmproj format, float32, rows first."""
 
@@ -133,6 +137,8 @@ def quantize_columns(weight: Floats, kind: IntegerType) -> tuple[npt.NDArray[np.
     rows, columns = weight.shape
     blocks = weight.reshape(rows // kind.block, kind.block, columns)
     scales = np.abs(blocks).max(axis=1) / np.float32(kind.largest)
+    # A smaller number has no inverse in float32.
+    scales[scales < np.finfo(np.float32).tiny] = 0
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
     integers = np.rint(blocks * inverse[:, None]).clip(-kind.largest, kind.largest).astype(np.int8)
     return integers.reshape(rows, columns), scales.astype(np.float32)

@@ -30,7 +30,7 @@ from visionward.runtime.onnxruntime_session import CPU_PROVIDER
 from visionward.runtime.packed_kernels import Kernels, check_packed_kernels
 from visionward.runtime.preprocess import Tiles, tile_image
 from visionward.runtime.text_model import TextModel
-from visionward.runtime.vision_backend import BackendChoice, Chosen, VisionOptions, choose_backend
+from visionward.runtime.vision_backend import BackendChoice, VisionOptions, choose_backend, load_session
 from visionward.runtime.vision_memory import room_for_tower
 from visionward.runtime.vision_tower import VisionTower
 from visionward.runtime.worker import Worker
@@ -169,11 +169,18 @@ class Engine:
         file = GgufHeader(mmproj, ARCHITECTURE)
         self.config = read_config(file)
         room = room_for_tower(vision.memory_limit, text, file, self.config, cells=n_ctx + ANSWER_ROOM)
-        chosen = choose_backend(vision, mmproj, self.config, gpu=not device.is_cpu, room=room)
-        self.vision_backend = chosen.backend
-        self.weights = MmprojWeights(file, device, tower=chosen.tower is None)
+        chosen = choose_backend(vision, file, self.config, gpu=not device.is_cpu, room=room)
+        session = load_session(vision, chosen, threads)
+        if session is not None:
+            self._stack.callback(session.close)
+        self.vision_backend = "ggml" if session is None else chosen.backend
+        self.weights = MmprojWeights(file, device, tower=session is None)
         self._stack.callback(self.weights.close)
-        self.tower = self._tower(chosen, device, exact=exact)
+        self.tower = (
+            VisionTower(self.weights, device, allocator, exact=exact)
+            if session is None
+            else OnnxTower(session, self.config, device)
+        )
         self.cross_attention = CrossAttention(self.weights, device, allocator, exact=exact)
         self._worker.check_cancelled()
         self.model = TextModel(text, gpu_layers=gpu_layers, packed=packed)
@@ -189,13 +196,6 @@ class Engine:
             check_cancelled=self._worker.check_cancelled,
         )
         self._stack.callback(self.decoder.close)
-
-    def _tower(self, chosen: Chosen, device: Device, *, exact: bool) -> VisionTower | OnnxTower:
-        if chosen.tower is None:
-            return VisionTower(self.weights, device, self._allocator, exact=exact)
-        session = chosen.session(self.threads)
-        self._stack.callback(session.close)
-        return OnnxTower(session, self.config, device)
 
     def _check_pair(self) -> None:
         model = self.model

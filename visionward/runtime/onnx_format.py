@@ -1,6 +1,8 @@
 """The vision tower as an ONNX file: its inputs and output, and what it says of itself (docs/onnx-tower.md)."""
 
+import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,11 +23,14 @@ WEIGHT_TYPES = ("f16", "f32", "int8", "int4")
 
 _KEY_VERSION = "visionward.format_version"
 _KEY_TEXT_HASH = "visionward.text_hash"
+_KEY_TOWER_HASH = "visionward.tower_hash"
 _KEY_WEIGHT_TYPE = "visionward.weight_type"
 _KEY_VISION = "visionward.vision"
 _KEY_WIDTH = "visionward.text.embedding_length"
 _KEY_DATA_BYTES = "visionward.data_bytes"
-_KEYS = (_KEY_TEXT_HASH, _KEY_WEIGHT_TYPE, _KEY_VISION, _KEY_WIDTH, _KEY_DATA_BYTES)
+_KEYS = (_KEY_TEXT_HASH, _KEY_TOWER_HASH, _KEY_WEIGHT_TYPE, _KEY_VISION, _KEY_WIDTH, _KEY_DATA_BYTES)
+# Behind the weights: the digest of the graph, so that a graph that is damaged, or of another export, is seen.
+SEAL_BYTES = hashlib.sha256().digest_size
 # The graph alone takes half a megabyte; more than this is another kind of file, and is not read.
 _MOST_GRAPH_BYTES = 32 * 2**20
 
@@ -36,6 +41,7 @@ class TowerIdentity:
 
     Attributes:
         text_hash: of the text file that it belongs to, as in the mmproj file.
+        tower_hash: of the tower itself, as ``mmproj_file.tower_hash`` gives it.
         weight_type: one of ``WEIGHT_TYPES``.
         vision: the tower's shape, as JSON.
         width: of the features, after the projector.
@@ -43,16 +49,18 @@ class TowerIdentity:
     """
 
     text_hash: str
+    tower_hash: str
     weight_type: str
     vision: str
     width: int
     data_bytes: int
 
     @classmethod
-    def of(cls, config: MmprojConfig, weight_type: str, data_bytes: int) -> "TowerIdentity":
+    def of(cls, config: MmprojConfig, tower_hash: str, weight_type: str, data_bytes: int) -> "TowerIdentity":
         """The identity of the tower that is made of an mmproj file."""
         return cls(
             config.text_hash,
+            tower_hash,
             weight_type,
             vision_json(config.vision),
             config.cross_attention.embedding_length,
@@ -64,6 +72,7 @@ class TowerIdentity:
         return {
             _KEY_VERSION: str(FORMAT_VERSION),
             _KEY_TEXT_HASH: self.text_hash,
+            _KEY_TOWER_HASH: self.tower_hash,
             _KEY_WEIGHT_TYPE: self.weight_type,
             _KEY_VISION: self.vision,
             _KEY_WIDTH: str(self.width),
@@ -84,13 +93,19 @@ def data_path(path: Path) -> Path:
     return path.with_name(path.name + ".data")
 
 
+def seal(graph: bytes) -> bytes:
+    """What the data file ends with, by the ONNX file's content."""
+    return hashlib.sha256(graph).digest()
+
+
 def read_identity(path: Path) -> TowerIdentity:
-    """What an ONNX file says of itself; its weights are there and complete by their size.
+    """What an ONNX file says of itself; it is as it was written, and its weights are complete by their size.
 
     Raises:
         ModelFileError: if it is missing, damaged, or no vision tower that this version reads.
     """
-    found = _read_metadata(path)
+    content = _read_graph(path)
+    found = _metadata(path, content)
     version = found.get(_KEY_VERSION)
     if version is None:
         raise ModelFileError(f"{path} is an ONNX file, but no vision tower that visionward exported.")
@@ -110,10 +125,28 @@ def read_identity(path: Path) -> TowerIdentity:
     if stored != data_bytes:
         state = "is missing" if stored is None else f"has {stored} bytes, expected {data_bytes}"
         raise ModelFileError(f"{data}, which holds the weights of {path.name}, {state}: export it again.")
-    return TowerIdentity(found[_KEY_TEXT_HASH], found[_KEY_WEIGHT_TYPE], found[_KEY_VISION], width, data_bytes)
+    if _read_seal(data) != seal(content):
+        raise ModelFileError(f"{path} is damaged, or {data.name} is of another export: export it again.")
+    return TowerIdentity(
+        text_hash=found[_KEY_TEXT_HASH],
+        tower_hash=found[_KEY_TOWER_HASH],
+        weight_type=found[_KEY_WEIGHT_TYPE],
+        vision=found[_KEY_VISION],
+        width=width,
+        data_bytes=data_bytes,
+    )
 
 
-def _read_metadata(path: Path) -> dict[str, str]:
+def _read_seal(data: Path) -> bytes:
+    try:
+        with data.open("rb") as file:
+            file.seek(-SEAL_BYTES, os.SEEK_END)
+            return file.read()
+    except OSError as error:
+        raise ModelFileError(f"{data} cannot be read: {error.strerror or error}.") from error
+
+
+def _read_graph(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         content = b"" if size > _MOST_GRAPH_BYTES else path.read_bytes()
@@ -121,8 +154,12 @@ def _read_metadata(path: Path) -> dict[str, str]:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not content:
         raise ModelFileError(f"{path} has {size} bytes, which no vision tower's graph has: it is another kind of file.")
+    return content
+
+
+def _metadata(path: Path, content: bytes) -> dict[str, str]:
     try:
         model = onnx.load_model_from_string(content)
+        return {entry.key: entry.value for entry in model.metadata_props}
     except (DecodeError, ValueError) as error:
         raise ModelFileError(f"{path} is no ONNX file, or is damaged: export it again.") from error
-    return {entry.key: entry.value for entry in model.metadata_props}

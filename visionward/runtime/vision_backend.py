@@ -1,15 +1,18 @@
 """Choosing the engine that runs the vision tower: ggml, ONNX Runtime or OpenVINO."""
 
 import logging
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from visionward.runtime.errors import ModelFileError
+from visionward.runtime.errors import ModelFileError, NativeLibraryError
+from visionward.runtime.gguf_header import GgufHeader
+from visionward.runtime.mmproj_file import tower_hash
 from visionward.runtime.mmproj_format import MmprojConfig
-from visionward.runtime.onnx_format import WEIGHT_TYPES, TowerIdentity, read_identity, vision_json
+from visionward.runtime.onnx_format import WEIGHT_TYPES, TowerIdentity, read_identity
 from visionward.runtime.onnx_tower import TowerSession
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER, OnnxRuntimeSession
 from visionward.runtime.openvino_session import OpenVinoSession, best_precision
@@ -65,7 +68,7 @@ class Chosen:
 
 
 def choose_backend(
-    options: VisionOptions, mmproj: Path, config: MmprojConfig, *, gpu: bool, room: int | None
+    options: VisionOptions, mmproj: GgufHeader, config: MmprojConfig, *, gpu: bool, room: int | None
 ) -> Chosen:
     """The engine to run the tower with.
 
@@ -106,42 +109,58 @@ def choose_backend(
     return Chosen("ggml")
 
 
-def _required(options: VisionOptions, mmproj: Path, config: MmprojConfig) -> tuple[Path, TowerIdentity]:
+def load_session(options: VisionOptions, chosen: Chosen, threads: int) -> TowerSession | None:
+    """The chosen engine with its tower loaded, or None for ggml.
+
+    Where ``auto`` found the tower by itself, and it cannot be loaded, ggml takes its place.
+
+    Raises:
+        NativeLibraryError: if the engine that was asked for is not installed.
+        ModelFileError: if it cannot load the tower.
+    """
+    if chosen.tower is None:
+        return None
+    try:
+        return chosen.session(threads)
+    except (ModelFileError, NativeLibraryError) as error:
+        if options.backend != "auto" or options.tower is not None or options.provider != CPU_PROVIDER:
+            raise
+        _log.warning("an ONNX tower is left out: %s", error)
+        return None
+
+
+def _required(options: VisionOptions, mmproj: GgufHeader, config: MmprojConfig) -> tuple[Path, TowerIdentity]:
     found = next(iter(_find(options, mmproj, config)), None)
     if found is None:
         raise ModelFileError(
-            f"there is no ONNX tower beside {mmproj} that belongs to it: make one with "
-            f"`visionward export-onnx {mmproj}`, or name one (--onnx-tower)."
+            f"there is no ONNX tower beside {mmproj.path} that belongs to it: make one with "
+            f"`visionward export-onnx {shlex.quote(str(mmproj.path))}`, or name one (--onnx-tower)."
         )
     return found
 
 
-def _find(options: VisionOptions, mmproj: Path, config: MmprojConfig) -> list[tuple[Path, TowerIdentity]]:
+def _find(options: VisionOptions, mmproj: GgufHeader, config: MmprojConfig) -> list[tuple[Path, TowerIdentity]]:
     """Towers that belong to the model, the type to prefer first."""
     if options.tower is not None:
         identity = read_identity(options.tower)
-        if not _belongs(identity, config):
+        if not _belongs(identity, mmproj, config):
             raise ModelFileError(
-                f"{options.tower} and {mmproj} do not belong together: use the ONNX tower of the same conversion."
+                f"{options.tower} and {mmproj.path} do not belong together: use the ONNX tower of the same conversion."
             )
         return [(options.tower, identity)]
     return sorted(_beside(mmproj, config), key=lambda found: WEIGHT_TYPES.index(found[1].weight_type))
 
 
-def _beside(mmproj: Path, config: MmprojConfig) -> Iterator[tuple[Path, TowerIdentity]]:
-    for path in sorted(mmproj.parent.glob("vision-*.onnx")):
+def _beside(mmproj: GgufHeader, config: MmprojConfig) -> Iterator[tuple[Path, TowerIdentity]]:
+    for path in sorted(mmproj.path.parent.glob("vision-*.onnx")):
         try:
             identity = read_identity(path)
         except ModelFileError as error:
             _log.warning("an ONNX tower is left out: %s", error)
             continue
-        if _belongs(identity, config):
+        if _belongs(identity, mmproj, config):
             yield path, identity
 
 
-def _belongs(identity: TowerIdentity, config: MmprojConfig) -> bool:
-    return (identity.text_hash, identity.vision, identity.width) == (
-        config.text_hash,
-        vision_json(config.vision),
-        config.cross_attention.embedding_length,
-    )
+def _belongs(identity: TowerIdentity, mmproj: GgufHeader, config: MmprojConfig) -> bool:
+    return identity == TowerIdentity.of(config, tower_hash(mmproj), identity.weight_type, identity.data_bytes)

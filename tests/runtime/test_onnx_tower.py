@@ -1,0 +1,151 @@
+"""The ONNX tower in both engines: features and logits against Transformers 4.53.3, and odd shapes against ggml."""
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from image_variants import CASES, ImageCase
+from tiny_checkpoint import write_tiny_checkpoint
+
+from visionward import Engine
+from visionward.convert import ConvertedPair, convert_checkpoint
+from visionward.convert.onnx_file import export_tower
+from visionward.runtime import vision_backend
+from visionward.runtime.mmproj_format import TILE_TOKENS_MULTIPLE
+from visionward.runtime.openvino_session import best_precision
+from visionward.runtime.preprocess import Tiles
+
+FIXTURE = np.load(Path(__file__).parents[1] / "reference" / "image_logits.npz")
+HAS_AMX = best_precision("f16") == "bf16"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An engine, the type of the weights, what OpenVINO computes in, and how far the features may be off."""
+
+    backend: str
+    weight_type: str
+    precision: str
+    bound: float
+
+    @property
+    def name(self) -> str:
+        return "-".join(filter(None, (self.backend, self.weight_type, self.precision)))
+
+
+# Measured, the worst of all cases: f32 7e-7, f16 3.6e-4, bf16 7.2e-3, int8 1.2e-2, int4 0.13.
+VARIANTS = (
+    Variant("onnx", "f32", "", 5e-6),
+    Variant("onnx", "f16", "", 1e-3),
+    Variant("onnx", "int8", "", 2e-2),
+    Variant("onnx", "int4", "", 0.2),
+    Variant("openvino", "f32", "f32", 5e-6),
+    Variant("openvino", "f16", "f32", 1e-3),
+    Variant("openvino", "f16", "bf16", 2e-2),
+    Variant("openvino", "int8", "f32", 2e-2),
+    Variant("openvino", "int4", "f32", 0.2),
+)
+# What the decoder adds, whose own cache is float16: measured 1.1e-3.
+DECODER_BOUND = 2e-3
+
+
+def relative_error(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+@pytest.fixture(scope="module")
+def onnx_engine_of(pair_of, tower_of) -> Iterator[Callable[[Variant, str], Engine]]:
+    engines: dict[tuple[Variant, str], Engine] = {}
+
+    def load(variant: Variant, name: str) -> Engine:
+        if (variant, name) not in engines:
+            pair = pair_of(name, "f32")
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(vision_backend, "best_precision", lambda _: variant.precision)
+                engines[variant, name] = Engine(
+                    pair.text,
+                    pair.mmproj,
+                    n_ctx=256,
+                    threads=1,
+                    vision_backend=variant.backend,
+                    onnx_tower=tower_of(name, variant.weight_type),
+                )
+        return engines[variant, name]
+
+    yield load
+    for engine in engines.values():
+        engine.close()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_features_and_logits(onnx_engine_of, variant: Variant, case: ImageCase) -> None:
+    if variant.precision == "bf16" and not HAS_AMX:
+        pytest.skip("without AMX a layer in bf16 takes minutes")
+    engine = onnx_engine_of(variant, case.checkpoint)
+    assert engine.vision_backend == variant.backend
+    result = engine.logits(case.tokens(), Tiles(case.pixels(), case.aspect_ratio))
+    logits, features = FIXTURE[f"{case.name}.logits"], FIXTURE[f"{case.name}.features"]
+    assert result.features is not None
+    assert result.features.shape == features.shape
+    assert relative_error(result.features, features) <= variant.bound
+    assert relative_error(result.logits, logits) <= DECODER_BOUND + variant.bound
+    ordered = np.sort(logits, axis=-1)
+    clear = ordered[:, -1] - ordered[:, -2] > 2 * np.abs(result.logits - logits).max(axis=-1)
+    assert clear.mean() > (0.5 if variant.bound < 0.1 else 0)
+    assert (result.logits.argmax(-1) == logits.argmax(-1))[clear].all()
+
+
+# A tower of one tile, one whose features are few, tiles of one patch.
+SHAPES = {
+    "one tile": {"seed": 22, "max_tiles": 1},
+    "few layers": {"seed": 23, "intermediate": (3,), "global_layers": 1, "max_tiles": 3},
+    "one patch": {"seed": 24, "tile_size": 14},
+}
+
+
+def exact_and_onnx_agree(pair: ConvertedPair, backend: str) -> None:
+    options = {"n_ctx": 64, "threads": 1}
+    with (
+        closing(Engine(pair.text, pair.mmproj, exact=True, **options)) as exact,
+        closing(Engine(pair.text, pair.mmproj, vision_backend=backend, **options)) as engine,
+    ):
+        assert (exact.vision_backend, engine.vision_backend) == ("ggml", backend)
+        vision = engine.config.vision
+        for high, wide in vision.aspect_ratios:
+            rng = np.random.default_rng(high * 10 + wide)
+            shape = (high * wide, 3, vision.tile_size, vision.tile_size)
+            tiles = Tiles(rng.standard_normal(shape).astype(np.float32), (high, wide))
+            assert relative_error(engine.encode_image(tiles), exact.encode_image(tiles)) < 5e-6
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_odd_shapes_equal_exact_ggml(tmp_path: Path, monkeypatch, backend: str, shape: str) -> None:
+    monkeypatch.setattr(vision_backend, "best_precision", lambda _: "f32")
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny", **SHAPES[shape])
+    pair = convert_checkpoint(checkpoint, tmp_path, text_type="f32", mmproj_type="f32", onnx_type="f32")
+    exact_and_onnx_agree(pair, backend)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_pixels_behind_the_last_whole_patch(pair_of, tmp_path: Path, monkeypatch, backend: str) -> None:
+    """The converter writes no such file, readers take one."""
+    monkeypatch.setattr(vision_backend, "best_precision", lambda _: "f32")
+    key = b"clip.vision.image_size" + struct.pack("<I", 4)
+    whole = pair_of("plain", "f32").mmproj.read_bytes()
+    assert whole.count(key + struct.pack("<I", 56)) == 1
+    mmproj = tmp_path / "mmproj-cut-F32.gguf"
+    mmproj.write_bytes(whole.replace(key + struct.pack("<I", 56), key + struct.pack("<I", 60)))
+    export_tower(mmproj, weight_type="f32")
+    exact_and_onnx_agree(ConvertedPair(pair_of("plain", "f32").text, mmproj), backend)
+
+
+def test_every_tile_has_padding_tokens() -> None:
+    """So no attention of padding queries is ever without rows: no square is one less than a multiple of eight."""
+    assert all((side**2 + 1) % TILE_TOKENS_MULTIPLE for side in range(1000))
