@@ -38,6 +38,7 @@ class RandomProjector:
         self.config = config
 
     def array(self, name: str) -> np.ndarray:
+        """Normally distributed values of the projector's shape."""
         shape = (self.config.cross_attention.embedding_length, self.config.vision.feature_width)
         return np.random.default_rng(len(name)).standard_normal(shape, np.float32)
 

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -125,16 +126,17 @@ class Engine:
         self._close = weakref.finalize(self, _close, self._worker, self._stack)
         try:
             self._worker.run(
-                lambda: self._load(
+                partial(
+                    self._load,
                     Path(text),
                     Path(mmproj),
-                    threads or physical_cores(),
-                    gpu_layers,
-                    n_ctx,
-                    ubatch,
-                    exact,
-                    kernels == "packed",
-                    vision,
+                    threads=threads or physical_cores(),
+                    gpu_layers=gpu_layers,
+                    n_ctx=n_ctx,
+                    ubatch=ubatch,
+                    exact=exact,
+                    packed=kernels == "packed",
+                    vision=vision,
                 )
             )
             self._images = ImageCache(image_cache_bytes)
@@ -147,6 +149,7 @@ class Engine:
         self,
         text: Path,
         mmproj: Path,
+        *,
         threads: int,
         gpu_layers: int | None,
         n_ctx: int,
