@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,9 +91,10 @@ def _byte_count(_ctx: click.Context, _parameter: click.Parameter, value: str | N
     if value is None:
         return None
     match = _SIZE.fullmatch(value.strip())
-    if match is None or not float(match[1]) > 0:
+    size = 0 if match is None else int(Decimal(match[1]) * _UNITS[match[2].lower()])
+    if size < 1:
         raise click.BadParameter(f"{value!r} is no amount of memory, expected one such as 9GiB or 9.5GB.")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    return size
 
 
 def vision_options(command: Command) -> Command:

@@ -1,0 +1,138 @@
+"""The export-onnx command, convert --onnx, and the options that choose what encodes images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import click
+import pytest
+from fake_guard import SAFE
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visionward.cli.export_onnx import ONNX_TYPES
+from visionward.cli.model_options import _byte_count
+from visionward.convert import ConvertedPair
+from visionward.runtime.onnx_format import WEIGHT_TYPES, data_path, read_identity
+
+PAIR = ("--model", "t.gguf", "--mmproj", "m.gguf")
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def parsed(text: str) -> int | None:
+    return _byte_count(None, None, text)
+
+
+def test_the_types_are_the_formats() -> None:
+    assert ONNX_TYPES == WEIGHT_TYPES
+
+
+def test_exports_beside_the_mmproj_file(run, tiny_pair: ConvertedPair, tmp_path: Path) -> None:
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    mmproj = Path(shutil.copy(tiny_pair.mmproj, folder))
+    result = run("export-onnx", mmproj)
+    assert result.exit_code == 0, result.stderr
+    tower = folder / "vision-tiny-f16.onnx"
+    assert [line.split("  ")[0] for line in result.stdout.splitlines()] == [str(tower), str(data_path(tower))]
+    assert f"--mmproj '{mmproj}' --image IMAGE --onnx-tower '{tower}'" in result.stderr
+    assert read_identity(tower).weight_type == "f16"
+
+
+def test_exports_where_it_is_told(run, tiny_pair: ConvertedPair, tmp_path: Path) -> None:
+    tower = tmp_path / "deep" / "er" / "mine.onnx"
+    result = run("export-onnx", tiny_pair.mmproj, tower, "--type", "INT8")
+    assert result.exit_code == 0, result.stderr
+    assert read_identity(tower).weight_type == "int8"
+
+
+def test_what_it_wrote_is_taken(program, tiny_pair: ConvertedPair, picture: Path, tmp_path: Path) -> None:
+    """Both commands, as programs: the exported tower is found by itself, and named in the verdict."""
+    text, mmproj = (Path(shutil.copy(path, tmp_path)) for path in (tiny_pair.text, tiny_pair.mmproj))
+    classify = ("classify", "--model", text, "--mmproj", mmproj, "--image", picture, "--prompt", "Look", "--json")
+    options = ("--n-ctx", "1024", "--threads", "1")
+    refused = program(*classify, *options, "--vision-backend", "onnx")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    command = refused.stderr.split("`")[1]
+    assert command == f"visionward export-onnx {mmproj}"
+    assert program(*command.split()[1:]).returncode == 0
+    for backend in ("ggml", "onnx"):
+        result = program(*classify, *options, "--vision-backend", backend)
+        assert result.returncode == 0, result.stderr
+        assert json.loads(result.stdout)["vision_backend"] == backend
+
+
+def test_convert_exports_too(run, tiny_checkpoint_dir: Path, tmp_path: Path) -> None:
+    result = run("convert", tiny_checkpoint_dir, tmp_path, "--onnx", "int4", "--name", "guard")
+    assert result.exit_code == 0, result.stderr
+    tower = tmp_path / "vision-guard-int4.onnx"
+    assert [line.split("  ")[0] for line in result.stdout.splitlines()[2:]] == [str(tower), str(data_path(tower))]
+    assert read_identity(tower).weight_type == "int4"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none.gguf",), "No such file"),
+        (("{text}",), "where 'clip' is expected"),
+        (("{mmproj}", "tower.bin"), "must end in .onnx"),
+        (("{mmproj}", "--type", "q8_0"), "'q8_0' is not one of 'f16', 'f32', 'int8', 'int4'"),
+    ],
+)
+def test_one_clear_error(run, tiny_pair: ConvertedPair, tmp_path: Path, monkeypatch, arguments, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    filled = [argument.format(text=tiny_pair.text, mmproj=tiny_pair.mmproj) for argument in arguments]
+    result = run("export-onnx", *filled)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_options_reach_the_guard(run, guard, picture, monkeypatch) -> None:
+    guard.enqueue(SAFE)
+    monkeypatch.setenv("VISIONWARD_ONNX_TOWER", "from-environment.onnx")
+    options = ("--onnx-provider", "CUDAExecutionProvider", "--memory-limit", "9 GB")
+    assert run("classify", *PAIR, "--image", picture, *options).exit_code == 0
+    ((_, _, loaded),) = guard.loads
+    assert loaded["vision_backend"] == "auto"
+    assert loaded["onnx_tower"] == Path("from-environment.onnx")
+    assert loaded["onnx_provider"] == "CUDAExecutionProvider"
+    assert loaded["memory_limit"] == 9 * 10**9
+
+
+@given(number=st.integers(1, 10**6), unit=st.sampled_from(sorted(UNITS)), space=st.sampled_from(["", " "]))
+def test_sizes(number: int, unit: str, space: str) -> None:
+    for text in (f"{number}{space}{unit}", f" {number}{space}{unit.lower()} ", f"{number}.0{unit.upper()}"):
+        assert parsed(text) == number * UNITS[unit]
+
+
+def test_parts_of_a_unit() -> None:
+    assert parsed("9.5GiB") == 19 * 2**29
+    assert parsed("0.5kB") == 500
+    assert len(str(parsed("9" * 400 + "B"))) >= 400
+    assert parsed(None) is None
+
+
+@given(text=st.text(max_size=12))
+def test_anything_else_is_no_size(text: str) -> None:
+    number = text.strip().rstrip("BbIiKkMmGgTt ")
+    try:
+        size = parsed(text)
+    except click.BadParameter:
+        return
+    assert size is not None
+    assert float(number) > 0
+    assert size >= 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0GB", "0.1B", "-1GB", "9", "GiB", "9 gigabytes", "9,5GB", "1e3MB", "inf GB", "nan GB"]
+)
+def test_no_size(run, guard, picture, text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no amount of memory, expected one such as 9GiB"):
+        parsed(text)
+    result = run("classify", *PAIR, "--image", picture, "--memory-limit", text)
+    assert result.exit_code == 2
+    assert guard.loads == []
