@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +121,7 @@ def test_a_tower_elsewhere_is_taken_if_it_is_named(pair_of, tower) -> None:
 
 def test_float16_is_preferred(pair, tower_of) -> None:
     for weight_type in reversed(WEIGHT_TYPES):
-        path = pair.mmproj.parent / f"vision-z-{weight_type}.onnx"
+        path = pair.mmproj.parent / f"vision-plain-{weight_type}.onnx"
         copy_tower(tower_of("plain", weight_type), path)
         file = GgufHeader(pair.mmproj)
         chosen = choose_backend(VisionOptions(), file, read_config(file), gpu=False, room=None)
@@ -331,6 +332,16 @@ def a_flipped_constant(tower: Path) -> None:
     tower.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
 
 
+def elsewhere(tower: Path) -> None:
+    """The engine would read other weights than those that were looked at."""
+    model = onnx.load(tower, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "vision-other-f32.onnx.data"
+    rewrite(tower, model)
+
+
 def an_unknown_operator(tower: Path) -> None:
     model = onnx.load(tower, load_external_data=False)
     model.graph.node[0].op_type = "Sharpe"
@@ -350,6 +361,7 @@ DAMAGES = {
     no_number: "has a key that is no number",
     no_type: "one is wrong (visionward.weight_type)",
     other_data: "is damaged, or vision-plain-f32.onnx.data is of another export",
+    elsewhere: "was renamed: its weights are in vision-other-f32.onnx.data",
     a_flipped_constant: "is damaged, or vision-plain-f32.onnx.data is of another export",
     an_unknown_operator: "cannot load",
 }
@@ -436,18 +448,25 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("odd", ODD)
-def test_no_verdict_from_odd_features(pair, odd: str) -> None:
-    square = PICTURE[:50, :50]
+@pytest.fixture(scope="module")
+def plain_guard(pair_of) -> Iterator[Guard]:
+    pair = pair_of("plain", "f32")
     with Guard(Engine(pair.text, pair.mmproj, n_ctx=512, threads=1, image_cache_bytes=0)) as guard:
-        wanted = guard.classify(image=square, prompt="Look").score
-        ggml, device = guard.engine.tower, guard.engine.tower._device
-        guard.engine.tower = OnnxTower(OddSession(ODD[odd]), guard.engine.config, device)
+        yield guard
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_no_verdict_from_odd_features(plain_guard: Guard, odd: str) -> None:
+    square, engine = PICTURE[:50, :50], plain_guard.engine
+    ggml, wanted = engine.tower, plain_guard.classify(image=square, prompt="Look").score
+    engine.tower = OnnxTower(OddSession(ODD[odd]), engine.config, ggml._device)
+    try:
         for _ in range(2):
             with pytest.raises(ComputeError):
-                guard.classify(image=square, prompt="Look")
-        guard.engine.tower = ggml
-        assert guard.classify(image=square, prompt="Look").score == wanted
+                plain_guard.classify(image=square, prompt="Look")
+    finally:
+        engine.tower = ggml
+    assert plain_guard.classify(image=square, prompt="Look").score == wanted
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -105,7 +105,8 @@ def read_identity(path: Path) -> TowerIdentity:
         ModelFileError: if it is missing, damaged, or no vision tower that this version reads.
     """
     content = _read_graph(path)
-    found = _metadata(path, content)
+    model = _parse(path, content)
+    found = {entry.key: entry.value for entry in model.metadata_props}
     version = found.get(_KEY_VERSION)
     if version is None:
         raise ModelFileError(f"{path} is an ONNX file, but no vision tower that visionward exported.")
@@ -121,6 +122,14 @@ def read_identity(path: Path) -> TowerIdentity:
     except ValueError as error:
         raise ModelFileError(f"{path} has a key that is no number ({error}): export it again.") from error
     data = data_path(path)
+    locations = {
+        entry.value for weight in model.graph.initializer for entry in weight.external_data if entry.key == "location"
+    }
+    if locations != {data.name}:
+        raise ModelFileError(
+            f"{path} was renamed: its weights are in {', '.join(sorted(locations))}. Give it its name back, or export "
+            "it again."
+        )
     stored = data.stat().st_size if data.is_file() else None
     if stored != data_bytes:
         state = "is missing" if stored is None else f"has {stored} bytes, expected {data_bytes}"
@@ -157,9 +166,8 @@ def _read_graph(path: Path) -> bytes:
     return content
 
 
-def _metadata(path: Path, content: bytes) -> dict[str, str]:
+def _parse(path: Path, content: bytes) -> onnx.ModelProto:
     try:
-        model = onnx.load_model_from_string(content)
-        return {entry.key: entry.value for entry in model.metadata_props}
+        return onnx.load_model_from_string(content)
     except (DecodeError, ValueError) as error:
         raise ModelFileError(f"{path} is no ONNX file, or is damaged: export it again.") from error
