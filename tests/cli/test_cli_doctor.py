@@ -75,6 +75,8 @@ def test_json(run, kernels):
     kernels[0].append(CRASHES)
     report = json.loads(run("doctor", "--json").stdout)
     assert report["packages"]["llama-cpp-python"] == "0.3.36"
+    assert report["packages"]["onnx"]
+    assert report["packages"]["onnxruntime"]
     assert report["library"]["problem"] is None
     assert report["kernels"][1] == dataclasses.asdict(CRASHES) | {"weights": []}
     assert report["library"]["devices"][0]["kind"] == "CPU"

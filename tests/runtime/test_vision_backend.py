@@ -220,6 +220,17 @@ def test_not_installed(pair, monkeypatch) -> None:
     assert "pip install onnxruntime" in refused(pair, NativeLibraryError, vision_backend="onnx")
 
 
+def test_installed_but_broken(pair, tower, monkeypatch, caplog) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise NativeLibraryError("OpenVINO cannot be loaded (libtbb.so.12 is missing).")
+
+    monkeypatch.setattr(vision_backend, "OpenVinoSession", broken)
+    for options in ({"vision_backend": "openvino"}, {"onnx_tower": tower}):
+        assert "libtbb.so.12" in refused(pair, NativeLibraryError, **options)
+    assert backend_of(pair) == "ggml"
+    assert "an ONNX tower is left out: OpenVINO cannot be loaded (libtbb.so.12" in caplog.text
+
+
 @pytest.mark.usefixtures("tower")
 @pytest.mark.parametrize("backend", ["auto", "onnx"])
 def test_no_such_provider(pair, backend: str) -> None:

@@ -15,7 +15,7 @@ from visionward.runtime.processor import Memory, Processor, read_memory, read_pr
 # Import names differ from these.
 PACKAGES = (
     *("visionward", "llama-cpp-python", "gguf", "numpy", "pillow", "jinja2", "tokenizers", "click"),
-    *("onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
 )
 # What compilers leave in the files that they make (the section .comment of ELF).
 _COMPILERS = (
