@@ -87,8 +87,8 @@ def slow_tower(tmp_path_factory):
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
 def test_interrupts_while_another_engine_encodes(slow_tower, backend: str) -> None:
-    count = interrupt(slow_tower, 12, seed=3, image_cache_bytes=0, vision_backend=backend)
-    check(count, 12)
+    count = interrupt(slow_tower, 8, seed=3, image_cache_bytes=0, vision_backend=backend)
+    check(count, 8)
     assert count["backend"] == backend
 
 
