@@ -104,11 +104,20 @@ def check_onednn(limit: str, verbose: str) -> str:
     allowed = LIMITS[limit]
     if isa and allowed.isa is not None and isa != allowed.isa[0]:
         raise LimitError(f"oneDNN uses {isa}, and {limit} was asked for.")
-    kernels = set(re.findall(ONEDNN_KERNEL, verbose))
-    excess = [kernel for kernel in sorted(kernels) if allowed.kernels and re.search(allowed.kernels, kernel)]
-    if excess:
-        raise LimitError(f"oneDNN runs {', '.join(excess)}, which {limit} does not allow.")
+    check_kernels(limit, set(re.findall(ONEDNN_KERNEL, verbose)))
     return isa
+
+
+def check_kernels(limit: str, kernels: Iterable[str]) -> None:
+    """Check the names of kernels.
+
+    Raises:
+        LimitError: if one is beyond what is allowed.
+    """
+    allowed = LIMITS[limit].kernels
+    excess = [kernel for kernel in sorted(kernels) if allowed and re.search(allowed, kernel)]
+    if excess:
+        raise LimitError(f"the kernels {', '.join(excess)} run, which {limit} does not allow.")
 
 
 def check_mkl(limit: str, verbose: str) -> str:
