@@ -122,8 +122,12 @@ def read_identity(path: Path) -> TowerIdentity:
     except ValueError as error:
         raise ModelFileError(f"{path} has a key that is no number ({error}): export it again.") from error
     data = data_path(path)
+    # What is no UTF-8, protobuf gives as bytes.
     locations = {
-        entry.value for weight in model.graph.initializer for entry in weight.external_data if entry.key == "location"
+        str(entry.value)
+        for weight in model.graph.initializer
+        for entry in weight.external_data
+        if entry.key == "location"
     }
     if locations != {data.name}:
         raise ModelFileError(
