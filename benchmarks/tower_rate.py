@@ -48,7 +48,7 @@ def write_product(config: MmprojConfig, weight_type: str, target: Path) -> int:
     graph, vision = OnnxGraph(), config.vision
     width, inner = config.cross_attention.embedding_length, vision.feature_width
     rows = vision.max_tiles * vision.tile_tokens
-    weight = WeightEncoder(graph, RandomProjector(config), weight_type).matrix("mm.0.weight", (width, inner))
+    weight = WeightEncoder(graph, RandomProjector(config), weight_type).matrix("mm.0.weight")
     # Rows that no optimizer can fold: they hang on the input.
     one = graph.op("Cast", RATIO_ID, to=TensorProto.FLOAT)
     x = graph.op("Expand", graph.op("Mul", one, graph.constant(0.01)), graph.integers(rows, inner))

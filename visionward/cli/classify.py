@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -19,10 +19,6 @@ from visionward.cli.model_options import (
     resolve_pair,
     vision_options,
 )
-
-if TYPE_CHECKING:
-    from visionward.runtime.packed_kernels import Kernels
-    from visionward.runtime.vision_backend import BackendChoice
 
 
 def _probability(_ctx: click.Context, _parameter: click.Parameter, value: float) -> float:
@@ -88,6 +84,7 @@ def _check_input(image: Path | None, prompt: str | None, response: str | None, c
 @click.pass_context
 def classify(
     ctx: click.Context,
+    /,
     model: Path | None,
     mmproj: Path | None,
     demo: bool,
@@ -98,17 +95,10 @@ def classify(
     categories: Path | None,
     exclude: list[str],
     threshold: float,
-    threads: int | None,
-    gpu_layers: int | None,
-    kernels: "Kernels",
-    vision_backend: "BackendChoice",
-    onnx_tower: Path | None,
-    onnx_provider: str,
-    memory_limit: int | None,
-    n_ctx: int,
     category_scores: bool,
     as_json: bool,
     exit_code: bool,
+    **engine_options: Any,  # whatever the shared options are, the guard takes them under the same names
 ) -> None:
     """Say whether an image and a conversation are safe.
 
@@ -141,18 +131,7 @@ def classify(
         judged = Conversation.from_prompt(prompt, response, image)
     else:
         judged = Conversation.from_file(conversation)
-    with Guard.load(
-        text_gguf,
-        mmproj_gguf,
-        threads=threads,
-        gpu_layers=gpu_layers,
-        n_ctx=n_ctx,
-        kernels=kernels,
-        vision_backend=vision_backend,
-        onnx_tower=onnx_tower,
-        onnx_provider=onnx_provider,
-        memory_limit=memory_limit,
-    ) as guard:
+    with Guard.load(text_gguf, mmproj_gguf, **engine_options) as guard:
         verdict = guard.classify(judged, policy=policy, threshold=threshold, category_scores=category_scores)
     check_interrupted()
     if as_json:

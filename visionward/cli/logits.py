@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -14,9 +14,6 @@ from visionward.cli.model_options import (
     resolve_pair,
     vision_options,
 )
-
-if TYPE_CHECKING:
-    from visionward.runtime.vision_backend import BackendChoice
 
 _TOKEN = re.compile(r"[0-9]{1,9}")
 
@@ -71,13 +68,8 @@ def logits(
     tokens: list[int],
     out: Path,
     exact: bool,
-    threads: int | None,
-    gpu_layers: int | None,
-    vision_backend: "BackendChoice",
-    onnx_tower: Path | None,
-    onnx_provider: str,
-    memory_limit: int | None,
-    ubatch: int,
+    vision_backend: Any,
+    **engine_options: Any,  # whatever the shared options are, the engine takes them under the same names
 ) -> None:
     """Write the logits of every position, for comparisons.
 
@@ -104,15 +96,10 @@ def logits(
         engine = Engine(
             text_gguf,
             mmproj_gguf,
-            threads=threads,
-            gpu_layers=gpu_layers,
             n_ctx=max(DEFAULT_N_CTX, len(tokens)),
-            ubatch=ubatch,
             exact=exact,
             vision_backend=vision_backend,
-            onnx_tower=onnx_tower,
-            onnx_provider=onnx_provider,
-            memory_limit=memory_limit,
+            **engine_options,
         )
         try:
             result = engine.logits(tokens, shown)

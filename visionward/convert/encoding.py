@@ -106,8 +106,7 @@ def _largest_bits(rows: Array) -> Array:
     """
     bits = rows.view(f"<u{rows.dtype.itemsize}")
     magnitude = bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
-    largest: Array = np.max(bits & magnitude, initial=0, keepdims=True).reshape(1).astype(bits.dtype)
-    return largest
+    return np.array([np.max(bits & magnitude, initial=0)], bits.dtype)
 
 
 def encode(name: str, rows: Array, dtype: str, element_type: GGMLQuantizationType) -> Array:

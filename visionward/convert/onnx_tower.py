@@ -121,7 +121,7 @@ class TowerEmitter:
         folded = g.reshape(pixels, -1, 3, side, patch, side, patch)
         folded = g.op("Transpose", folded, perm=[0, 2, 4, 1, 3, 5])
         folded = g.reshape(folded, -1, side * side, 3 * patch * patch)
-        weight = self._weights.matrix("v.patch_embd.weight", (config.width, 3 * patch * patch))
+        weight = self._weights.matrix("v.patch_embd.weight")
         patches = g.op("MatMul", folded, weight)
         width = g.integers(config.width)
         empty = g.constant(np.zeros((1, 1, 1)))
@@ -134,7 +134,7 @@ class TowerEmitter:
         """What is added to the patches: (embedded tiles, tokens a tile, width)."""
         g, config = self.graph, self._config
         ratios, tiles, tokens, width = len(config.aspect_ratios) + 1, config.max_tiles, config.tile_tokens, config.width
-        array, gate = self._source.array, math.tanh(self._gate("v.position_embd.gate"))
+        array, gate = self._source.array, self._gate("v.position_embd.gate")
 
         def position() -> Floats:
             base: Floats = np.float32(1 - gate) * array("v.position_embd.weight")
@@ -166,7 +166,7 @@ class TowerEmitter:
 
     def _tile_table(self, name: str) -> str:
         """A gated embedding of tiles: (aspect ratio ids, tiles, width)."""
-        config, gate = self._config, math.tanh(self._gate(f"{name}.gate"))
+        config, gate = self._config, self._gate(f"{name}.gate")
         shape = (len(config.aspect_ratios) + 1, config.max_tiles, config.width)
         return self._weights.table(name, shape, lambda: gate * self._source.array(f"{name}.weight"))
 
@@ -228,16 +228,8 @@ class TowerEmitter:
 
     def _linear(self, x: str, name: str, *, bias: bool = True) -> str:
         g = self.graph
-        product = g.op("MatMul", x, self._weights.matrix(f"{name}.weight", self._shape(name)))
+        product = g.op("MatMul", x, self._weights.matrix(f"{name}.weight"))
         return g.op("Add", product, self._weights.vector(f"{name}.bias")) if bias else product
-
-    def _shape(self, name: str) -> tuple[int, int]:
-        """(out, in) of a matrix."""
-        config, part = self._config, name.rpartition(".")[2]
-        if name == "mm.0":
-            return self._source.config.cross_attention.embedding_length, config.feature_width
-        width, inner = config.width, config.feed_forward_length
-        return {"ffn_up": (inner, width), "ffn_down": (width, inner)}.get(part, (width, width))
 
     def _norm(self, x: str, name: str) -> str:
         scale, bias = self._weights.vector(f"{name}.weight"), self._weights.vector(f"{name}.bias")
@@ -245,8 +237,9 @@ class TowerEmitter:
 
     def _add(self, x: str, update: str, gate: str, *, gated: bool) -> str:
         if gated:
-            update = self.graph.op("Mul", update, self.graph.constant(math.tanh(self._gate(gate))))
+            update = self.graph.op("Mul", update, self.graph.constant(self._gate(gate)))
         return self.graph.op("Add", x, update)
 
     def _gate(self, name: str) -> float:
-        return float(self._source.array(name)[0])
+        """What a gate lets through."""
+        return math.tanh(float(self._source.array(name)[0]))

@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from visionward.convert.onnx_graph import OnnxGraph
 from visionward.runtime.errors import QuantizeError
-from visionward.runtime.mmproj_format import MmprojConfig
+from visionward.runtime.mmproj_format import MmprojConfig, tensor_shapes
 
 Floats = npt.NDArray[np.float32]
 
@@ -73,29 +73,27 @@ class WeightEncoder:
         self._graph = graph
         self._source = source
         self._type = weight_type
+        self._shapes = tensor_shapes(source.config.vision, source.config.cross_attention)
 
     def vector(self, name: str) -> str:
         """A bias or the scale of a norm, float32."""
-        values = self._source.array(name)
-        return self._floats(name, values.shape, lambda: self._source.array(name), half=False)
+        return self._floats(name, self._shapes[name], lambda: self._source.array(name), half=False)
 
     def table(self, name: str, shape: tuple[int, ...], load: Callable[[], Floats]) -> str:
         """An embedding table that was computed from tensors, in float16 unless everything is float32.
 
         Take its rows before making them float32: the whole of it has 295 MB.
         """
-        if self._type == "f32":
-            return self._graph.weight(name, TensorProto.FLOAT, shape, 4 * int(np.prod(shape)), load)
-        half = lambda: as_float16(name, load())  # noqa: E731 - a closure, not a function worth a name
-        return self._graph.weight(name, TensorProto.FLOAT16, shape, 2 * int(np.prod(shape)), half)
+        return self._floats(name, shape, load, half=self._type != "f32")
 
-    def matrix(self, name: str, shape: tuple[int, int]) -> str:
+    def matrix(self, name: str) -> str:
         """A matrix to multiply rows with, (in, out); the source has it as (out, in)."""
-        rows, columns = shape
+        rows, columns = self._shapes[name]
         integer = INTEGER_TYPES.get(self._type)
         if integer is None or columns % integer.block:
-            transposed = lambda: self._source.array(name).T  # noqa: E731 - a closure, not a function worth a name
-            return self._floats(name, (columns, rows), transposed, half=self._type != "f32")
+            half = self._type != "f32"
+            kept = self._floats(name, (columns, rows), lambda: self._source.array(name).T, half=half)
+            return self._graph.op("Cast", kept, to=TensorProto.FLOAT) if half else kept
         # Integers and scales are made together and written one after the other.
         encode = cache(lambda: quantize_columns(self._source.array(name).T, integer))
         count = rows * columns
@@ -116,8 +114,7 @@ class WeightEncoder:
         count = int(np.prod(shape))
         if not half:
             return self._graph.weight(name, TensorProto.FLOAT, shape, 4 * count, load)
-        kept = self._graph.weight(name, TensorProto.FLOAT16, shape, 2 * count, lambda: as_float16(name, load()))
-        return self._graph.op("Cast", kept, to=TensorProto.FLOAT)
+        return self._graph.weight(name, TensorProto.FLOAT16, shape, 2 * count, lambda: as_float16(name, load()))
 
 
 def as_float16(name: str, values: Floats) -> npt.NDArray[np.float16]:

@@ -5,12 +5,13 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import onnx
-from google.protobuf.message import DecodeError
+from typing import TYPE_CHECKING
 
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.mmproj_format import MmprojConfig, VisionConfig
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 FORMAT_VERSION = 1
 PIXELS = "pixel_values"
@@ -170,8 +171,12 @@ def _read_graph(path: Path) -> bytes:
     return content
 
 
-def _parse(path: Path, content: bytes) -> onnx.ModelProto:
+def _parse(path: Path, content: bytes) -> "ModelProto":
+    # Most guards have no ONNX tower, and need not wait for this at their start.
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
+    from onnx import load_model_from_string  # noqa: PLC0415
+
     try:
-        return onnx.load_model_from_string(content)
+        return load_model_from_string(content)
     except (DecodeError, ValueError) as error:
         raise ModelFileError(f"{path} is no ONNX file, or is damaged: export it again.") from error
