@@ -18,6 +18,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from visionward.convert.onnx_graph import OnnxGraph
+from visionward.convert.onnx_rows import quantized_rows
 from visionward.convert.onnx_weights import WeightEncoder
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.mmproj_file import read_config
@@ -48,13 +49,17 @@ def write_product(config: MmprojConfig, weight_type: str, target: Path) -> int:
     graph, vision = OnnxGraph(), config.vision
     width, inner = config.cross_attention.embedding_length, vision.feature_width
     rows = vision.max_tiles * vision.tile_tokens
-    weight = WeightEncoder(graph, RandomProjector(config), weight_type).matrix("mm.0.weight")
+    weights = WeightEncoder(graph, RandomProjector(config), weight_type)
     # Rows that no optimizer can fold: they hang on the input.
     one = graph.op("Cast", RATIO_ID, to=TensorProto.FLOAT)
     x = graph.op("Expand", graph.op("Mul", one, graph.constant(0.01)), graph.integers(rows, inner))
     x = graph.op("Mul", x, graph.constant(np.linspace(-1, 1, inner)))
+    if weight_type == "int8":
+        product = graph.op("MatMul", quantized_rows(graph, x).values, weights.integer_matrix("mm.0.weight"))
+    else:
+        product = graph.op("MatMul", x, weights.matrix("mm.0.weight"))
     # One number back: handing out the product would cost as much as a layer.
-    result = graph.op("ReduceMax", graph.op("MatMul", x, weight), graph.integers(0, 1), keepdims=1)
+    result = graph.op("ReduceMax", product, graph.integers(0, 1), keepdims=1)
     result = graph.reshape(result, 1, 1, 1)
     inputs = [
         helper.make_tensor_value_info(PIXELS, TensorProto.FLOAT, ["tiles", 3, vision.tile_size, vision.tile_size]),

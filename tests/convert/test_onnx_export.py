@@ -1,6 +1,8 @@
 """The exported vision tower as a file: valid ONNX, weights as written down, the same from either source, never half."""
 
 import errno
+import math
+import re
 import signal
 import subprocess
 import sys
@@ -19,12 +21,14 @@ from tiny_checkpoint import tiny_config, tiny_weights, write_tiny_checkpoint
 
 from visionward.convert import ConvertedPair, OutputError, convert_checkpoint
 from visionward.convert.onnx_file import MmprojSource, export_tower, tower_path
-from visionward.convert.onnx_graph import LARGE, LINE, MICROSOFT, PAGE
-from visionward.convert.onnx_weights import INTEGER_TYPES, IntegerType, packed, quantize_columns
+from visionward.convert.onnx_graph import LARGE, LINE, MICROSOFT, PAGE, OnnxGraph
+from visionward.convert.onnx_rows import GELU_LOWEST, Rows, quantized_gelu, quantized_rows
+from visionward.convert.onnx_weights import INT4, INT8, IntegerType, balance_columns, packed, quantize_columns
 from visionward.runtime.errors import ModelFileError, QuantizeError
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.mmproj_file import read_config, tower_hash
 from visionward.runtime.onnx_format import SEAL_BYTES, WEIGHT_TYPES, TowerIdentity, data_path, read_identity
+from visionward.runtime.onnxruntime_session import import_onnxruntime
 
 REPOSITORY = Path(__file__).parents[2]
 BITS = {TensorProto.FLOAT: 32, TensorProto.FLOAT16: 16, TensorProto.INT8: 8, TensorProto.INT4: 4}
@@ -124,7 +128,15 @@ def test_weights_are_those_of_the_mmproj_file(exported, tiny_pair: ConvertedPair
     matrices = [name for name in names if source.array(name).ndim == 2]
     assert len(matrices) == 6 * 6 + 2
     for name in names:
-        assert np.array_equal(found[name], source.array(name).T), name
+        _, _, rest = name.partition("v.global.blk.")
+        wanted = source.array(name).T
+        if match := re.fullmatch(r"(\d+)\.(attn|ffn)_(out|down)\.(weight|bias)", rest):
+            # What the gate lets through is in the weights.
+            gate = math.tanh(source.array(f"v.global.blk.{match[1]}.gate_{match[2]}")[0])
+            assert 0.1 < abs(gate) < 0.9
+            assert np.array_equal(found[name], wanted * np.float32(gate)), name
+        else:
+            assert np.array_equal(found[name], wanted), name
 
 
 # Integers.
@@ -136,26 +148,82 @@ def test_weights_are_those_of_the_mmproj_file(exported, tiny_pair: ConvertedPair
             np.float32, (64 * blocks, 3), elements=st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=True)
         )
     ),
-    name=st.sampled_from(["int8", "int4"]),
+    kind=st.sampled_from([INT8, INT4]),
 )
-def test_integers_against_the_standards_own_operator(weight: np.ndarray, name: str) -> None:
-    kind = INTEGER_TYPES[name]
+def test_integers_against_the_standards_own_operator(weight: np.ndarray, kind: IntegerType) -> None:
     integers, scales = quantize_columns(weight, kind)
+    block = kind.block or len(weight)
     stored = TensorProto(name="w", data_type=kind.data_type, dims=weight.shape)
     stored.raw_data = packed(integers, kind).tobytes()
     assert np.array_equal(numpy_helper.to_array(stored).astype(np.int8), integers)
-    node = helper.make_node("DequantizeLinear", ["w", "scales"], ["y"], axis=0, block_size=kind.block)
+    blocks = {"axis": 0, "block_size": kind.block} if kind.block else {"axis": 1}
+    node = helper.make_node("DequantizeLinear", ["w", "scales"], ["y"], **blocks)
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, weight.shape)
-    weights = [stored, numpy_helper.from_array(scales, "scales")]
+    weights = [stored, numpy_helper.from_array(scales if kind.block else scales[0], "scales")]
     graph = helper.make_graph([node], "g", [], [result], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
     (found,) = ReferenceEvaluator(model).run(None, {})
-    assert np.array_equal(found, integers * np.repeat(scales, kind.block, axis=0))
+    assert np.array_equal(found, integers * np.repeat(scales, block, axis=0))
     # Half a step off at most: a step is the largest magnitude of a block by the largest integer.
-    largest = np.abs(weight.reshape(-1, kind.block, 3)).max(axis=1) / kind.largest
-    step = np.repeat(largest, kind.block, axis=0).astype(np.float64)
+    largest = np.abs(weight.reshape(-1, block, 3)).max(axis=1) / kind.largest
+    step = np.repeat(largest, block, axis=0).astype(np.float64)
     assert (np.abs(found.astype(np.float64) - weight) <= step * 0.5001 + np.finfo(np.float32).tiny * 128).all()
     assert np.abs(integers.astype(int)).max(initial=0) <= kind.largest
+
+
+def small_graph(build: Callable[[OnnxGraph], str]) -> onnx.ModelProto:
+    """A graph from "x" (rows, 96) to "y", whose weights are in it."""
+    graph = OnnxGraph()
+    result = build(graph)
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 96])]
+    return graph.model(
+        inputs, helper.make_tensor_value_info("y", TensorProto.FLOAT, None), result, location="", metadata={}
+    )
+
+
+@pytest.mark.parametrize("engine", ["the standard's own", "ONNX Runtime"])
+@given(x=hnp.arrays(np.float32, (3, 96), elements=st.floats(-1e4, 1e4, width=32)), seed=st.integers(0, 2**32 - 1))
+def test_rows_of_integers(engine: str, x: np.ndarray, seed: int) -> None:
+    """Half a step off at most, a step being a 127th of a row's largest magnitude; behind GELU half as much."""
+    x[0] *= np.float32(seed % 2)
+
+    def run(model: onnx.ModelProto) -> np.ndarray:
+        if engine == "ONNX Runtime":
+            (found,) = import_onnxruntime().InferenceSession(model.SerializeToString()).run(None, {"x": x})
+        else:
+            (found,) = ReferenceEvaluator(model).run(None, {"x": x})
+        return np.asarray(found, np.float64)
+
+    def restored(graph: OnnxGraph, rows: Rows) -> str:
+        scaled = graph.op("Mul", rows.values, rows.scale)
+        return graph.op("Add", scaled, graph.constant(rows.shift))
+
+    around_zero = run(small_graph(lambda graph: restored(graph, quantized_rows(graph, "x"))))
+    step = np.maximum(np.abs(x).max(axis=1, keepdims=True).astype(np.float64), 1e-20) / 127
+    assert (np.abs(around_zero - x) <= step * 0.5001).all()
+
+    gelu = run(small_graph(lambda graph: graph.op("Gelu", "x")))
+    assert gelu.min() >= GELU_LOWEST
+    found = run(small_graph(lambda graph: restored(graph, quantized_gelu(graph, graph.op("Gelu", "x")))))
+    step = (gelu.max(axis=1, keepdims=True) - GELU_LOWEST) / 255
+    assert (np.abs(found - gelu) <= step * 0.5001 + 1e-7).all()
+
+
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(2, 400), skew=st.floats(-1, 1))
+def test_rounding_errors_of_a_column_cancel(seed: int, rows: int, skew: float) -> None:
+    weight = np.random.default_rng(seed).standard_normal((rows, 4)).astype(np.float32) + np.float32(skew)
+    weight[:, 3] = 0
+    integers, scales = quantize_columns(weight, INT8)
+    rounded = integers.copy()
+    balance_columns(integers, weight, scales[0])
+    errors = integers - np.divide(weight, scales[0], out=np.zeros_like(weight), where=scales[0] > 0).astype(np.float64)
+    assert (np.abs(errors.sum(axis=0)) <= 0.501).all()
+    assert (np.abs(errors) <= 1).all()
+    assert np.abs(integers.astype(int)).max() <= 127
+    # Those are changed that were almost halfway.
+    changed = np.abs(errors[integers != rounded])
+    assert (np.abs(integers.astype(int) - rounded) <= 1).all()
+    assert rows < 50 or (changed < 0.75).all()
 
 
 @given(values=hnp.arrays(np.int8, (32, 2), elements=st.integers(-8, 7)))
@@ -173,7 +241,7 @@ def test_blocks_of_next_to_nothing_become_zero() -> None:
     weight = np.full((64, 2), 1e-42, np.float32)
     weight[:, 1] = np.linspace(-1, 1, 64)
     with np.errstate(all="raise", under="ignore"):
-        integers, scales = quantize_columns(weight, INTEGER_TYPES["int8"])
+        integers, scales = quantize_columns(weight, INT8)
     assert not integers[:, 0].any()
     assert scales[0, 0] == 0
     assert np.abs(integers[:, 1]).max() == 127

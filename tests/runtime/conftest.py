@@ -1,10 +1,12 @@
 """Converted tiny checkpoints, made once a session."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from image_variants import CHECKPOINTS
+from onnx_towers import copy_tower, limit_memory
 from tiny_checkpoint import write_tiny_checkpoint
 
 from visionward import Engine
@@ -45,6 +47,25 @@ def tower_of(pair_of: PairMaker, tmp_path_factory: pytest.TempPathFactory) -> To
         return towers[name, weight_type]
 
     return make
+
+
+@pytest.fixture
+def pair(pair_of: PairMaker, tmp_path: Path) -> ConvertedPair:
+    """A pair in a folder of its own."""
+    made = pair_of("plain", "f32")
+    return ConvertedPair(Path(shutil.copy(made.text, tmp_path)), Path(shutil.copy(made.mmproj, tmp_path)))
+
+
+@pytest.fixture
+def tower(pair: ConvertedPair, tower_of: TowerMaker) -> Path:
+    """An ONNX tower beside the pair."""
+    return copy_tower(tower_of("plain", "f32"), pair.mmproj.parent / "vision-plain-f32.onnx")
+
+
+@pytest.fixture
+def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No container's limit, whatever the tests run in."""
+    limit_memory(monkeypatch, None)
 
 
 @pytest.fixture(scope="session")

@@ -1,91 +1,27 @@
-"""Which engine runs the tower, and what happens with towers that are missing, damaged, foreign or of another model."""
+"""Which engine runs the tower, what it needs, and how much memory it may take."""
 
-import logging
-import random
-import shutil
 import struct
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx_towers import BACKENDS, PICTURE, backend_of, copy_tower, limit_memory, load, refused
 
-from visionward import Engine, Guard
-from visionward.convert import ConvertedPair
+from visionward import Guard
 from visionward.runtime import vision_backend, vision_memory
-from visionward.runtime.errors import ComputeError, ModelFileError, NativeLibraryError, VisionwardError
+from visionward.runtime.errors import NativeLibraryError
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.mmproj_file import read_config
 from visionward.runtime.onnx_format import (
     WEIGHT_TYPES,
     TowerIdentity,
-    data_path,
     read_identity,
-    seal,
 )
-from visionward.runtime.onnx_tower import OnnxTower
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER
-from visionward.runtime.processor import Memory
 from visionward.runtime.vision_backend import Chosen, VisionOptions, choose_backend
 from visionward.runtime.vision_memory import tower_bytes
 
-PICTURE = np.random.default_rng(5).integers(0, 255, (90, 130, 3), np.uint8)
-BACKENDS = ("onnx", "openvino")
-
-
-@pytest.fixture
-def pair(pair_of, tmp_path: Path) -> ConvertedPair:
-    """A pair in a folder of its own."""
-    made = pair_of("plain", "f32")
-    return ConvertedPair(Path(shutil.copy(made.text, tmp_path)), Path(shutil.copy(made.mmproj, tmp_path)))
-
-
-@pytest.fixture
-def tower(pair: ConvertedPair, tower_of) -> Path:
-    """An ONNX tower beside the pair."""
-    return copy_tower(tower_of("plain", "f32"), pair.mmproj.parent / "vision-plain-f32.onnx")
-
-
-@pytest.fixture(autouse=True)
-def _unlimited(monkeypatch) -> None:
-    """No container's limit, whatever the tests run in."""
-    limit_memory(monkeypatch, None)
-
-
-def limit_memory(monkeypatch, limit: int | None) -> None:
-    monkeypatch.setattr(vision_memory, "read_memory", lambda: Memory(2**36, 2**36, limit))
-
-
-def copy_tower(source: Path, target: Path) -> Path:
-    shutil.copy(data_path(source), data_path(target))
-    return Path(shutil.copy(source, target))
-
-
-def load(pair: ConvertedPair, **options: object) -> Engine:
-    return Engine(pair.text, pair.mmproj, n_ctx=64, threads=1, **options)
-
-
-def backend_of(pair: ConvertedPair, **options: object) -> str:
-    with closing(load(pair, **options)) as engine:
-        features = engine.encode_image(PICTURE)
-        assert np.isfinite(features).all()
-        return engine.vision_backend
-
-
-def refused(pair: ConvertedPair, kind: type[VisionwardError] = ModelFileError, **options: object) -> str:
-    with pytest.raises(kind) as caught:
-        load(pair, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+pytestmark = pytest.mark.usefixtures("unlimited")
 
 
 def missing(monkeypatch, *modules: str) -> None:
@@ -98,11 +34,22 @@ def missing(monkeypatch, *modules: str) -> None:
 
 @pytest.mark.usefixtures("tower")
 @pytest.mark.parametrize(
-    ("absent", "wanted"), [((), "openvino"), (("openvino",), "onnx"), (("openvino", "onnxruntime"), "ggml")]
+    ("precision", "absent", "wanted"),
+    [
+        ("bf16", (), "openvino"),
+        ("bf16", ("openvino",), "onnx"),
+        ("f32", (), "onnx"),
+        ("f32", ("onnxruntime",), "openvino"),
+        ("f32", ("openvino", "onnxruntime"), "ggml"),
+    ],
 )
-def test_auto_takes_the_fastest_that_is_installed(pair, monkeypatch, absent, wanted) -> None:
+def test_auto_takes_the_fastest_that_is_installed(pair, monkeypatch, precision, absent, wanted) -> None:
+    monkeypatch.setattr(vision_backend, "best_precision", lambda _: precision)
     missing(monkeypatch, *absent)
-    assert backend_of(pair) == wanted
+    file = GgufHeader(pair.mmproj)
+    assert choose_backend(VisionOptions(), file, read_config(file), gpu=False, room=None).backend == wanted
+    if precision == "f32":
+        assert backend_of(pair) == wanted
 
 
 def test_auto_without_a_tower(pair) -> None:
@@ -116,7 +63,7 @@ def test_auto_with_a_tower_of_another_model(pair, tower_of) -> None:
 
 def test_a_tower_elsewhere_is_taken_if_it_is_named(pair_of, tower) -> None:
     assert backend_of(pair_of("plain", "f32")) == "ggml"
-    assert backend_of(pair_of("plain", "f32"), onnx_tower=tower) == "openvino"
+    assert backend_of(pair_of("plain", "f32"), onnx_tower=tower) in BACKENDS
 
 
 def test_float16_is_preferred(pair, tower_of) -> None:
@@ -141,6 +88,14 @@ def test_another_provider_is_onnx_runtimes(pair) -> None:
     options = VisionOptions(provider="CUDAExecutionProvider")
     chosen = choose_backend(options, file, read_config(file), gpu=False, room=None)
     assert (chosen.backend, chosen.provider) == ("onnx", "CUDAExecutionProvider")
+    assert choose_backend(options, file, read_config(file), gpu=True, room=None) == chosen
+    assert choose_backend(options, file, read_config(file), gpu=False, room=0) == chosen
+
+
+def test_another_provider_needs_a_tower(pair) -> None:
+    """It is not left out silently, as one that nobody asked for."""
+    message = refused(pair, onnx_provider="CUDAExecutionProvider")
+    assert "there is no ONNX tower beside" in message
 
 
 @pytest.mark.usefixtures("tower")
@@ -260,269 +215,35 @@ def test_a_tower_serves_every_type_of_its_mmproj_file(pair_of, tower_of, kind: s
     assert backend_of(pair_of("plain", kind), onnx_tower=tower_of("plain", "f16")) in BACKENDS
 
 
-# Damaged towers. One that was found is left out, with a warning; one that was named is refused.
-
-
-def drop_data(tower: Path) -> None:
-    data_path(tower).unlink()
-
-
-def cut_data(tower: Path) -> None:
-    data_path(tower).write_bytes(data_path(tower).read_bytes()[:-1])
-
-
-def cut_graph(tower: Path) -> None:
-    tower.write_bytes(tower.read_bytes()[:-100])
-
-
-def empty_graph(tower: Path) -> None:
-    tower.write_bytes(b"")
-
-
-def text_instead(tower: Path) -> None:
-    tower.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-
-
-def huge_file(tower: Path) -> None:
-    with tower.open("r+b") as file:
-        file.truncate(2**30)
-
-
-def foreign_model(tower: Path) -> None:
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [result])
-    tower.write_bytes(helper.make_model(graph).SerializeToString())
-
-
-def rewrite(tower: Path, model: onnx.ModelProto) -> None:
-    """Sealed as an export is, so that something else must see what is wrong."""
-    graph = model.SerializeToString()
-    tower.write_bytes(graph)
-    data = data_path(tower)
-    weights = data.read_bytes()
-    data.write_bytes(weights[: -len(seal(graph))] + seal(graph))
-
-
-def set_key(tower: Path, key: str, value: str | None) -> None:
-    model = onnx.load(tower, load_external_data=False)
-    kept = {entry.key: entry.value for entry in model.metadata_props}
-    assert key in kept
-    del kept[key]
-    helper.set_model_props(model, kept if value is None else kept | {key: value})
-    rewrite(tower, model)
-
-
-def another_version(tower: Path) -> None:
-    set_key(tower, "visionward.format_version", "2")
-
-
-def no_text_hash(tower: Path) -> None:
-    set_key(tower, "visionward.text_hash", None)
-
-
-def no_number(tower: Path) -> None:
-    set_key(tower, "visionward.data_bytes", "many")
-
-
-def no_type(tower: Path) -> None:
-    set_key(tower, "visionward.weight_type", "int3")
-
-
-def other_data(tower: Path) -> None:
-    data = data_path(tower)
-    data.write_bytes(data.read_bytes()[:-32] + bytes(32))
-
-
-def a_flipped_constant(tower: Path) -> None:
-    model = onnx.load(tower, load_external_data=False)
-    constant = next(c for c in model.graph.initializer if c.data_type == TensorProto.FLOAT and c.raw_data)
-    raw = constant.raw_data
-    content = tower.read_bytes()
-    at = content.rindex(raw)
-    tower.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-
-
-def elsewhere(tower: Path) -> None:
-    """The engine would read other weights than those that were looked at."""
-    model = onnx.load(tower, load_external_data=False)
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = "vision-other-f32.onnx.data"
-    rewrite(tower, model)
-
-
-def an_unknown_operator(tower: Path) -> None:
-    model = onnx.load(tower, load_external_data=False)
-    model.graph.node[0].op_type = "Sharpe"
-    rewrite(tower, model)
-
-
-DAMAGES = {
-    drop_data: "holds the weights of vision-plain-f32.onnx, is missing",
-    cut_data: "bytes, expected",
-    cut_graph: "is no ONNX file, or is damaged",
-    empty_graph: "has 0 bytes",
-    text_instead: "is no ONNX file, or is damaged",
-    huge_file: "is another kind of file",
-    foreign_model: "no vision tower that visionward exported",
-    another_version: "has format version 2, this visionward reads 1",
-    no_text_hash: "lacks a key, or one is wrong (visionward.text_hash)",
-    no_number: "has a key that is no number",
-    no_type: "one is wrong (visionward.weight_type)",
-    other_data: "is damaged, or vision-plain-f32.onnx.data is of another export",
-    elsewhere: "was renamed: its weights are in vision-other-f32.onnx.data",
-    a_flipped_constant: "is damaged, or vision-plain-f32.onnx.data is of another export",
-    an_unknown_operator: "cannot load",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_tower(pair, tower, caplog, damage) -> None:
-    damage(tower)
-    for backend in ("auto", *BACKENDS):
-        message = refused(pair, vision_backend=backend, onnx_tower=tower)
-        assert DAMAGES[damage] in message
-        assert tower.name in message
-    with caplog.at_level(logging.WARNING):
-        assert backend_of(pair) == "ggml"
-    assert DAMAGES[damage] in caplog.text
-    assert "an ONNX tower is left out" in caplog.text
-
-
-def test_a_missing_tower(pair, tmp_path: Path) -> None:
-    assert "No such file" in refused(pair, onnx_tower=tmp_path / "none.onnx")
-    assert "Is a directory" in refused(pair, onnx_tower=tmp_path)
-
-
-@pytest.fixture(scope="module")
-def whole(tower_of, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_tower(tower_of("plain", "f16"), tmp_path_factory.mktemp("damaged") / "vision-plain-f16.onnx")
-
-
-@given(seed=st.integers(0, 2**32))
-def test_no_flipped_bit_of_the_graph_is_taken(whole: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    content = whole.read_bytes()
-    changed = bytearray(content)
-    changed[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    try:
-        whole.write_bytes(changed)
-        with pytest.raises(ModelFileError):
-            read_identity(whole)
-    finally:
-        whole.write_bytes(content)
-    assert read_identity(whole).weight_type == "f16"
-
-
-@given(content=st.binary(max_size=200))
-def test_random_bytes_are_no_tower(tmp_path_factory, content: bytes) -> None:
-    path = tmp_path_factory.mktemp("random") / "vision-random.onnx"
-    path.write_bytes(content)
-    with pytest.raises(ModelFileError) as caught:
-        read_identity(path)
-    assert "\n" not in str(caught.value)
-
-
-# What an engine gives.
-
-
-class OddSession:
-    """Gives what it is told to."""
-
-    def __init__(self, features: object) -> None:
-        self.features = features
-
-    def run(self, *_: object) -> object:
-        if isinstance(self.features, Exception):
-            raise self.features
-        return self.features
-
-    def close(self) -> None:
-        """Nothing is kept."""
-
-
-def spoiled(shape: tuple[int, ...], value: float) -> np.ndarray:
-    features = np.zeros(shape, np.float32)
-    features[0, -1, 3] = value
-    return features
-
-
-ODD = {
-    "not a number": spoiled((1, 17, 256), np.nan),
-    "infinite": spoiled((1, 17, 256), -np.inf),
-    "another shape": np.zeros((1, 17, 255), np.float32),
-    "more tiles": np.zeros((2, 17, 256), np.float32),
-    "another type": np.zeros((1, 17, 256), np.float64),
-    "an error": ComputeError("out of memory"),
-}
-
-
-@pytest.fixture(scope="module")
-def plain_guard(pair_of) -> Iterator[Guard]:
-    pair = pair_of("plain", "f32")
-    with Guard(Engine(pair.text, pair.mmproj, n_ctx=512, threads=1, image_cache_bytes=0)) as guard:
-        yield guard
-
-
-@pytest.mark.parametrize("odd", ODD)
-def test_no_verdict_from_odd_features(plain_guard: Guard, odd: str) -> None:
-    square, engine = PICTURE[:50, :50], plain_guard.engine
-    ggml, wanted = engine.tower, plain_guard.classify(image=square, prompt="Look").score
-    engine.tower = OnnxTower(OddSession(ODD[odd]), engine.config, ggml._device)
-    try:
-        for _ in range(2):
-            with pytest.raises(ComputeError):
-                plain_guard.classify(image=square, prompt="Look")
-    finally:
-        engine.tower = ggml
-    assert plain_guard.classify(image=square, prompt="Look").score == wanted
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_weights_that_overflow_give_no_verdict(pair, tower, backend: str) -> None:
-    model = onnx.load(tower, load_external_data=False)
-    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "mm.0.bias")
-    offset = int(next(entry.value for entry in bias.external_data if entry.key == "offset"))
-    content = bytearray(data_path(tower).read_bytes())
-    content[offset : offset + 4] = struct.pack("<f", np.inf)
-    data_path(tower).write_bytes(content)
-    with (
-        Guard.load(pair.text, pair.mmproj, n_ctx=512, threads=1, vision_backend=backend) as guard,
-        pytest.raises(ComputeError, match="not all finite"),
-    ):
-        guard.classify(image=PICTURE, prompt="Look")
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_an_engine_that_fails_says_so_in_one_line(tower, backend: str) -> None:
-    session = Chosen(backend, tower, "f32").session(1)
-    with closing(session), pytest.raises(ComputeError, match="could not encode the image") as caught:
-        session.run(np.zeros((1, 3, 14, 14), np.float32), 1, lambda: None)
-    assert "\n" not in str(caught.value)
-    session.close()
-
-
 # Memory.
 
 
 def test_estimates_are_ordered(pair) -> None:
     vision = read_config(GgufHeader(pair.mmproj)).vision
     real = replace(
-        vision, tile_size=560, width=1280, feed_forward_length=5120, head_count=16, local_layers=32, global_layers=8
+        vision,
+        tile_size=560,
+        width=1280,
+        feed_forward_length=5120,
+        head_count=16,
+        local_layers=32,
+        global_layers=8,
+        intermediate_layers=(3, 7, 15, 23, 30),
     )
     weights = 850e6
     found = {}
-    for weight_type, bits in (("f32", 32), ("f16", 16), ("int8", 8.5), ("int4", 5)):
+    for weight_type, bits in (("f32", 34), ("f16", 17), ("int8", 10), ("int4", 6)):
         identity = TowerIdentity("", "", weight_type, "", 4096, int(bits / 8 * weights))
         for backend in BACKENDS:
             found[backend, weight_type] = tower_bytes(backend, identity, real)
             # The file and the activations at least, and no more than the file, float32 weights and the activations.
-            assert identity.data_bytes + 0.5e9 < found[backend, weight_type] < identity.data_bytes + 4 * weights + 1e9
+            assert identity.data_bytes + 0.5e9 < found[backend, weight_type] < identity.data_bytes + 4 * weights + 3e9
     for backend in BACKENDS:
         assert found[backend, "int4"] < found[backend, "int8"] < found[backend, "f16"] < found[backend, "f32"]
-    assert all(found["openvino", kind] <= found["onnx", kind] for kind in ("f32", "f16", "int8", "int4"))
+    # As measured with four tiles: 4.89 and 4.35 GiB, the first in bf16; with ONNX Runtime 1.28.
+    assert found["openvino", "f16"] > 4.89 * 2**30
+    assert found["openvino", "int8"] > 4.35 * 2**30
+    assert found["onnx", "int8"] > 1.28 * 2**30
     assert tower_bytes("onnx", identity, real) > tower_bytes("onnx", identity, replace(real, max_tiles=1))
 
 
@@ -542,21 +263,3 @@ def test_what_is_left_for_the_tower(pair, monkeypatch) -> None:
     assert room(10 * 2**30, cells=65) == base - 4 * 2 * 2 * 2 * 64
     limit_memory(monkeypatch, 2**30)
     assert room(10 * 2**30) == room(None) == room(2**30)
-
-
-# ONNX Runtime writes a device id and a database of events to the cache folder, unless it is told not to.
-TELEMETRY = """
-import sys
-from pathlib import Path
-from visionward.runtime.onnxruntime_session import OnnxRuntimeSession
-OnnxRuntimeSession(Path(sys.argv[1]), threads=1).close()
-"""
-
-
-def test_onnx_runtime_leaves_nothing_behind(tower_of, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
-    for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.setenv(name, str(tmp_path))
-    command = [sys.executable, "-c", TELEMETRY, str(tower_of("plain", "f32"))]
-    subprocess.run(command, check=True, timeout=120, cwd=Path(__file__).parents[2])
-    assert list(tmp_path.rglob("*")) == []

@@ -1,5 +1,6 @@
 """Export the vision tower as ONNX, from a checkpoint or from an mmproj file."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -148,6 +149,8 @@ def write_tower(
             written += content.nbytes
             if progress is not None:
                 progress(written, total)
-        data_part.file.write(seal(graph))
+        sealed = seal(graph, data_part.file)
+        data_part.file.seek(0, os.SEEK_END)
+        data_part.file.write(sealed)
         graph_part.file.write(graph)
     return target

@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from visionward.convert.onnx_graph import MICROSOFT, OnnxGraph
+from visionward.convert.onnx_rows import Rows, quantized_gelu, quantized_rows
 from visionward.convert.onnx_weights import TowerSource, WeightEncoder
 from visionward.runtime.onnx_format import FEATURES, PIXELS, RATIO_ID, SEAL_BYTES, TowerIdentity
 
@@ -38,6 +39,7 @@ class TowerEmitter:
         self._weight_type = weight_type
         self._config = source.config.vision
         self._weights = WeightEncoder(self.graph, source, weight_type)
+        self._quantizes_rows = weight_type == "int8"
 
     def model(self, location: str) -> onnx.ModelProto:
         """The model, its weights in a file named ``location``; what they are is in ``graph`` then."""
@@ -68,7 +70,7 @@ class TowerEmitter:
         for i in range(config.global_layers):
             x = self._layer(x, f"v.global.blk.{i}", gated=True)
         features = g.concat(g.rows(x, self._zero, self._real), *states, axis=1)
-        projected = self._linear(features, "mm.0")
+        projected = self._linear(Rows(features), "mm.0")
         return g.reshape(projected, -1, config.tile_tokens, self._source.config.cross_attention.embedding_length)
 
     def _plan(self) -> None:
@@ -184,13 +186,15 @@ class TowerEmitter:
 
     def _layer(self, x: str, name: str, *, gated: bool) -> str:
         g = self.graph
-        normed = self._norm(x, f"{name}.ln1")
+        gate_attn, gate_ffn = (self._gate(f"{name}.gate_{part}") if gated else 1.0 for part in ("attn", "ffn"))
+        normed = self._rows(self._norm(x, f"{name}.ln1"))
         q, k, v = (self._linear(normed, f"{name}.attn_{part}", bias=False) for part in "qkv")
-        mixed = self._attention(q, k, v)
-        x = self._add(x, self._linear(mixed, f"{name}.attn_out", bias=False), f"{name}.gate_attn", gated=gated)
-        normed = self._norm(x, f"{name}.ln2")
+        mixed = Rows(self._attention(q, k, v))
+        x = g.op("Add", x, self._linear(mixed, f"{name}.attn_out", bias=False, gate=gate_attn))
+        normed = self._rows(self._norm(x, f"{name}.ln2"))
         inner = g.op("Gelu", self._linear(normed, f"{name}.ffn_up"), approximate="none")
-        return self._add(x, self._linear(inner, f"{name}.ffn_down"), f"{name}.gate_ffn", gated=gated)
+        rows = quantized_gelu(g, inner) if self._quantizes_rows else Rows(inner)
+        return g.op("Add", x, self._linear(rows, f"{name}.ffn_down", gate=gate_ffn))
 
     def _attention(self, q: str, k: str, v: str) -> str:
         """Real queries over all keys, padding queries over the real keys."""
@@ -226,19 +230,25 @@ class TowerEmitter:
         )
         return g.op("Squeeze", mixed, batch)
 
-    def _linear(self, x: str, name: str, *, bias: bool = True) -> str:
+    def _rows(self, x: str) -> Rows:
+        """Rows to multiply; as integers where the weights are integers that are multiplied as such."""
+        return quantized_rows(self.graph, x) if self._quantizes_rows else Rows(x)
+
+    def _linear(self, rows: Rows, name: str, *, bias: bool = True, gate: float = 1.0) -> str:
+        """Rows times a matrix, and its bias; what a gate lets through is in the weights already."""
         g = self.graph
-        product = g.op("MatMul", x, self._weights.matrix(f"{name}.weight"))
-        return g.op("Add", product, self._weights.vector(f"{name}.bias")) if bias else product
+        if rows.scale:
+            weight = self._weights.integer_matrix(f"{name}.weight", gate=gate)
+            product = g.op("Mul", g.op("MatMul", rows.values, weight), rows.scale)
+        else:
+            product = g.op("MatMul", rows.values, self._weights.matrix(f"{name}.weight", gate=gate))
+        if not bias:
+            return product
+        return g.op("Add", product, self._weights.bias(name, gate=gate, shift=rows.shift))
 
     def _norm(self, x: str, name: str) -> str:
         scale, bias = self._weights.vector(f"{name}.weight"), self._weights.vector(f"{name}.bias")
         return self.graph.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=self._config.layer_norm_epsilon)
-
-    def _add(self, x: str, update: str, gate: str, *, gated: bool) -> str:
-        if gated:
-            update = self.graph.op("Mul", update, self.graph.constant(self._gate(gate)))
-        return self.graph.op("Add", x, update)
 
     def _gate(self, name: str) -> float:
         """What a gate lets through."""

@@ -87,7 +87,7 @@ class PartFile:
         self.final = final
         self.path = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
         remove_stale(final)
-        self.file: BinaryIO = self.path.open("xb")
+        self.file: BinaryIO = self.path.open("x+b")
         _try_lock(self.file)
 
     def close(self) -> None:

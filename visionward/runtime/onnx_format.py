@@ -5,7 +5,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.mmproj_format import MmprojConfig, VisionConfig
@@ -13,7 +13,7 @@ from visionward.runtime.mmproj_format import MmprojConfig, VisionConfig
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PIXELS = "pixel_values"
 RATIO_ID = "aspect_ratio_id"
 FEATURES = "features"
@@ -30,8 +30,10 @@ _KEY_VISION = "visionward.vision"
 _KEY_WIDTH = "visionward.text.embedding_length"
 _KEY_DATA_BYTES = "visionward.data_bytes"
 _KEYS = (_KEY_TEXT_HASH, _KEY_TOWER_HASH, _KEY_WEIGHT_TYPE, _KEY_VISION, _KEY_WIDTH, _KEY_DATA_BYTES)
-# Behind the weights: the digest of the graph, so that a graph that is damaged, or of another export, is seen.
-SEAL_BYTES = hashlib.sha256().digest_size
+# Behind the weights: the digest of the graph, so that one that is damaged, or of another export, is seen; and that of
+# all vectors (norms, biases, scales), in which a damaged number could be hidden by the rounding to 8 bits behind it.
+_DIGEST_BYTES = hashlib.sha256().digest_size
+SEAL_BYTES = 2 * _DIGEST_BYTES
 # The graph alone takes half a megabyte; more than this is another kind of file, and is not read.
 _MOST_GRAPH_BYTES = 32 * 2**20
 
@@ -94,9 +96,11 @@ def data_path(path: Path) -> Path:
     return path.with_name(path.name + ".data")
 
 
-def seal(graph: bytes) -> bytes:
-    """What the data file ends with, by the ONNX file's content."""
-    return hashlib.sha256(graph).digest()
+def seal(graph: bytes, data: BinaryIO) -> bytes:
+    """What the data file ends with: digests of the ONNX file's content, and of the vectors in the data file."""
+    from onnx import load_model_from_string  # noqa: PLC0415 - as in _parse
+
+    return hashlib.sha256(graph).digest() + _vectors_digest(load_model_from_string(graph), data)
 
 
 def read_identity(path: Path) -> TowerIdentity:
@@ -139,8 +143,7 @@ def read_identity(path: Path) -> TowerIdentity:
     if stored != data_bytes:
         state = "is missing" if stored is None else f"has {stored} bytes, expected {data_bytes}"
         raise ModelFileError(f"{data}, which holds the weights of {path.name}, {state}: export it again.")
-    if _read_seal(data) != seal(content):
-        raise ModelFileError(f"{path} is damaged, or {data.name} is of another export: export it again.")
+    _check_seal(path, content, model)
     return TowerIdentity(
         text_hash=found[_KEY_TEXT_HASH],
         tower_hash=found[_KEY_TOWER_HASH],
@@ -151,13 +154,28 @@ def read_identity(path: Path) -> TowerIdentity:
     )
 
 
-def _read_seal(data: Path) -> bytes:
+def _check_seal(path: Path, content: bytes, model: "ModelProto") -> None:
+    data = data_path(path)
     try:
         with data.open("rb") as file:
             file.seek(-SEAL_BYTES, os.SEEK_END)
-            return file.read()
+            of_graph, of_vectors = file.read(_DIGEST_BYTES), file.read(_DIGEST_BYTES)
+            if hashlib.sha256(content).digest() != of_graph:
+                raise ModelFileError(f"{path} is damaged, or {data.name} is of another export: export it again.")
+            if _vectors_digest(model, file) != of_vectors:
+                raise ModelFileError(f"{data} is damaged: export it again.")
     except OSError as error:
         raise ModelFileError(f"{data} cannot be read: {error.strerror or error}.") from error
+
+
+def _vectors_digest(model: "ModelProto", data: BinaryIO) -> bytes:
+    digest = hashlib.sha256()
+    for weight in model.graph.initializer:
+        if len(weight.dims) == 1 and weight.external_data:
+            place = {entry.key: int(entry.value) for entry in weight.external_data if entry.key != "location"}
+            data.seek(place["offset"])
+            digest.update(data.read(place["length"]))
+    return digest.digest()
 
 
 def _read_graph(path: Path) -> bytes:

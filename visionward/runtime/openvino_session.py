@@ -108,7 +108,10 @@ class OpenVinoSession:
 def _keep_halves(model: Any) -> None:
     """Leave float16 weights as they are mapped: folded to float32, they would take another 3.2 GB."""
     for node in model.get_ops():
-        if node.get_type_name() == "Convert" and node.input_value(0).get_node().get_type_name() == "Constant":
+        if node.get_type_name() != "Convert" or node.input_value(0).get_node().get_type_name() != "Constant":
+            continue
+        # Integers with this mark would be taken for weights alone, and multiplied as float32.
+        if node.get_input_element_type(0).to_string() == "f16":
             node.get_rt_info()[_DECOMPRESSION] = ""
 
 

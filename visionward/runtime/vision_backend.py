@@ -21,8 +21,7 @@ from visionward.runtime.vision_memory import tower_bytes
 Backend: TypeAlias = Literal["ggml", "onnx", "openvino"]
 BackendChoice: TypeAlias = Literal["auto", "ggml", "onnx", "openvino"]
 
-# The fastest first, as measured (benchmarks/RESULTS.md).
-_ONNX_BACKENDS: tuple[tuple[Backend, str], ...] = (("openvino", "openvino"), ("onnx", "onnxruntime"))
+_MODULES: dict[Backend, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +71,9 @@ def choose_backend(
 ) -> Chosen:
     """The engine to run the tower with.
 
-    ``auto`` takes ggml on a GPU, where it is fastest; on a CPU OpenVINO before ONNX Runtime, each only if it is
-    installed, a tower was exported for it, and its weights fit into the memory limit; else ggml.
+    ``auto`` takes ggml on a GPU, where it is fastest; on a CPU OpenVINO where it computes in bf16, else ONNX Runtime,
+    and then the other one, each only if it is installed, a tower was exported for it, and its weights fit into the
+    memory limit; else ggml. A provider other than the CPU's names ONNX Runtime.
 
     Args:
         options: what the caller asked for.
@@ -90,21 +90,22 @@ def choose_backend(
         raise ValueError(f"there is no vision backend {options.backend!r}, only {', '.join(get_args(BackendChoice))}.")
     if options.backend == "ggml":
         return Chosen("ggml")
-    if options.backend != "auto":
+    named: BackendChoice = options.backend
+    if named == "auto" and options.provider != CPU_PROVIDER:
+        named = "onnx"
+    if named != "auto":
         path, identity = _required(options, mmproj, config)
-        return Chosen(options.backend, path, identity.weight_type, options.provider)
+        return Chosen(named, path, identity.weight_type, options.provider)
     if options.tower is None and gpu:
         return Chosen("ggml")
     found = _find(options, mmproj, config)
     for path, identity in found:
-        for backend, module in _ONNX_BACKENDS:
-            if options.provider != CPU_PROVIDER and backend != "onnx":
-                continue
-            if find_spec(module) is None:
+        for backend in _by_speed(identity.weight_type):
+            if find_spec(_MODULES[backend]) is None:
                 continue
             needed = tower_bytes(backend, identity, config.vision)
             if room is None or needed <= room:
-                return Chosen(backend, path, identity.weight_type, options.provider)
+                return Chosen(backend, path, identity.weight_type)
             _log.info("%s would take %.1f GB for %s, and %.1f GB are left", backend, needed / 1e9, path, room / 1e9)
     return Chosen("ggml")
 
@@ -127,6 +128,11 @@ def load_session(options: VisionOptions, chosen: Chosen, threads: int) -> TowerS
             raise
         _log.warning("an ONNX tower is left out: %s", error)
         return None
+
+
+def _by_speed(weight_type: str) -> tuple[Backend, ...]:
+    """The fastest engine first, as measured (benchmarks/RESULTS.md)."""
+    return ("openvino", "onnx") if best_precision(weight_type) == "bf16" else ("onnx", "openvino")
 
 
 def _required(options: VisionOptions, mmproj: GgufHeader, config: MmprojConfig) -> tuple[Path, TowerIdentity]:

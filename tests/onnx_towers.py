@@ -1,0 +1,46 @@
+"""Loading a pair with an ONNX tower, for tests of towers."""
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from visionward import Engine
+from visionward.convert import ConvertedPair
+from visionward.runtime import vision_memory
+from visionward.runtime.errors import ModelFileError, VisionwardError
+from visionward.runtime.onnx_format import data_path
+from visionward.runtime.processor import Memory
+
+PICTURE = np.random.default_rng(5).integers(0, 255, (90, 130, 3), np.uint8)
+BACKENDS = ("onnx", "openvino")
+
+
+def limit_memory(monkeypatch, limit: int | None) -> None:
+    monkeypatch.setattr(vision_memory, "read_memory", lambda: Memory(2**36, 2**36, limit))
+
+
+def copy_tower(source: Path, target: Path) -> Path:
+    shutil.copy(data_path(source), data_path(target))
+    return Path(shutil.copy(source, target))
+
+
+def load(pair: ConvertedPair, **options: object) -> Engine:
+    return Engine(pair.text, pair.mmproj, n_ctx=64, threads=1, **options)
+
+
+def backend_of(pair: ConvertedPair, **options: object) -> str:
+    with closing(load(pair, **options)) as engine:
+        features = engine.encode_image(PICTURE)
+        assert np.isfinite(features).all()
+        return engine.vision_backend
+
+
+def refused(pair: ConvertedPair, kind: type[VisionwardError] = ModelFileError, **options: object) -> str:
+    with pytest.raises(kind) as caught:
+        load(pair, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
