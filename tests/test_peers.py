@@ -17,6 +17,7 @@ from visionward.convert import ConvertedPair, convert_checkpoint
 from visionward.convert.model_config import read_config
 from visionward.convert.tensor_names import expected_shapes
 from visionward.runtime.gguf_header import GgufHeader
+from visionward.runtime.processor import read_processor
 
 pytestmark = pytest.mark.peers
 
@@ -148,6 +149,27 @@ def test_limits_are_checked_by_what_libraries_say(limit):
     ):
         with pytest.raises(cpu.LimitError):
             check(limit, said)
+
+
+ASK_FOR_AMX = """
+import ctypes, sys
+from benchmarks.peers import amx
+if sys.argv[1] == "denied":
+    amx.deny()
+ctypes.CDLL(None).syscall(158, 0x1023, 18)
+print(amx.granted())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a filter of Linux")
+def test_amx_can_be_taken_away():
+    def granted(how: str) -> bool:
+        command = [sys.executable, "-c", ASK_FOR_AMX, how]
+        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip() == "True"
+
+    has_amx = "amx_tile" in (read_processor().features or ())
+    assert granted("asked") == has_amx
+    assert not granted("denied")
 
 
 @pytest.mark.skipif("VISIONWARD_MISTRALRS_PYTHON" not in os.environ, reason="needs a Python that has mistralrs")

@@ -1,13 +1,16 @@
 """What a contestant may use of the processor, and what it says that it uses.
 
 A row of the comparison allows an instruction set, and everything in the row gets the same: Transformers through the
-switches of oneDNN, MKL and ATen, llama.cpp through how it was compiled. What has no switch is reported as unrestricted.
+switches of oneDNN, MKL and ATen, llama.cpp through how it was compiled; and the system refuses AMX to all of them
+(amx.py). What has no switch for the rest is reported as unrestricted.
 """
 
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from benchmarks.peers import amx
 
 # What restricts libraries; against_peers lets none of it in from outside.
 SWITCHES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
@@ -69,7 +72,15 @@ class LimitError(RuntimeError):
 
 
 def apply(limit: str, threads: int) -> None:
-    """Set the environment of this process; before any library is loaded that reads it."""
+    """Set the environment of this process, and do without AMX where that is not allowed.
+
+    Before any library is loaded that reads it or asks for AMX.
+
+    Raises:
+        RuntimeError: if the system cannot refuse AMX.
+    """
+    if LIMITS[limit].isa is not None:
+        amx.deny()
     for name in SWITCHES:
         os.environ.pop(name, None)
     os.environ.update(LIMITS[limit].environment)
