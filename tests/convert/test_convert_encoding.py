@@ -15,6 +15,7 @@ from visionward.convert.encoding import PlannedTensor, encode, encoded_chunks, p
 from visionward.convert.model_config import RopeScaling
 from visionward.convert.safetensors_reader import read_header
 from visionward.convert.text_file import rope_factors
+from visionward.quant.rows import encode_rows
 from visionward.quant.tensor_types import RECIPES, element_type
 from visionward.runtime.errors import CheckpointError
 
@@ -37,6 +38,15 @@ BF16_ROW = np.array([[0x3F80, 0xC000, 0x0000, 0x3EAB]], "<u2")  # 1, -2, 0, 0.33
 )
 def test_golden_bytes(rows, dtype, target, expected):
     assert encode("t", rows, dtype, target).tobytes().hex() == expected
+
+
+def test_every_bfloat16_as_float16_equals_ggml():
+    bits = np.arange(2**16, dtype=np.uint16)
+    values = (bits.astype(np.uint32) << 16).view(np.float32)
+    fits = np.abs(values) <= np.finfo(np.float16).max
+    assert fits.sum() == 2 * (0x477F + 1)
+    rows = bits[fits].reshape(2, -1)
+    assert encode("t", rows, "BF16", F16).tobytes() == encode_rows(values[fits].reshape(2, -1), F16).tobytes()
 
 
 def test_q8_0_golden_block():
