@@ -28,7 +28,7 @@ from visionward.convert.text_file import (
 )
 from visionward.convert.text_file import HASH_PLACEHOLDER, TextHash, general_metadata, plan_text, text_metadata
 from visionward.convert.tokenizer import Tokenizer, read_tokenizer
-from visionward.quant.gguf_file import MetadataValue, header_bytes, padded_size, write_tensor_data
+from visionward.quant.gguf_file import MetadataValue, header_bytes, padded_size, string_entry, write_tensor_data
 from visionward.quant.output_file import PartFile, part_files, prepare_folder, scratch_file
 from visionward.quant.rows import usable_cores
 from visionward.quant.tensor_types import RECIPES, Recipe
@@ -131,22 +131,23 @@ def _recipe(parameter: str, name: str) -> Recipe:
 def _write_text(
     part: PartFile,
     plans: list[PlannedTensor],
-    metadata: Callable[[str], dict[str, MetadataValue]],
+    metadata: dict[str, MetadataValue],
     advance: Callable[[PlannedTensor, int], None],
 ) -> str:
     """Write the text file; the hash in its header is known only when all of it was read. Returns the hash."""
     text_hash = TextHash()
-    header = header_bytes(TEXT_ARCHITECTURE, metadata(HASH_PLACEHOLDER), plans)
+    header = header_bytes(TEXT_ARCHITECTURE, metadata, plans)
     part.file.write(header)
     write_tensor_data(
         part.file, plans, lambda plan: encoded_chunks(plan, partial(text_hash.observe, plan)), advance=advance
     )
     digest = text_hash.hexdigest()
-    final_header = header_bytes(TEXT_ARCHITECTURE, metadata(digest), plans)
-    if len(final_header) != len(header):
-        raise AssertionError(f"the header grew from {len(header)} to {len(final_header)} bytes")
-    part.file.seek(0)
-    part.file.write(final_header)
+    # Packing a vocabulary takes seconds: the header is not made anew.
+    before, placeholder, _ = header.partition(string_entry(mmproj_format.KEY_TEXT_HASH, HASH_PLACEHOLDER))
+    if not placeholder:
+        raise AssertionError("the header has no place for the hash")
+    part.file.seek(len(before))
+    part.file.write(string_entry(mmproj_format.KEY_TEXT_HASH, digest))
     return digest
 
 
@@ -236,18 +237,15 @@ def convert_checkpoint(
         if progress is not None:
             progress(done, total, tensor.name)
 
-    def metadata(text_hash: str) -> dict[str, MetadataValue]:
-        general = general_metadata(name, GGUFType.MODEL, plain_recipe, source.provenance)
-        return text_metadata(
+    def write_text(part: PartFile) -> str:
+        metadata = text_metadata(
             source.config,
-            general,
-            text_hash,
+            general_metadata(name, GGUFType.MODEL, plain_recipe, source.provenance),
+            HASH_PLACEHOLDER,
             tokenizer=source.tokenizer,
             chat_template=source.chat_template,
             end_token_ids=source.end_token_ids,
         )
-
-    def write_text(part: PartFile) -> str:
         return _write_text(part, text_plans, metadata, advance)
 
     pair = ConvertedPair(

@@ -189,7 +189,7 @@ def encoded_chunks(plan: PlannedTensor, observe: Callable[[Array], None] | None 
 
     Args:
         plan: the tensor.
-        observe: is handed every piece as the checkpoint has it, before any change.
+        observe: is handed every piece as the checkpoint has it, before any change; in order, in another thread.
     """
     row_length = plan.shape[-1]
     if isinstance(plan.source, np.ndarray):
@@ -202,17 +202,23 @@ def encoded_chunks(plan: PlannedTensor, observe: Callable[[Array], None] | None 
         return encode(source.name, rows, source.dtype, plan.element_type, threads=1)
 
     workers = usable_cores()
-    ahead: deque[Future[Array]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    ahead: deque[tuple[Future[None] | None, Future[Array]]] = deque()
+
+    def first() -> Array:
+        observed, pieces = ahead.popleft()
+        if observed is not None:
+            observed.result()
+        return pieces.result()
+
+    with ThreadPoolExecutor(1) as observer, ThreadPoolExecutor(workers) as pool:
         for stored in source.chunks(row_length, reorder.rows if reorder else 1):
-            if observe is not None:
-                observe(stored)
-            ahead.append(pool.submit(encoded, stored))
+            observed = None if observe is None else observer.submit(observe, stored)
+            ahead.append((observed, pool.submit(encoded, stored)))
             written += len(stored)
             if len(ahead) > workers:
-                yield ahead.popleft().result()
+                yield first()
         while ahead:
-            yield ahead.popleft().result()
+            yield first()
     missing = math.prod(plan.shape[:-1]) - written
     step = max(1, (8 << 20) // (row_length * STORAGE["F32"].itemsize))
     for start in range(0, missing, step):

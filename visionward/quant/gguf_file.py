@@ -1,5 +1,6 @@
 """Write a GGUF file as a stream: header first, then each tensor in pieces."""
 
+import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFWriter
+from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 MetadataValue = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 Metadata = Mapping[str, MetadataValue]
@@ -52,8 +53,6 @@ def _add(writer: GGUFWriter, key: str, value: MetadataValue) -> None:
 def header_bytes(architecture: str | None, metadata: Metadata, tensors: Sequence[TensorLayout]) -> bytes:
     """Everything in front of the tensor data, padding included.
 
-    Its length does not depend on what fixed-length strings in the metadata say.
-
     Args:
         architecture: ``general.architecture``; None for files that have none.
         metadata: the other keys; integers are written as u32, those in arrays as i32.
@@ -77,6 +76,13 @@ def header_bytes(architecture: str | None, metadata: Metadata, tensors: Sequence
         writer.close()
         header = path.read_bytes()
     return header + bytes(-len(header) % GGUF_DEFAULT_ALIGNMENT)
+
+
+def string_entry(key: str, value: str) -> bytes:
+    """A key of the metadata with its value, as the header has them."""
+    name, content = key.encode(), value.encode()
+    lengths = struct.pack("<Q", len(name)), struct.pack("<IQ", GGUFValueType.STRING, len(content))
+    return lengths[0] + name + lengths[1] + content
 
 
 def padded_size(tensors: Sequence[TensorLayout]) -> int:
