@@ -1,6 +1,7 @@
 """Whatever happens on the way, a file under its final name is complete."""
 
 import errno
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,20 @@ def test_folder_that_cannot_be_written(tiny_checkpoint_dir, tmp_path, monkeypatc
     monkeypatch.setattr(PartFile, "__init__", refuse)
     with pytest.raises(OutputError, match=message):
         convert_checkpoint(tiny_checkpoint_dir, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_0"])
+def test_what_a_killed_run_left_is_removed_before_room_is_looked_for(tiny_checkpoint_dir, tmp_path, monkeypatch, kind):
+    names = [f"x-text-{kind.upper()}.gguf", f"mmproj-x-{kind.upper()}.gguf"]
+    for name in names + ["x-text-F32.gguf"] * (kind == "q4_0"):
+        (tmp_path / f".{name}.0badcafe.part").write_bytes(b"x")
+
+    def usage(folder):
+        return shutil._ntuple_diskusage(2**40, 0, 0 if list(folder.glob("*.0badcafe.part")) else 2**40)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    pair = convert_checkpoint(tiny_checkpoint_dir, tmp_path, text_type=kind, mmproj_type=kind, name="x")
+    assert sorted(tmp_path.iterdir()) == sorted([pair.text, pair.mmproj])
 
 
 def test_only_abandoned_temporaries_of_the_same_file_are_removed(tmp_path):

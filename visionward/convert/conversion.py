@@ -252,10 +252,11 @@ def convert_checkpoint(
         text=out_dir / f"{name}-text-{text_recipe.name.upper()}.gguf",
         mmproj=out_dir / f"mmproj-{name}-{mmproj_recipe.name.upper()}.gguf",
     )
-    prepare_folder(out_dir, padded_size(text_plans) + padded_size(mmproj_plans))
+    unquantized = out_dir / f"{name}-text-{plain_recipe.name.upper()}.gguf"
+    needed = padded_size(text_plans) + padded_size(mmproj_plans)
+    prepare_folder(out_dir, needed, (pair.text, pair.mmproj, unquantized))
     with part_files(pair.text, pair.mmproj) as (text_part, mmproj_part):
         if text_recipe.mixes:
-            unquantized = out_dir / f"{name}-text-{plain_recipe.name.upper()}.gguf"
             text_hash = _write_quantized_text(text_part, text_plans, text_recipe, unquantized, write_text, advance)
         else:
             text_hash = write_text(text_part)

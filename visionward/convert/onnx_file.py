@@ -141,7 +141,7 @@ def write_tower(
     emitter = TowerEmitter(source, weight_type)
     graph = emitter.model(data.name).SerializeToString()
     total = emitter.graph.data_bytes
-    prepare_folder(target.parent, total)
+    prepare_folder(target.parent, total, (data, target))
     with part_files(data, target) as (data_part, graph_part):
         written = 0
         for content in emitter.graph.data():

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,18 +52,21 @@ def remove_stale(final: Path) -> None:
                 path.unlink()
 
 
-def prepare_folder(folder: Path, needed: int) -> None:
+def prepare_folder(folder: Path, needed: int, files: Iterable[Path] = ()) -> None:
     """Make the output folder and see whether it has room.
 
     Args:
         folder: where files will be written.
         needed: bytes in all.
+        files: what killed runs left of them, which may be what fills the disk, is removed first.
 
     Raises:
         OutputError: if it cannot be made, or has less room than that.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            remove_stale(file)
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise describe(error, folder) from error
