@@ -41,7 +41,7 @@ def convert(
     \b
     Examples:
         visionward convert Llama-Guard-3-11B-Vision models --text-type q4_k_m --mmproj-type q8_0
-        visionward convert Llama-Guard-3-11B-Vision models --text-type q4_k_m --mmproj-type q8_0 --onnx f16
+        visionward convert Llama-Guard-3-11B-Vision models --text-type q4_k_m --mmproj-type q4_k_m --onnx int8
         visionward convert Llama-Guard-3-11B-Vision models --text-type bf16 --mmproj-type bf16
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     from visionward.convert import convert_checkpoint  # noqa: PLC0415 - the native library is not needed for --help
