@@ -1,5 +1,6 @@
 """ONNX towers that are damaged or no towers at all are refused, or left out where nobody named them."""
 
+import hashlib
 import logging
 import os
 import random
@@ -122,6 +123,27 @@ def a_flipped_bias(tower: Path) -> None:
     flip(tower, "v.global.blk.0.ffn_up.bias")
 
 
+def a_misplaced_norm(tower: Path, key: str = "offset", value: str = "9" * 30) -> None:
+    model = onnx.load(tower, load_external_data=False)
+    (norm,) = (weight for weight in model.graph.initializer if weight.name == "v.blk.1.ln2.weight")
+    for entry in norm.external_data:
+        if entry.key == key:
+            entry.value = value
+    graph = model.SerializeToString()
+    tower.write_bytes(graph)
+    with data_path(tower).open("r+b") as file:
+        file.seek(-SEAL_BYTES, os.SEEK_END)
+        file.write(hashlib.sha256(graph).digest())
+
+
+def a_norm_of_no_length(tower: Path) -> None:
+    a_misplaced_norm(tower, "length", "none")
+
+
+def a_norm_behind_the_end(tower: Path) -> None:
+    a_misplaced_norm(tower, "offset", "9" * 13)
+
+
 def elsewhere(tower: Path) -> None:
     """The engine would read other weights than those that were looked at."""
     model = onnx.load(tower, load_external_data=False)
@@ -155,6 +177,9 @@ DAMAGES = {
     a_flipped_constant: "is damaged, or vision-plain-f32.onnx.data is of another export",
     a_flipped_norm: "vision-plain-f32.onnx.data is damaged",
     a_flipped_bias: "vision-plain-f32.onnx.data is damaged",
+    a_misplaced_norm: "has a weight without a place in vision-plain-f32.onnx.data",
+    a_norm_of_no_length: "has a weight without a place in vision-plain-f32.onnx.data",
+    a_norm_behind_the_end: "vision-plain-f32.onnx.data is damaged",
     an_unknown_operator: "cannot load",
 }
 
@@ -170,6 +195,15 @@ def test_a_damaged_tower(pair, tower, caplog, damage) -> None:
         assert backend_of(pair) == "ggml"
     assert DAMAGES[damage] in caplog.text
     assert "an ONNX tower is left out" in caplog.text
+
+
+@pytest.mark.parametrize("weight_type", ["int8", "int4"])
+def test_a_damaged_scale(tower_of, tmp_path: Path, weight_type: str) -> None:
+    """Rounding to 8 bits behind it could hide that it is no number any more."""
+    tower = copy_tower(tower_of("plain", weight_type), tmp_path / f"vision-plain-{weight_type}.onnx")
+    flip(tower, "v.global.blk.0.attn_q.weight.scale")
+    with pytest.raises(ModelFileError, match="is damaged: export it again"):
+        read_identity(tower)
 
 
 def test_a_missing_tower(pair, tmp_path: Path) -> None:

@@ -103,10 +103,19 @@ def test_features_and_logits(onnx_engine_of, variant: Variant, case: ImageCase) 
     assert (result.logits.argmax(-1) == logits.argmax(-1))[clear].all()
 
 
-@pytest.mark.parametrize("vnni", [True, False])
-def test_openvino_multiplies_integers_only_where_they_add_up(tower_of, monkeypatch, vnni: bool) -> None:
+@pytest.mark.parametrize(
+    ("features", "limit", "vnni"),
+    [
+        (("avx2", "avx512_vnni"), "", True),
+        (("avx2", "avx_vnni"), "avx2_vnni", True),
+        (("avx2", "avx512_vnni"), "AVX512_CORE", False),
+        (("avx2",), "", False),
+        (None, "", False),
+    ],
+)
+def test_openvino_multiplies_integers_only_where_they_add_up(tower_of, monkeypatch, features, limit, vnni) -> None:
     """Without VNNI, pairs of products overflow 16 bits on x86."""
-    features = ("avx2", "avx512_vnni") if vnni else ("avx2",)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     processor = replace(read_processor(), features=features)
     monkeypatch.setattr(openvino_session, "read_processor", lambda: processor)
     session = OpenVinoSession(tower_of("plain", "int8"), threads=1, precision="f32")

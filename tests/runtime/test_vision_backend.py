@@ -92,6 +92,13 @@ def test_another_provider_is_onnx_runtimes(pair) -> None:
     assert choose_backend(options, file, read_config(file), gpu=False, room=0) == chosen
 
 
+@pytest.mark.usefixtures("tower")
+@pytest.mark.parametrize("backend", ["ggml", "openvino"])
+def test_a_provider_is_of_onnx_runtime_alone(pair, backend: str) -> None:
+    message = refused(pair, NativeLibraryError, vision_backend=backend, onnx_provider="CUDAExecutionProvider")
+    assert f"which {backend} has nothing to do with" in message
+
+
 def test_another_provider_needs_a_tower(pair) -> None:
     """It is not left out silently, as one that nobody asked for."""
     message = refused(pair, onnx_provider="CUDAExecutionProvider")

@@ -30,6 +30,9 @@ _F16_MAX = float(np.finfo(np.float16).max)
 _LARGEST = {GGMLQuantizationType.F16: _F16_MAX, GGMLQuantizationType.Q8_0: _F16_MAX * 127}
 
 
+# Pieces that are encoded at a time; each takes up to 50 MB until it is written.
+_MOST_AHEAD = 8
+
 _MAGNITUDE = np.uint16(0x7FFF)
 # 2^-14 in bfloat16, float16's smallest normal number; and what is below it, as float16.
 _SMALLEST_NORMAL = (127 - 14) << 7
@@ -114,6 +117,7 @@ def bfloat16_to_float16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
     What float16 holds as a normal number is shifted (a mantissa of 10 bits for 7, an exponent bias of 15 for 127) in a
     third of the time of the way over float32; the few smaller ones are looked up.
     """
+    bits = np.ascontiguousarray(bits)
     moved = bits << np.uint16(3)
     moved -= np.uint16((127 - 15) << 10 & 0xFFFF)
     moved &= _MAGNITUDE
@@ -201,7 +205,7 @@ def encoded_chunks(plan: PlannedTensor, observe: Callable[[Array], None] | None 
         rows = reorder.apply(stored) if reorder else stored
         return encode(source.name, rows, source.dtype, plan.element_type, threads=1)
 
-    workers = usable_cores()
+    workers = min(usable_cores(), _MOST_AHEAD)
     ahead: deque[tuple[Future[None] | None, Future[Array]]] = deque()
 
     def first() -> Array:

@@ -18,6 +18,7 @@ from onnx import TensorProto
 from visionward.convert.onnx_graph import OnnxGraph
 from visionward.runtime.errors import QuantizeError
 from visionward.runtime.mmproj_format import MmprojConfig, tensor_shapes
+from visionward.runtime.onnx_format import SCALE
 
 Floats = npt.NDArray[np.float32]
 
@@ -128,7 +129,7 @@ class WeightEncoder:
         )
         count = int(np.prod(scales))
         return integers, self._graph.weight(
-            f"{name}.scale", TensorProto.FLOAT, scales, 4 * count, lambda: self._quantized(name, gate, kind)[1]
+            name + SCALE, TensorProto.FLOAT, scales, 4 * count, lambda: self._quantized(name, gate, kind)[1]
         )
 
     def _quantize(self, name: str, gate: float, kind: IntegerType) -> tuple[npt.NDArray[np.int8], Floats]:

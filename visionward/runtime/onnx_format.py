@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 FORMAT_VERSION = 2
+# What the name of a matrix's scales ends with.
+SCALE = ".scale"
 PIXELS = "pixel_values"
 RATIO_ID = "aspect_ratio_id"
 FEATURES = "features"
@@ -31,9 +33,10 @@ _KEY_WIDTH = "visionward.text.embedding_length"
 _KEY_DATA_BYTES = "visionward.data_bytes"
 _KEYS = (_KEY_TEXT_HASH, _KEY_TOWER_HASH, _KEY_WEIGHT_TYPE, _KEY_VISION, _KEY_WIDTH, _KEY_DATA_BYTES)
 # Behind the weights: the digest of the graph, so that one that is damaged, or of another export, is seen; and that of
-# all vectors (norms, biases, scales), in which a damaged number could be hidden by the rounding to 8 bits behind it.
+# all norms, biases and scales, in which a damaged number could be hidden by the rounding to 8 bits behind it.
 _DIGEST_BYTES = hashlib.sha256().digest_size
 SEAL_BYTES = 2 * _DIGEST_BYTES
+_MOST_DIGITS = 13
 # The graph alone takes half a megabyte; more than this is another kind of file, and is not read.
 _MOST_GRAPH_BYTES = 32 * 2**20
 
@@ -164,6 +167,10 @@ def _check_seal(path: Path, content: bytes, model: "ModelProto") -> None:
                 raise ModelFileError(f"{path} is damaged, or {data.name} is of another export: export it again.")
             if _vectors_digest(model, file) != of_vectors:
                 raise ModelFileError(f"{data} is damaged: export it again.")
+    except (KeyError, OverflowError, MemoryError) as error:
+        raise ModelFileError(
+            f"{path} has a weight without a place in {data.name} ({error}): export it again."
+        ) from error
     except OSError as error:
         raise ModelFileError(f"{data} cannot be read: {error.strerror or error}.") from error
 
@@ -171,11 +178,19 @@ def _check_seal(path: Path, content: bytes, model: "ModelProto") -> None:
 def _vectors_digest(model: "ModelProto", data: BinaryIO) -> bytes:
     digest = hashlib.sha256()
     for weight in model.graph.initializer:
-        if len(weight.dims) == 1 and weight.external_data:
-            place = {entry.key: int(entry.value) for entry in weight.external_data if entry.key != "location"}
-            data.seek(place["offset"])
-            digest.update(data.read(place["length"]))
+        if weight.external_data and (len(weight.dims) == 1 or weight.name.endswith(SCALE)):
+            place = {entry.key: str(entry.value) for entry in weight.external_data}
+            offset, length = (_decimal(place[key]) for key in ("offset", "length"))
+            data.seek(offset)
+            digest.update(data.read(length))
     return digest.digest()
+
+
+def _decimal(text: str) -> int:
+    # A file is never larger than its place has digits.
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise KeyError(text)
+    return int(text)
 
 
 def _read_graph(path: Path) -> bytes:

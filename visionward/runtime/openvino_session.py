@@ -18,6 +18,10 @@ _BF16_FEATURE = "amx_bf16"
 # What oneDNN, which computes inside OpenVINO, was told to leave out.
 _LIMIT = "ONEDNN_MAX_CPU_ISA"
 _LIMITS_WITH_AMX = ("", "ALL", "DEFAULT", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16", "AVX10_1_512_AMX")
+_LIMITS_WITH_VNNI = (
+    *_LIMITS_WITH_AMX,
+    *("AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE_VNNI", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512"),
+)
 
 # Activations are quantized to 8 bits in groups of this many where the weights are integers.
 _ACTIVATION_GROUP = 64
@@ -35,8 +39,11 @@ def best_precision(weight_type: str) -> str:
     if weight_type.startswith("int"):
         return "f32"
     features = read_processor().features or ()
-    limit = os.environ.get(_LIMIT, "").upper()
-    return "bf16" if _BF16_FEATURE in features and limit in _LIMITS_WITH_AMX else "f32"
+    return "bf16" if _BF16_FEATURE in features and _limit() in _LIMITS_WITH_AMX else "f32"
+
+
+def _limit() -> str:
+    return os.environ.get(_LIMIT, "").upper()
 
 
 class OpenVinoSession:
@@ -87,17 +94,18 @@ class OpenVinoSession:
             try:
                 while not request.wait_for(round(POLL_S * 1000)):
                     check_cancelled()
+                request.wait()
+                features: Array = request.get_output_tensor(0).data.copy()
             except BaseException:
                 request.cancel()
                 _await_end(request)
                 raise
-            request.wait()
-            features: Array = request.get_output_tensor(0).data.copy()
+            finally:
+                # What a large image needed is given back, also after a run that was cancelled.
+                del request
+                self._compiled.release_memory()
         except RuntimeError as error:
             raise ComputeError(f"OpenVINO could not encode the image: {_reason(error)}") from error
-        # What a large image needed is given back.
-        del request
-        self._compiled.release_memory()
         return features
 
     def close(self) -> None:
@@ -107,7 +115,8 @@ class OpenVinoSession:
 
 def _adds_exactly() -> bool:
     """Whether products of integers are added in 32 bits: VNNI. Without, pairs of them overflow 16 bits."""
-    return any("vnni" in feature for feature in read_processor().features or ())
+    has_vnni = any("vnni" in feature for feature in read_processor().features or ())
+    return has_vnni and _limit() in _LIMITS_WITH_VNNI
 
 
 def _compute_as_floats(model: Any, *, integers: bool) -> None:

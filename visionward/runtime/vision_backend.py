@@ -21,6 +21,7 @@ from visionward.runtime.vision_memory import tower_bytes
 Backend: TypeAlias = Literal["ggml", "onnx", "openvino"]
 BackendChoice: TypeAlias = Literal["auto", "ggml", "onnx", "openvino"]
 
+_WITHOUT_PROVIDERS = ("ggml", "openvino")
 _MODULES: dict[Backend, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
 
 _log = logging.getLogger(__name__)
@@ -84,10 +85,16 @@ def choose_backend(
 
     Raises:
         ModelFileError: if an engine was named, or a tower, and there is no tower for it or it belongs to another model.
+        NativeLibraryError: if a provider was named that is none of the engine's.
         ValueError: if there is no such engine.
     """
     if options.backend not in get_args(BackendChoice):
         raise ValueError(f"there is no vision backend {options.backend!r}, only {', '.join(get_args(BackendChoice))}.")
+    if options.provider != CPU_PROVIDER and options.backend in _WITHOUT_PROVIDERS:
+        raise NativeLibraryError(
+            f"{options.provider} is a provider of ONNX Runtime, which {options.backend} has nothing to do with: "
+            "leave it out (--onnx-provider), or choose the vision backend onnx."
+        )
     if options.backend == "ggml":
         return Chosen("ggml")
     named: BackendChoice = options.backend
