@@ -18,6 +18,7 @@ from make_preprocess_fixture import (
     sample_positions,
 )
 from PIL import Image, ImageOps
+from true_shape import TRUE_LAYERS
 
 from visionward.runtime.images import decode_image
 from visionward.runtime.mmproj_format import VisionConfig
@@ -31,12 +32,7 @@ def config(tile_size):
     return VisionConfig(
         tile_size=tile_size,
         patch_size=14,
-        width=1280,
-        feed_forward_length=5120,
-        head_count=16,
-        local_layers=32,
-        global_layers=8,
-        intermediate_layers=(3, 7, 15, 23, 30),
+        **TRUE_LAYERS,
         max_tiles=MAX_TILES,
         aspect_ratios=CANVASES,
         layer_norm_epsilon=1e-5,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from onnx_towers import BACKENDS, PICTURE, backend_of, copy_tower, limit_memory, load, refused
+from true_shape import TRUE_LAYERS
 
 from visionward import Guard
 from visionward.runtime import vision_backend, vision_memory
@@ -227,16 +228,7 @@ def test_a_tower_serves_every_type_of_its_mmproj_file(pair_of, tower_of, kind: s
 
 def test_estimates_are_ordered(pair) -> None:
     vision = read_config(GgufHeader(pair.mmproj)).vision
-    real = replace(
-        vision,
-        tile_size=560,
-        width=1280,
-        feed_forward_length=5120,
-        head_count=16,
-        local_layers=32,
-        global_layers=8,
-        intermediate_layers=(3, 7, 15, 23, 30),
-    )
+    real = replace(vision, tile_size=560, **TRUE_LAYERS)
     weights = 850e6
     found = {}
     for weight_type, bits in (("f32", 34), ("f16", 17), ("int8", 10), ("int4", 6)):

@@ -187,7 +187,7 @@ def _vectors_digest(model: "ModelProto", data: BinaryIO) -> bytes:
 
 
 def _decimal(text: str) -> int:
-    # A file is never larger than its place has digits.
+    # No file has room for a place of more digits, and int() is slow with very many.
     if not text.isdecimal() or len(text) > _MOST_DIGITS:
         raise KeyError(text)
     return int(text)
