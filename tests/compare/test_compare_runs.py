@@ -10,14 +10,17 @@ import pytest
 from PIL import Image
 
 from visionward.convert import convert_checkpoint
+from visionward.convert.onnx_file import export_tower
 from visionward.quant.comparison import guard_run
 from visionward.quant.comparison.endpoint import EndpointSettings
 from visionward.quant.comparison.guard_run import GuardSettings, features_path, judge_with_guard, logits_path
+from visionward.quant.comparison.html_report import html_report
 from visionward.quant.comparison.journal import FeatureError, Journal, Judged, Loaded
 from visionward.quant.comparison.judging import Plan, judge_all
 from visionward.quant.comparison.logit_store import kl_divergence
 from visionward.quant.comparison.models import Endpoint, GuardFiles, check_names
 from visionward.quant.comparison.progress import Silent
+from visionward.quant.comparison.report import make_report, report_dict
 from visionward.quant.datasets import Dataset
 from visionward.quant.samples import Sample
 from visionward.runtime.conversation import Conversation
@@ -180,7 +183,14 @@ def test_names_and_forms(files):
     assert parsed == GuardFiles("q4", Path("/a,b/text.gguf"), Path("/c/mmproj.gguf"))
     assert GuardFiles.parse("/x=y/text.gguf,/c/m.gguf").text == Path("/x=y/text.gguf")
     assert GuardFiles.parse("models/guard-Q8_0.gguf,m.gguf").name == "guard-Q8_0"
-    for bad in ("", "text.gguf", "a=,b", "a=text.gguf,"):
+    three = GuardFiles.parse("models/guard-Q8_0.gguf,m.gguf, vision-guard-int8.onnx")
+    assert three == GuardFiles(
+        "guard-Q8_0 vision-guard-int8", Path("models/guard-Q8_0.gguf"), Path("m.gguf"), Path("vision-guard-int8.onnx")
+    )
+    assert GuardFiles.parse("i8=t.gguf,m.gguf,v.ONNX") == GuardFiles(
+        "i8", Path("t.gguf"), Path("m.gguf"), Path("v.ONNX")
+    )
+    for bad in ("", "text.gguf", "a=,b", "a=text.gguf,", "a=text.gguf,v.onnx", "a=,m.gguf,v.onnx", "v.onnx"):
         with pytest.raises(DataError):
             GuardFiles.parse(bad)
     assert Endpoint.parse("gpt=https://host/v1/,org/m,odel", "zero-shot").model == "org/m,odel"
@@ -253,6 +263,44 @@ def test_a_real_pair(tmp_path, dataset, pairs):
     assert progress.advanced == 3
     assert results[1].judged == candidate.judged
     assert results[2].features[0].error == pytest.approx(0, abs=1e-6)
+
+
+def test_an_onnx_tower_is_a_candidate(tmp_path, dataset, pairs):
+    """The same pair with its tower in eight bits, against the engine asked directly."""
+    tower = export_tower(pairs[0].mmproj, tmp_path / "vision-int8.onnx", weight_type="int8")
+    towered = dataclasses.replace(pairs[0], name="int8", tower=tower)
+    plan = _plan(tmp_path / "work", dataset, (pairs[0], towered), keep_logits=True)
+    plan.work.mkdir()
+    results = judge_all(plan, Silent())
+    journal = Journal(plan.work, "f32", guard_run.journal_key(pairs[0], SETTINGS, None))
+    picture = dataset.digests[0]
+    with Guard.load(towered.text, towered.mmproj, threads=1, vision_backend="onnx", onnx_tower=tower) as guard:
+        features = guard.engine.encode_image(dataset.samples[0].image)
+        verdict = guard.classify(dataset.samples[0].conversation)
+    expected = np.load(features_path(journal) / f"{picture}.npy")
+    (found,) = results[1].features
+    assert found.error == pytest.approx(np.linalg.norm(features - expected) / np.linalg.norm(expected), rel=1e-3)
+    assert 1e-3 < found.error < 2e-2
+    assert results[1].judged[picture].score == pytest.approx(verdict.score, rel=1e-5)
+
+    report = make_report([dataset], results, threshold=0.5, margin=0.02)
+    plain, with_tower = (model.cost for model in report.sets[0].figures.models)
+    stored = tower.stat().st_size + tower.with_name("vision-int8.onnx.data").stat().st_size
+    assert with_tower.tower_bytes == stored == towered.size - pairs[0].size
+    assert with_tower.total_bytes == plain.total_bytes + stored
+    assert report_dict(report, results)["models"][1]["onnx_tower"] == "vision-int8.onnx"
+    assert "<th>ONNX<br>tower</th>" in html_report(report, [dataset], results)
+
+    # The weights are half of the file: results of others are not its own.
+    before = towered.identity()
+    with tower.with_name("vision-int8.onnx.data").open("r+b") as file:
+        file.write(bytes([file.read(1)[0] ^ 1]))
+    assert towered.identity() != before
+    with pytest.raises(ModelFileError, match=r"missing\.onnx"):
+        judge_all(
+            _plan(plan.work, dataset, (pairs[0], dataclasses.replace(towered, tower=tmp_path / "missing.onnx"))),
+            Silent(),
+        )
 
 
 def test_removed_logits_are_made_again(tmp_path, dataset, pairs):

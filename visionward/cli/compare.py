@@ -44,13 +44,15 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
     help="Form of the data, one for all or one for each --data: jsonl, or a public set that you have "
     "(docs/comparison.md).  [default: jsonl]",
 )
-@click.option("--reference", metavar="[NAME=]TEXT.gguf,MMPROJ.gguf", required=True, help="The pair to compare with.")
+@click.option(
+    "--reference", metavar="[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]", required=True, help="The pair to compare with."
+)
 @click.option(
     "--candidate",
     "candidates",
-    metavar="[NAME=]TEXT.gguf,MMPROJ.gguf",
+    metavar="[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]",
     multiple=True,
-    help="A pair to compare; repeatable.",
+    help="A pair to compare; repeatable. With an ONNX tower, ONNX Runtime encodes the images, else ggml.",
 )
 @click.option(
     "--endpoint",

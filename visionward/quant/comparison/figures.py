@@ -18,7 +18,7 @@ from visionward.quant.comparison.flips import Flips, flips_by_label
 from visionward.quant.comparison.intervals import Estimate, difference_estimates, mean_estimate, measure_estimates
 from visionward.quant.comparison.journal import Judged
 from visionward.quant.comparison.judging import ModelResults
-from visionward.quant.comparison.models import GuardFiles
+from visionward.quant.comparison.models import GuardFiles, file_size
 from visionward.quant.datasets import Dataset
 from visionward.quant.samples import Sample
 
@@ -40,6 +40,7 @@ class Cost:
     Attributes:
         text_bytes: size of the text file.
         mmproj_bytes: size of the mmproj file.
+        tower_bytes: size of the ONNX tower; None where ggml encodes images.
         load_ms: the last loading.
         peak_bytes: most memory that its process used, mapped weights included; None where it is not known.
         latency: by stage, over the samples of the set.
@@ -49,6 +50,7 @@ class Cost:
 
     text_bytes: int | None
     mmproj_bytes: int | None
+    tower_bytes: int | None
     load_ms: float | None
     peak_bytes: int | None
     latency: Mapping[str, Latency]
@@ -57,10 +59,10 @@ class Cost:
 
     @property
     def total_bytes(self) -> int | None:
-        """Both files."""
+        """All files."""
         if self.text_bytes is None or self.mmproj_bytes is None:
             return None
-        return self.text_bytes + self.mmproj_bytes
+        return self.text_bytes + self.mmproj_bytes + (self.tower_bytes or 0)
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,11 @@ class SetFigures:
     notes: tuple[str, ...]
     models: tuple[ModelFigures, ...]
 
+    @property
+    def has_onnx_towers(self) -> bool:
+        """Whether a model has one, so that their sizes need a column."""
+        return any(model.cost.tower_bytes is not None for model in self.models)
+
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
@@ -293,8 +300,9 @@ def _cost(result: ModelResults, judged: Sequence[Judged]) -> Cost:
             latency[stage] = Latency(p50, p95)
     loaded = result.loads[-1] if result.loads else None
     return Cost(
-        text_bytes=None if files is None else files.text.stat().st_size,
-        mmproj_bytes=None if files is None else files.mmproj.stat().st_size,
+        text_bytes=None if files is None else file_size(files.text),
+        mmproj_bytes=None if files is None else file_size(files.mmproj),
+        tower_bytes=None if files is None or not files.tower_files else sum(map(file_size, files.tower_files)),
         load_ms=None if loaded is None else loaded.load_ms,
         peak_bytes=max((one.peak_bytes for one in result.judged.values() if one.peak_bytes), default=None),
         latency=latency,

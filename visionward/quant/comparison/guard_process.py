@@ -116,13 +116,14 @@ class _Judge:
 
         self._task = task
         started = time.perf_counter()
-        # An ONNX tower would hide what the mmproj file's own quantization does.
+        # An ONNX tower that was found beside it would hide what the mmproj file's own quantization does.
         self._guard = Guard.load(
             task.files.text,
             task.files.mmproj,
             threads=task.threads,
             gpu_layers=task.gpu_layers,
-            vision_backend="ggml",
+            vision_backend="ggml" if task.files.tower is None else "onnx",
+            onnx_tower=task.files.tower,
         )
         load_ms = (time.perf_counter() - started) * 1000
         engine = self._guard.engine

@@ -1,4 +1,4 @@
-"""What is compared: GGUF pairs, and models behind an API."""
+"""What is compared: GGUF pairs, with or without an ONNX tower, and models behind an API."""
 
 import hashlib
 import re
@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from visionward.runtime.errors import DataError, ModelFileError
+from visionward.runtime.onnx_format import data_path
 
 EndpointStyle: TypeAlias = Literal["guard", "zero-shot"]
 
@@ -24,39 +25,53 @@ class GuardFiles:
         name: what the report calls it.
         text: the text file.
         mmproj: the mmproj file.
+        tower: the ONNX tower that encodes images with ONNX Runtime; None where ggml does it from the mmproj file.
     """
 
     name: str
     text: Path
     mmproj: Path
+    tower: Path | None = None
 
     @classmethod
     def parse(cls, value: str) -> "GuardFiles":
-        """From ``[NAME=]TEXT.gguf,MMPROJ.gguf``; without a name it is called after its text file.
+        """From ``[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]``.
+
+        Without a name it is called after its text file, and its tower if it has one.
 
         Raises:
             DataError: it is not of that form.
         """
         name, equals, rest = value.partition("=")
         files = rest if equals and _NAME.fullmatch(name) else value
-        text, comma, mmproj = files.rpartition(",")
+        pair, tower = files, None
+        if files.strip().lower().endswith(".onnx"):
+            pair, _, last = files.rpartition(",")
+            tower = Path(last.strip())
+        text, comma, mmproj = pair.rpartition(",")
         if not comma or not text.strip() or not mmproj.strip():
-            raise DataError(f"{value!r} names no pair, expected [NAME=]TEXT.gguf,MMPROJ.gguf")
+            raise DataError(f"{value!r} names no pair, expected [NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]")
         path = Path(text.strip())
-        return cls(name.strip() if files is rest else path.stem, path, Path(mmproj.strip()))
+        own = path.stem if tower is None else f"{path.stem} {tower.stem}"
+        return cls(name.strip() if files is rest else own, path, Path(mmproj.strip()), tower)
 
     @property
     def size(self) -> int:
-        """Bytes of both files.
+        """Bytes of all its files.
 
         Raises:
             ModelFileError: if one cannot be read.
         """
-        return sum(_stat(path)[0] for path in (self.text, self.mmproj))
+        return sum(file_size(path) for path in (self.text, self.mmproj, *self.tower_files))
+
+    @property
+    def tower_files(self) -> tuple[Path, ...]:
+        """The ONNX tower's graph and weights; none where ggml runs the tower."""
+        return () if self.tower is None else (self.tower, data_path(self.tower))
 
     def identity(self) -> str:
         """A hash that changes when one of the files does."""
-        return _digest(f"{file_identity(self.text)} {file_identity(self.mmproj)}")
+        return _digest(" ".join(file_identity(path) for path in (self.text, self.mmproj, *self.tower_files)))
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,15 @@ def file_identity(path: Path) -> str:
     except OSError as cause:
         raise ModelFileError(f"{path}: {cause.strerror or cause}") from cause
     return hashlib.sha256(f"{size} {changed}\0".encode() + head + tail).hexdigest()[:32]
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file.
+
+    Raises:
+        ModelFileError: if it cannot be read.
+    """
+    return _stat(path)[0]
 
 
 def _stat(path: Path) -> tuple[int, int]:

@@ -91,7 +91,12 @@ def make_report(
 def report_dict(report: Report, results: Sequence[ModelResults]) -> dict[str, Any]:
     """The report as plain values."""
     models = [
-        {"name": result.model.name, "text": result.model.text.name, "mmproj": result.model.mmproj.name}
+        {
+            "name": result.model.name,
+            "text": result.model.text.name,
+            "mmproj": result.model.mmproj.name,
+            "onnx_tower": None if result.model.tower is None else result.model.tower.name,
+        }
         if isinstance(result.model, GuardFiles)
         else {
             "name": result.model.name,

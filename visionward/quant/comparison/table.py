@@ -80,11 +80,12 @@ def _decision_cells(model: ModelFigures) -> list[str]:
 
 def _cost_table(figures: SetFigures) -> Table:
     table = _table("Cost; times are p50 / p95")
-    for name in ("text", "mmproj", "peak memory", "loading", *STAGES):
+    towers = figures.has_onnx_towers
+    for name in ("text", "mmproj", *(["ONNX tower"] if towers else []), "peak memory", "loading", *STAGES):
         table.add_column("verdict" if name == "total" else name, justify="right")
     for model in figures.models:
         cost = model.cost
-        sizes = (cost.text_bytes, cost.mmproj_bytes, cost.peak_bytes)
+        sizes = (cost.text_bytes, cost.mmproj_bytes, *([cost.tower_bytes] if towers else []), cost.peak_bytes)
         table.add_row(
             Text(model.name),
             *("-" if size is None else size_text(size) for size in sizes),
