@@ -1,8 +1,9 @@
 """The ONNX tower in both engines: features and logits against Transformers 4.53.3, and odd shapes against ggml."""
 
 import struct
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tiny_checkpoint import write_tiny_checkpoint
 from visionward import Engine
 from visionward.convert import ConvertedPair, convert_checkpoint
 from visionward.convert.onnx_file import export_tower
-from visionward.runtime import openvino_session, vision_backend
+from visionward.runtime import onnxruntime_session, openvino_session, vision_backend
 from visionward.runtime.mmproj_format import TILE_TOKENS_MULTIPLE
 from visionward.runtime.onnxruntime_session import OnnxRuntimeSession
 from visionward.runtime.openvino_session import OpenVinoSession, best_precision
@@ -127,11 +128,22 @@ def test_openvino_multiplies_integers_only_where_they_add_up(tower_of, monkeypat
     assert (len(products), len(integers)) == (6 * layers + 2, 5 * layers if vnni else 0)
 
 
-def test_onnx_runtime_adds_integers_exactly(tower_of) -> None:
+@pytest.mark.parametrize("exact", [True, False])
+def test_onnx_runtime_is_told_to_add_exactly_only_where_it_would_not(tower_of, monkeypatch, exact) -> None:
+    """Told so on a processor with VNNI, it took twice as long."""
+    monkeypatch.setattr(onnxruntime_session, "adds_bytes_exactly", lambda: exact)
     session = OnnxRuntimeSession(tower_of("plain", "int8"), threads=1)
     options = session._session.get_session_options()
-    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    with pytest.raises(RuntimeError, match="x64quantprecision") if exact else nullcontext():
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
     session.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell whether the processor has VNNI")
+def test_products_of_bytes_are_probed() -> None:
+    features = read_processor().features or ()
+    expected = any("vnni" in feature for feature in features) or not {"avx2", "avx512bw"} & set(features)
+    assert onnxruntime_session.adds_bytes_exactly() is expected
 
 
 # A tower of one tile, one whose features are few, tiles of one patch.
