@@ -26,6 +26,7 @@ from visionward.quant.samples import Sample
 from visionward.runtime.conversation import Conversation
 from visionward.runtime.errors import ComputeError, DataError, ModelFileError
 from visionward.runtime.guard import Guard
+from visionward.runtime.onnx_format import data_path
 from visionward.runtime.policy import DEFAULT_POLICY
 
 SETTINGS = GuardSettings(DEFAULT_POLICY, 0.5, threads=1, feature_images=1)
@@ -285,7 +286,7 @@ def test_an_onnx_tower_is_a_candidate(tmp_path, dataset, pairs):
 
     report = make_report([dataset], results, threshold=0.5, margin=0.02)
     plain, with_tower = (model.cost for model in report.sets[0].figures.models)
-    stored = tower.stat().st_size + tower.with_name("vision-int8.onnx.data").stat().st_size
+    stored = tower.stat().st_size + data_path(tower).stat().st_size
     assert with_tower.tower_bytes == stored == towered.size - pairs[0].size
     assert with_tower.total_bytes == plain.total_bytes + stored
     assert report_dict(report, results)["models"][1]["onnx_tower"] == "vision-int8.onnx"
@@ -293,14 +294,12 @@ def test_an_onnx_tower_is_a_candidate(tmp_path, dataset, pairs):
 
     # The weights are half of the file: results of others are not its own.
     before = towered.identity()
-    with tower.with_name("vision-int8.onnx.data").open("r+b") as file:
+    with data_path(tower).open("r+b") as file:
         file.write(bytes([file.read(1)[0] ^ 1]))
     assert towered.identity() != before
+    missing = dataclasses.replace(towered, tower=tmp_path / "missing.onnx")
     with pytest.raises(ModelFileError, match=r"missing\.onnx"):
-        judge_all(
-            _plan(plan.work, dataset, (pairs[0], dataclasses.replace(towered, tower=tmp_path / "missing.onnx"))),
-            Silent(),
-        )
+        judge_all(_plan(plan.work, dataset, (pairs[0], missing)), Silent())
 
 
 def test_removed_logits_are_made_again(tmp_path, dataset, pairs):

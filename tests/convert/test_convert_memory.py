@@ -22,9 +22,9 @@ print(peak(sys.argv[1]), peak(sys.argv[2]))
 """
 
 
-def _checkpoint(folder: Path, layers: int, local_layers: int) -> Path:
+def _checkpoint(folder: Path, layers: int) -> Path:
     shape = {"cross_layers": (1,), "text_width": 3072, "vision_width": 1280, "global_layers": 1, "tile_size": 560}
-    return write_tiny_checkpoint(folder, dtype="BF16", shards=3, layers=layers, local_layers=local_layers, **shape)
+    return write_tiny_checkpoint(folder, dtype="BF16", shards=3, layers=layers, local_layers=layers, **shape)
 
 
 def _stored(checkpoint: Path) -> int:
@@ -35,7 +35,7 @@ def _stored(checkpoint: Path) -> int:
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two of the same tensors, but for the number of layers."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    return _checkpoint(folder / "small", 3, 3), _checkpoint(folder / "large", 8, 8)
+    return _checkpoint(folder / "small", 3), _checkpoint(folder / "large", 8)
 
 
 @pytest.mark.slow

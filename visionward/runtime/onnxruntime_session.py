@@ -47,11 +47,11 @@ class OnnxRuntimeSession:
         # Threads that go on spinning after a run would take the decoder's time.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _INTEGER_ACTIVATIONS)
-        if not adds_bytes_exactly():
-            # Exact, but half as fast as the kernels of a processor with VNNI.
-            options.add_session_config_entry("session.x64quantprecision", "1")
         providers = [provider] if provider == CPU_PROVIDER else [provider, CPU_PROVIDER]
         try:
+            if not adds_bytes_exactly():
+                # Exact, but half as fast as the kernels of a processor with VNNI.
+                options.add_session_config_entry("session.x64quantprecision", "1")
             # Folding would make float32 copies of float16 weights while loading, and load in 4 s instead of 0.6.
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=providers, disabled_optimizers=["ConstantFolding"]
