@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from gguf_edit import GgufFile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -326,10 +327,10 @@ def test_weights_beyond_float16(tmp_path: Path) -> None:
 
 def test_values_that_are_not_finite(tiny_pair: ConvertedPair, tmp_path: Path) -> None:
     mmproj = tmp_path / "mmproj-nan-F32.gguf"
-    content = bytearray(tiny_pair.mmproj.read_bytes())
-    offset = GgufHeader(tiny_pair.mmproj).tensors["v.blk.0.attn_q.weight"].offset
-    content[offset : offset + 4] = np.float32(np.nan).tobytes()
-    mmproj.write_bytes(content)
+    file = GgufFile(tiny_pair.mmproj)
+    weight = file.tensor("v.blk.0.attn_q.weight")
+    weight.data = np.float32(np.nan).tobytes() + weight.data[4:]
+    file.write(mmproj)
     with pytest.raises(ModelFileError, match=r"v\.blk\.0\.attn_q\.weight holds values that are infinite or not num"):
         export_tower(mmproj)
     assert list(tmp_path.iterdir()) == [mmproj]

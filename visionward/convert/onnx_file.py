@@ -20,6 +20,7 @@ from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.mmproj_file import check_tensors, read_config, tower_hash
 from visionward.runtime.mmproj_format import MmprojConfig
 from visionward.runtime.onnx_format import WEIGHT_TYPES, data_path, seal
+from visionward.runtime.tensor_digests import check_digests
 
 Floats = npt.NDArray[np.float32]
 # Is told after every weight: bytes written so far, bytes in all.
@@ -67,6 +68,7 @@ class MmprojSource:
         self._file = GgufHeader(path, mmproj_format.ARCHITECTURE)
         self.config = read_config(self._file)
         check_tensors(self._file, self.config)
+        check_digests([self._file])
         self.tower_hash = tower_hash(self._file)
         self._data = np.memmap(path, np.uint8, "r")
 

@@ -138,6 +138,7 @@ def _read_categories(
 
 def _input_warnings(question: Question, engine: Engine) -> tuple[str, ...]:
     warnings = [TOY_NOTICE] if engine.model.name == DEMO_GUARD_NAME else []
+    warnings += engine.file_warnings
     if question.tiles is None:
         warnings.append(TEXT_ONLY)
     elif question.conversation.judges_image_alone:
