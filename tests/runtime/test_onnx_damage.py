@@ -92,6 +92,10 @@ def no_type(tower: Path) -> None:
     set_key(tower, "visionward.weight_type", "int3")
 
 
+def four_bits(tower: Path) -> None:
+    set_key(tower, "visionward.weight_type", "int4")
+
+
 def other_data(tower: Path) -> None:
     data = data_path(tower)
     data.write_bytes(data.read_bytes()[:-SEAL_BYTES] + bytes(SEAL_BYTES))
@@ -172,6 +176,7 @@ DAMAGES = {
     no_text_hash: "lacks a key, or one is wrong (visionward.text_hash)",
     no_number: "has a key that is no number",
     no_type: "one is wrong (visionward.weight_type)",
+    four_bits: "int4 towers are no longer read because their features are 13 to 20 % off. Export it again as int8.",
     other_data: "is damaged, or vision-plain-f32.onnx.data is of another export",
     elsewhere: "was renamed: its weights are in vision-other-f32.onnx.data",
     a_flipped_constant: "is damaged, or vision-plain-f32.onnx.data is of another export",
@@ -197,10 +202,9 @@ def test_a_damaged_tower(pair, tower, caplog, damage) -> None:
     assert "an ONNX tower is left out" in caplog.text
 
 
-@pytest.mark.parametrize("weight_type", ["int8", "int4"])
-def test_a_damaged_scale(tower_of, tmp_path: Path, weight_type: str) -> None:
+def test_a_damaged_scale(tower_of, tmp_path: Path) -> None:
     """Rounding to 8 bits behind it could hide that it is no number any more."""
-    tower = copy_tower(tower_of("plain", weight_type), tmp_path / f"vision-plain-{weight_type}.onnx")
+    tower = copy_tower(tower_of("plain", "int8"), tmp_path / "vision-plain-int8.onnx")
     flip(tower, "v.global.blk.0.attn_q.weight.scale")
     with pytest.raises(ModelFileError, match="is damaged: export it again"):
         read_identity(tower)

@@ -106,9 +106,10 @@ def classify(
     The model is two files that `visionward convert` wrote; --demo takes the packaged toy instead.
 
     The keys of the JSON object: verdict ("safe" or "unsafe"), score, answer_mass, categories (those that the model
-    named: code, name, score), category_scores (all in force; null for a safe verdict without --category-scores), role
-    ("User" or "Agent"), tiles, tokens (prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total),
-    model, vision_backend ("ggml", "onnx", "openvino"; null without an image), warnings.
+    named: code, name, score: how probable the code was in its place), category_scores (all in force: how probable each
+    was as the first; null for a safe verdict without --category-scores), role ("User" or "Agent"), tiles, tokens
+    (prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total), model, vision_backend ("ggml",
+    "onnx", "openvino"; null without an image), warnings.
 
     Exit codes: 0, whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
 
