@@ -17,7 +17,7 @@ STRING, ARRAY = 8, 9
 HEADER_DIGEST, TENSOR_DIGESTS, VERSION = (
     b"visionward.header_sha256",
     b"visionward.tensor_sha256",
-    "visionward.format_version",
+    b"visionward.format_version",
 )
 
 
@@ -107,11 +107,18 @@ class GgufFile:
     def unseal(self) -> "GgufFile":
         """As a file of version 1: without digests."""
         self.keys = [key for key in self.keys if key.name not in (HEADER_DIGEST, TENSOR_DIGESTS)]
-        self.set(VERSION, 1)
+        for key in self.keys:
+            if key.name == VERSION:
+                key.value = struct.pack("<I", 1)
         return self
 
     def write(self, path: Path) -> Path:
         """Write it, with digests of what is in it now if it has places for them."""
+        path.write_bytes(self.serialized())
+        return path
+
+    def serialized(self, digests: dict[bytes, bytes] | None = None) -> bytes:
+        """All bytes of the file; the digests are of what is in it now, unless they are given."""
         data, infos = bytearray(), bytearray()
         for tensor in self.tensors:
             offset = len(data) if tensor.offset is None else tensor.offset
@@ -119,20 +126,22 @@ class GgufFile:
             infos += struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape[::-1])
             infos += struct.pack("<IQ", tensor.kind & 0xFFFFFFFF, offset & (2**64 - 1))
             data += tensor.data + bytes(-len(tensor.data) % 32)
-        sealed = {key.name for key in self.keys} >= {HEADER_DIGEST, TENSOR_DIGESTS}
-        if sealed:
-            digests = [hashlib.sha256(tensor.data).hexdigest().encode() for tensor in self.tensors]
-            self.key(TENSOR_DIGESTS.decode()).value = struct.pack("<IQ", STRING, len(digests)) + b"".join(
-                text_bytes(digest) for digest in digests
-            )
-            self.key(HEADER_DIGEST.decode()).value = text_bytes(b"0" * 64)
+        places = {key.name: key for key in self.keys if key.name in (HEADER_DIGEST, TENSOR_DIGESTS)}
+        if digests is None and len(places) == 2:
+            found = [text_bytes(hashlib.sha256(tensor.data).hexdigest().encode()) for tensor in self.tensors]
+            self._store(places[TENSOR_DIGESTS], ARRAY, struct.pack("<IQ", STRING, len(found)) + b"".join(found))
+            self._store(places[HEADER_DIGEST], STRING, text_bytes(b"0" * 64))
+        elif digests is not None:
+            for name, key in places.items():
+                key.value = digests[name]
         keys = b"".join(text_bytes(key.name) + struct.pack("<I", key.kind) + key.value for key in self.keys)
         header = b"GGUF" + struct.pack("<IQQ", self.version, len(self.tensors), len(self.keys)) + keys + infos
         header += bytes(-len(header) % 32)
-        if sealed:
+        if digests is None and len(places) == 2:
             place = text_bytes(HEADER_DIGEST) + struct.pack("<I", STRING) + text_bytes(b"0" * 64)
-            assert header.count(place) == 1
-            digest = hashlib.sha256(header).hexdigest().encode()
-            header = header.replace(place, place[:-64] + digest)
-        path.write_bytes(header + data)
-        return path
+            header = header.replace(place, place[:-64] + hashlib.sha256(header).hexdigest().encode(), 1)
+        return header + bytes(data)
+
+    @staticmethod
+    def _store(key: Key, kind: int, value: bytes) -> None:
+        key.kind, key.value = kind, value

@@ -151,7 +151,7 @@ def write_tower(
             written += content.nbytes
             if progress is not None:
                 progress(written, total)
-        sealed = seal(graph, data_part.file)
+        sealed = seal(graph, data_part.file, total)
         data_part.file.seek(0, os.SEEK_END)
         data_part.file.write(sealed)
         graph_part.file.write(graph)

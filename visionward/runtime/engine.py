@@ -163,7 +163,7 @@ class Engine:
         if gpu_layers is None and not gpu_devices():
             gpu_layers = 0
         files = PairFiles.open(text, mmproj)
-        files.check_digests(lambda _: self._worker.check_cancelled())
+        files.check_digests(self._go_on)
         self.file_warnings = files.warnings
         self.config, file = files.config, files.mmproj
         device = Device.choose(gpu=gpu_layers != 0, threads=threads)
@@ -174,7 +174,7 @@ class Engine:
         self._stack.callback(allocator.close)
         room = room_for_tower(vision.memory_limit, text, file, self.config, cells=n_ctx + ANSWER_ROOM)
         chosen = choose_backend(vision, file, self.config, gpu=not device.is_cpu, room=room)
-        session = load_session(vision, chosen, threads)
+        session = load_session(vision, chosen, threads, self._go_on)
         if session is not None:
             self._stack.callback(session.close)
         self.vision_backend = "ggml" if session is None else chosen.backend
@@ -203,6 +203,9 @@ class Engine:
     def run(self, job: Callable[[], T]) -> T:
         """Run a job on the engine's own thread, where the decoder may be used; an interrupt ends it cleanly."""
         return self._worker.run(job)
+
+    def _go_on(self, _read: int) -> None:
+        self._worker.check_cancelled()
 
     def check_cancelled(self) -> None:
         """For jobs: raises when the job was interrupted."""

@@ -1,29 +1,21 @@
-"""The digests of a GGUF file's tensors: computed on all cores, compared, and remembered.
+"""The digests of a GGUF file's tensors: computed on all cores, and compared when the file is loaded the first time."""
 
-A file is read in full when it is loaded for the first time. What was found sound is remembered in the user's cache by
-the file's device, inode, size, times and header digest, so that the next load reads the header alone.
-"""
-
-import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
 from visionward.runtime import mmproj_format as form
+from visionward.runtime.checked_files import is_remembered, marker_of, remember
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.gguf_header import GgufHeader, StoredTensor
-from visionward.runtime.gguf_values import whole
+from visionward.runtime.gguf_values import text, whole
 from visionward.runtime.processor import usable_cores
 
 # Is told how many bytes were read since it was last told; may raise to end the reading.
 Advance = Callable[[int], None]
 
 _PIECE = 8 << 20
-_MOST_REMEMBERED = 512
 
 
 def is_sealed(header: GgufHeader) -> bool:
@@ -107,13 +99,14 @@ def check_digests(headers: Iterable[GgufHeader], advance: Advance | None = None,
     for header in headers:
         if not is_sealed(header):
             continue
-        marker = _marker(header)
-        if not again and _is_remembered(marker):
+        digest = header.get(form.KEY_HEADER_DIGEST, text)
+        marker = marker_of(header.path, digest)
+        if not again and is_remembered(marker):
             continue
         compare_digests(header, advance)
         # What was written to meanwhile is not what was read.
-        if marker == _marker(header):
-            _remember(marker)
+        if marker == marker_of(header.path, digest):
+            remember(marker)
 
 
 def compare_digests(header: GgufHeader, advance: Advance | None = None) -> None:
@@ -129,36 +122,3 @@ def compare_digests(header: GgufHeader, advance: Advance | None = None) -> None:
         raise ModelFileError(
             f"{header.path} is damaged: tensor {wrong[0]}{more} another digest than the file says. Copy it again."
         )
-
-
-def _marker(header: GgufHeader) -> Path:
-    """The empty file by which a sound file is remembered."""
-    try:
-        found = header.path.stat()
-    except OSError as error:
-        raise ModelFileError(f"{header.path} cannot be read: {error.strerror or error}.") from error
-    numbers = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    identity = [*map(str, numbers), header.get(form.KEY_HEADER_DIGEST, str)]
-    return _folder() / hashlib.sha256(" ".join(identity).encode()).hexdigest()
-
-
-def _folder() -> Path:
-    return Path(user_cache_dir("visionward")) / "checked"
-
-
-def _is_remembered(marker: Path) -> bool:
-    try:
-        os.utime(marker)  # the markers that were asked for least recently are removed first
-    except OSError:
-        return False
-    return True
-
-
-def _remember(marker: Path) -> None:
-    # Without a cache that can be written, files are read each time.
-    with contextlib.suppress(OSError):
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
-        markers = [(path.stat().st_mtime, path) for path in marker.parent.iterdir()]
-        for _, path in sorted(markers)[:-_MOST_REMEMBERED]:
-            path.unlink()
