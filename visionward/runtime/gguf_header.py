@@ -204,7 +204,8 @@ class GgufHeader:
                     f"{self.path} is damaged or truncated: tensor {name} ends at byte {end} of {size}. Copy it again."
                 )
             self.tensors[name] = StoredTensor(name, shape, kind, start, nbytes)
-        if size > max(_aligned(end, alignment), self.nbytes):
+        end = _aligned(end, alignment)
+        if size > end:
             raise ModelFileError(
                 f"{self.path} is damaged: it has {size} bytes, {size - end} behind its last tensor. Copy it again."
             )

@@ -125,7 +125,7 @@ def _check_config(file: GgufHeader, config: MmprojConfig, *, projection: int) ->
     vision, cross = config.vision, config.cross_attention
     total = cross.self_attention_layers + len(cross.layers)
     sound = {
-        "tile and patch size": vision.tile_size % vision.patch_size == 0,
+        "tile and patch size": vision.tile_size >= vision.patch_size,
         "vision heads": vision.width % vision.head_count == 0,
         "aspect ratios": vision.aspect_ratios == all_aspect_ratios(vision.max_tiles),
         "intermediate layers": bool(vision.intermediate_layers)
