@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -82,8 +81,6 @@ class ErrorGroup(click.Group):
         **extra: Any,
     ) -> Any:
         """Run as a program: 0 for success, 2 for every error, 130 for an interrupt; commands may exit otherwise."""
-        # In a frozen program a child process begins here.
-        multiprocessing.freeze_support()
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _remember_interrupts()
