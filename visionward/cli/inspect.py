@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
+from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import demo_option, pair_options, resolve_pair
 
 
-@click.command()
+@click.command(cls=GivenOnce)
 @pair_options
 @demo_option
 @click.option("--template", is_flag=True, help="Print the text file's chat template and nothing else.")
