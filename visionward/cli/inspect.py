@@ -45,6 +45,6 @@ def inspect(model: Path | None, mmproj: Path | None, demo: bool, template: bool,
     elif as_json:
         click.echo(json.dumps(to_dict(summary)))
     else:
-        if demo:
+        if any(half is not None and half.file.demonstration for half in (summary.text, summary.mmproj)):
             click.echo(f"Note: {TOY_NOTICE}\n")
         click.echo("\n".join(summary_lines(summary)))

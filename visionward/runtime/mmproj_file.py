@@ -75,7 +75,8 @@ def read_config(file: GgufHeader) -> MmprojConfig:
         vocab_rows=file.get(form.KEY_VOCAB_ROWS, int),
         image_token_id=file.get(form.KEY_IMAGE_TOKEN_ID, int),
     )
-    config = MmprojConfig(vision, cross, file.get(form.KEY_TEXT_HASH, str))
+    toy = file.has(form.KEY_DEMONSTRATION) and file.get(form.KEY_DEMONSTRATION, bool)
+    config = MmprojConfig(vision, cross, file.get(form.KEY_TEXT_HASH, str), toy)
     _check_config(file.path, config)
     return config
 

@@ -15,6 +15,8 @@ KEY_FORMAT_VERSION = "visionward.format_version"
 KEY_TEXT_HASH = "visionward.text_hash"
 KEY_VOCAB_ROWS = "visionward.vocab_rows"
 KEY_IMAGE_TOKEN_ID = "visionward.image_token_id"  # noqa: S105 - a key's name, not a secret
+# In both files of a model that says of itself that it is a toy; missing elsewhere.
+KEY_DEMONSTRATION = "visionward.demonstration"
 
 # Keys of the text file alone.
 KEY_END_TOKEN_IDS = "visionward.end_token_ids"  # noqa: S105 - a key's name, not a secret
@@ -144,11 +146,12 @@ class TextIdentity:
 
 @dataclass(frozen=True)
 class MmprojConfig:
-    """Everything that the mmproj file says about the model's shape."""
+    """Everything that the mmproj file says about the model's shape, and whether it is a toy."""
 
     vision: VisionConfig
     cross_attention: CrossAttentionConfig
     text_hash: str
+    demonstration: bool = False
 
     def differences(self, text: TextIdentity) -> tuple[str, ...]:
         """In what the two files differ; empty for a pair that belongs together."""

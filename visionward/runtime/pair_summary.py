@@ -50,6 +50,7 @@ class FileSummary:
         text_hash: content hash of the decoder; equal in files that belong together.
         license: names, links and notices.
         source: where the model comes from, as far as the file says.
+        demonstration: whether it says that the model is a toy.
     """
 
     file: str
@@ -60,6 +61,7 @@ class FileSummary:
     text_hash: str
     license: tuple[str, ...]
     source: tuple[str, ...]
+    demonstration: bool
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def _file_summary(file: GgufHeader) -> FileSummary:
         text_hash=file.get(form.KEY_TEXT_HASH, str),
         license=tuple(text for key in said if (text := _optional(file, key))),
         source=tuple(text for key in origins if (text := _optional(file, key))),
+        demonstration=file.has(form.KEY_DEMONSTRATION) and file.get(form.KEY_DEMONSTRATION, bool),
     )
 
 

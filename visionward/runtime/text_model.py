@@ -60,6 +60,7 @@ class TextModel:
         self.vocab_rows = header.get(form.KEY_VOCAB_ROWS, int)
         self.image_token_id = header.get(form.KEY_IMAGE_TOKEN_ID, int)
         self.name = header.get("general.name", str) if header.has("general.name") else self.path.stem
+        self.demonstration = header.has(form.KEY_DEMONSTRATION) and header.get(form.KEY_DEMONSTRATION, bool)
         template = "tokenizer.chat_template"
         self.chat_template = header.get(template, str) if header.has(template) else None
         self._end_token_ids = frozenset(header.get(form.KEY_END_TOKEN_IDS, integers))
