@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import device_options
 
 _STYLES = ("guard", "zero-shot")
@@ -27,7 +28,7 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
     return list(styles)
 
 
-@click.command()
+@click.command(cls=GivenOnce)
 @click.option(
     "--data",
     metavar="DATA.jsonl",

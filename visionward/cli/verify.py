@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from visionward.cli.model_options import GivenOnce, demo_option, device_options, pair_options, resolve_pair
+from visionward.cli.given_once import GivenOnce
+from visionward.cli.model_options import demo_option, device_options, pair_options, resolve_pair
 from visionward.cli.quantize import progress_bar
 from visionward.cli.sizes import size_text
 

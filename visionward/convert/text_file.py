@@ -83,7 +83,7 @@ def plan_text(config: ModelConfig, stored: Mapping[str, StoredTensor], recipe: R
 
 
 def general_metadata(name: str, kind: str, recipe: Recipe, provenance: Provenance) -> dict[str, MetadataValue]:
-    """The ``general.*`` keys that both files have, and the licence's notice."""
+    """The ``general.*`` keys that both files have, the licence's notice, and the mark of a toy."""
     metadata: dict[str, MetadataValue] = {
         Keys.General.TYPE: kind,
         Keys.General.NAME: name,
@@ -102,6 +102,8 @@ def general_metadata(name: str, kind: str, recipe: Recipe, provenance: Provenanc
         Keys.General.LICENSE_LINK: provenance.license_link,
         mmproj_format.KEY_LICENSE_NOTICE: provenance.license_notice,
     }
+    if provenance.demonstration:
+        metadata[mmproj_format.KEY_DEMONSTRATION] = True
     return metadata | {key: value for key, value in optional.items() if value}
 
 

@@ -72,7 +72,11 @@ _KEYS: dict[str, Kind] = {
     form.KEY_TEXT_HEAD_COUNT_KV: whole(1, MOST_HEADS),
     form.KEY_TEXT_RMS_EPSILON: EPSILON,
 }
-_OPTIONAL_KEYS: dict[str, Kind] = {**form.SEAL_KEYS, form.KEY_LICENSE_NOTICE: text}
+_OPTIONAL_KEYS: dict[str, Kind] = {
+    **form.SEAL_KEYS,
+    form.KEY_LICENSE_NOTICE: text,
+    form.KEY_DEMONSTRATION: truth,
+}
 
 
 def read_config(file: GgufHeader) -> MmprojConfig:
@@ -116,7 +120,7 @@ def read_config(file: GgufHeader) -> MmprojConfig:
         vocab_rows=values[form.KEY_VOCAB_ROWS],
         image_token_id=values[form.KEY_IMAGE_TOKEN_ID],
     )
-    config = MmprojConfig(vision, cross, values[form.KEY_TEXT_HASH])
+    config = MmprojConfig(vision, cross, values[form.KEY_TEXT_HASH], bool(values[form.KEY_DEMONSTRATION]))
     _check_config(file, config, projection=values[_CLIP + "projection_dim"])
     return config
 

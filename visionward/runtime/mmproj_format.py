@@ -21,10 +21,11 @@ KEY_VOCAB_ROWS = "visionward.vocab_rows"
 KEY_IMAGE_TOKEN_ID = "visionward.image_token_id"  # noqa: S105 - a key's name, not a secret
 KEY_HEADER_DIGEST = "visionward.header_sha256"
 KEY_TENSOR_DIGESTS = "visionward.tensor_sha256"
+KEY_LICENSE_NOTICE = "visionward.license_notice"
+# In both files of a model that says of itself that it is a toy; missing elsewhere.
+KEY_DEMONSTRATION = "visionward.demonstration"
 
 SEAL_KEYS = {KEY_HEADER_DIGEST: text, KEY_TENSOR_DIGESTS: strings}
-KEY_LICENSE_NOTICE = "visionward.license_notice"
-
 # What stands for a SHA-256 until it is known.
 DIGEST_PLACEHOLDER = "0" * 64
 
@@ -176,11 +177,12 @@ class TextIdentity:
 
 @dataclass(frozen=True)
 class MmprojConfig:
-    """Everything that the mmproj file says about the model's shape."""
+    """Everything that the mmproj file says about the model's shape, and whether it is a toy."""
 
     vision: VisionConfig
     cross_attention: CrossAttentionConfig
     text_hash: str
+    demonstration: bool = False
 
     def differences(self, text: TextIdentity) -> tuple[str, ...]:
         """In what the two files differ; empty for a pair that belongs together."""

@@ -52,6 +52,7 @@ class FileSummary:
         sealed: whether it has digests.
         license: names, links and notices.
         source: where the model comes from, as far as the file says.
+        demonstration: whether it says that the model is a toy.
     """
 
     file: str
@@ -63,6 +64,7 @@ class FileSummary:
     sealed: bool
     license: tuple[str, ...]
     source: tuple[str, ...]
+    demonstration: bool
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def _file_summary(file: GgufHeader) -> FileSummary:
         sealed=is_sealed(file),
         license=tuple(text for key in said if (text := _optional(file, key))),
         source=tuple(text for key in origins if (text := _optional(file, key))),
+        demonstration=file.has(form.KEY_DEMONSTRATION) and file.get(form.KEY_DEMONSTRATION, bool),
     )
 
 

@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType
 from visionward.runtime import mmproj_format as form
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.gguf_values import each, number, only, strings, text, whole
+from visionward.runtime.gguf_values import each, number, only, strings, text, truth, whole
 from visionward.runtime.key_table import Kind, read_keys
 from visionward.runtime.mmproj_format import (
     EPSILON,
@@ -56,6 +56,7 @@ class TextConfig:
         end_token_ids: the tokens that end an answer.
         name: the model's name; None where the file does not say.
         chat_template: the Jinja text; None where there is none.
+        demonstration: whether the model says of itself that it is a toy.
     """
 
     identity: TextIdentity
@@ -68,6 +69,7 @@ class TextConfig:
     end_token_ids: tuple[int, ...]
     name: str | None
     chat_template: str | None
+    demonstration: bool
 
     @property
     def head_width(self) -> int:
@@ -104,6 +106,7 @@ def read_text_config(file: GgufHeader) -> TextConfig:
         end_token_ids=values[form.KEY_END_TOKEN_IDS],
         name=file.get("general.name", text) if file.has("general.name") else None,
         chat_template=values[KEY_CHAT_TEMPLATE],
+        demonstration=bool(values[form.KEY_DEMONSTRATION]),
     )
     _check(file, config, values[_LLAMA + "rope.dimension_count"])
     check_tensors(file, text_tensors(config))
@@ -143,6 +146,7 @@ def _optional_keys(rows: int) -> dict[str, Kind]:
     return {
         **form.SEAL_KEYS,
         form.KEY_LICENSE_NOTICE: text,
+        form.KEY_DEMONSTRATION: truth,
         _LLAMA + "vocab_size": only(rows),
         "tokenizer.ggml.eot_token_id": token_id,
         "tokenizer.ggml.eom_token_id": token_id,

@@ -2,12 +2,9 @@
 
 import contextlib
 import logging
-import multiprocessing
-import signal
 import sys
 import time
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +16,7 @@ from visionward.quant.comparison.models import GuardFiles
 from visionward.quant.samples import Sample
 from visionward.runtime.errors import ComputeError, VisionwardError
 from visionward.runtime.policy import Policy
+from visionward.runtime.python_process import Sender
 
 
 @dataclass(frozen=True)
@@ -89,10 +87,8 @@ class Finished:
 Message = Begun | Failed | Finished | Judged | Loaded | FeatureError
 
 
-def run_guard(task: Task, connection: Connection) -> None:
+def run_guard(task: Task, connection: Sender) -> None:
     """Judge all samples and send what was found, one message a sample. The process's main function."""
-    # The parent is interrupted too, and ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.CRITICAL)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         try:
@@ -106,8 +102,6 @@ def run_guard(task: Task, connection: Connection) -> None:
             connection.send(Finished())
         except (VisionwardError, OSError, MemoryError) as error:
             connection.send(Failed(str(error) or type(error).__name__))
-        finally:
-            connection.close()
 
 
 class _Judge:
@@ -174,7 +168,6 @@ class _Judge:
             peak_bytes=peak_bytes(),
         )
         if self._writer is not None:
-            _stop_if_orphaned()
             slots = tuple(range(self._slot, self._slot + len(seen)))
             self._slot += len(seen)
             for slot, logits in zip(slots, seen, strict=True):
@@ -203,13 +196,6 @@ class _Judge:
         reference = np.load(path, mmap_mode="r", allow_pickle=False)
         comparable = reference.shape == found.shape
         return FeatureError(item.digest, relative_error(reference, found) if comparable else None)
-
-
-def _stop_if_orphaned() -> None:
-    """Write nothing after the parent was killed: the next run may be writing the same file by now."""
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        raise BrokenPipeError
 
 
 def peak_bytes() -> int | None:

@@ -1,10 +1,8 @@
 """Running a GGUF pair over the samples: a child process judges, this one writes the journal."""
 
-import multiprocessing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from visionward.quant.comparison.progress import Progress
 from visionward.quant.samples import Sample
 from visionward.runtime.errors import ComputeError
 from visionward.runtime.policy import Policy
+from visionward.runtime.python_process import PythonProcess
 
 # A file that crashes the process this many times is given up; a single sample that does is skipped.
 MOST_CRASHES = 3
@@ -112,9 +111,9 @@ def judge_with_guard(
             journal.next_slot,
         )
         task.features.mkdir(exist_ok=True)
-        with _child(task) as (process, connection):
+        with _child(task) as process:
             current = None
-            for message in _messages(connection):
+            for message in _messages(process):
                 if isinstance(message, Failed):
                     return message.reason
                 if isinstance(message, Finished):
@@ -126,9 +125,8 @@ def judge_with_guard(
                 if isinstance(message, Judged):
                     progress.advance(files.name)
             else:
-                process.join(_JOIN_S)
                 crashes += 1
-                reason = f"the process died ({_how(process.exitcode)})"
+                reason = f"the process died ({_how(process.wait(_JOIN_S))})"
                 if current is None or crashes >= MOST_CRASHES:
                     return f"{reason}, {crashes} times" if crashes > 1 else f"{reason} while it loaded the model"
                 if current not in journal.judged:
@@ -148,11 +146,11 @@ def _feature_digests(samples: Mapping[str, Sample], count: int) -> set[str]:
     return set(with_image[:count])
 
 
-def _messages(connection: Connection) -> Iterator[Message]:
+def _messages(process: PythonProcess) -> Iterator[Message]:
     while True:
         try:
-            yield connection.recv()
-        except (EOFError, ConnectionResetError):
+            yield process.receive()
+        except EOFError:
             return
 
 
@@ -163,29 +161,16 @@ def _how(code: int | None) -> str:
 
 
 @contextmanager
-def _child(task: Task) -> Iterator[tuple[Any, Connection]]:
+def _child(task: Task) -> Iterator[PythonProcess]:
     """A process that runs a task; it is ended with the block."""
-    # Forked processes would share the native library's state.
-    context = multiprocessing.get_context("spawn")
-    receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=run_guard, args=(task, sending), daemon=True)
     try:
-        process.start()
+        process = PythonProcess(run_guard, (task,), None)
     except OSError as cause:
-        raise ComputeError(f"no process could be started: {cause}") from cause
-    finally:
-        sending.close()
+        raise ComputeError(f"no process could be started: {cause.strerror or cause}") from cause
     try:
-        yield process, receiving
-    except BaseException:
-        process.terminate()
-        raise
+        yield process
     finally:
-        receiving.close()
-        process.join(_JOIN_S)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        process.close()
 
 
 def forget_logits(reference: Journal) -> None:
