@@ -1,4 +1,4 @@
-"""Take a GGUF file apart, change it, and put it together again: sealed anew, or without digests as version 1 had none.
+"""Take a GGUF file apart, change it, and put it together again: with new checksums, or with none as in version 1.
 
 Written from the format's description alone, so that it knows nothing of the reader that is tested with it.
 """
@@ -14,7 +14,7 @@ from gguf import GGML_QUANT_SIZES
 
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 STRING, ARRAY = 8, 9
-HEADER_DIGEST, TENSOR_DIGESTS, VERSION = (
+HEADER_CHECKSUM, TENSOR_CHECKSUMS, VERSION = (
     b"visionward.header_sha256",
     b"visionward.tensor_sha256",
     b"visionward.format_version",
@@ -104,21 +104,21 @@ class GgufFile:
         key = self.key(name)
         key.value = struct.pack(SCALARS[key.kind], value)
 
-    def unseal(self) -> "GgufFile":
-        """As a file of version 1: without digests."""
-        self.keys = [key for key in self.keys if key.name not in (HEADER_DIGEST, TENSOR_DIGESTS)]
+    def without_checksums(self) -> "GgufFile":
+        """As a file of version 1: without checksums."""
+        self.keys = [key for key in self.keys if key.name not in (HEADER_CHECKSUM, TENSOR_CHECKSUMS)]
         for key in self.keys:
             if key.name == VERSION:
                 key.value = struct.pack("<I", 1)
         return self
 
     def write(self, path: Path) -> Path:
-        """Write it, with digests of what is in it now if it has places for them."""
+        """Write it, with checksums of what is in it now if it has places for them."""
         path.write_bytes(self.serialized())
         return path
 
-    def serialized(self, digests: dict[bytes, bytes] | None = None) -> bytes:
-        """All bytes of the file; the digests are of what is in it now, unless they are given."""
+    def serialized(self, checksums: dict[bytes, bytes] | None = None) -> bytes:
+        """All bytes of the file; the checksums are of what is in it now, unless they are given."""
         data, infos = bytearray(), bytearray()
         for tensor in self.tensors:
             offset = len(data) if tensor.offset is None else tensor.offset
@@ -126,19 +126,19 @@ class GgufFile:
             infos += struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape[::-1])
             infos += struct.pack("<IQ", tensor.kind & 0xFFFFFFFF, offset & (2**64 - 1))
             data += tensor.data + bytes(-len(tensor.data) % 32)
-        places = {key.name: key for key in self.keys if key.name in (HEADER_DIGEST, TENSOR_DIGESTS)}
-        if digests is None and len(places) == 2:
+        places = {key.name: key for key in self.keys if key.name in (HEADER_CHECKSUM, TENSOR_CHECKSUMS)}
+        if checksums is None and len(places) == 2:
             found = [text_bytes(hashlib.sha256(tensor.data).hexdigest().encode()) for tensor in self.tensors]
-            self._store(places[TENSOR_DIGESTS], ARRAY, struct.pack("<IQ", STRING, len(found)) + b"".join(found))
-            self._store(places[HEADER_DIGEST], STRING, text_bytes(b"0" * 64))
-        elif digests is not None:
+            self._store(places[TENSOR_CHECKSUMS], ARRAY, struct.pack("<IQ", STRING, len(found)) + b"".join(found))
+            self._store(places[HEADER_CHECKSUM], STRING, text_bytes(b"0" * 64))
+        elif checksums is not None:
             for name, key in places.items():
-                key.value = digests[name]
+                key.value = checksums[name]
         keys = b"".join(text_bytes(key.name) + struct.pack("<I", key.kind) + key.value for key in self.keys)
         header = b"GGUF" + struct.pack("<IQQ", self.version, len(self.tensors), len(self.keys)) + keys + infos
         header += bytes(-len(header) % 32)
-        if digests is None and len(places) == 2:
-            place = text_bytes(HEADER_DIGEST) + struct.pack("<I", STRING) + text_bytes(b"0" * 64)
+        if checksums is None and len(places) == 2:
+            place = text_bytes(HEADER_CHECKSUM) + struct.pack("<I", STRING) + text_bytes(b"0" * 64)
             header = header.replace(place, place[:-64] + hashlib.sha256(header).hexdigest().encode(), 1)
         return header + bytes(data)
 

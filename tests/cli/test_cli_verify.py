@@ -41,7 +41,7 @@ def test_as_json(run, pair) -> None:
     tower = export_tower(pair.mmproj, weight_type="f32")
     result = run("verify", *options(pair), "--onnx-tower", tower, "--json")
     found = json.loads(result.stdout)
-    assert found["sealed"] is True
+    assert found["checksums"] is True
     assert [Path(file["file"]) for file in found["files"]] == [pair.text, pair.mmproj, tower, data_path(tower)]
     assert all(file["nbytes"] == Path(file["file"]).stat().st_size for file in found["files"])
     assert found["picture_difference"] > 0.01
@@ -65,9 +65,9 @@ def test_a_damaged_tower(run, pair) -> None:
     assert f"{data_path(tower)} is damaged" in result.stderr
 
 
-def test_files_without_digests(run, pair) -> None:
-    GgufFile(pair.mmproj).unseal().write(pair.mmproj)
+def test_files_without_checksums(run, pair) -> None:
+    GgufFile(pair.mmproj).without_checksums().write(pair.mmproj)
     result = run("verify", *options(pair), "--files-only")
     assert result.exit_code == 1
-    assert "HAS NO DIGESTS" in result.stdout
-    assert json.loads(run("verify", *options(pair), "--files-only", "--json").stdout)["sealed"] is False
+    assert "has no checksums" in result.stdout
+    assert json.loads(run("verify", *options(pair), "--files-only", "--json").stdout)["checksums"] is False

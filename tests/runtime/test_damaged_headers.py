@@ -1,7 +1,7 @@
 """Headers that were changed with knowledge of their structure, and every single bit of every number in them.
 
-As they are, no such file is read at all: its digest is another. Sealed anew, or without digests as those of others are,
-they may be refused or loaded, but never end the process, hang it, or take memory without bounds.
+As they are, no such file is read at all: its checksum does not match. With new checksums, or without any as files by
+others are, they may be refused or loaded, but never end the process, hang it, or take memory without bounds.
 """
 
 import math
@@ -115,31 +115,31 @@ def flip(file: GgufFile, index: int, bit: int) -> GgufFile:
     return file
 
 
-def digests_of(file: GgufFile) -> dict[bytes, bytes]:
+def checksums_of(file: GgufFile) -> dict[bytes, bytes]:
     return {key.name: key.value for key in file.keys if key.name.endswith(b"_sha256")}
 
 
 @BOTH
 def test_no_flipped_bit_of_a_number_is_read(files, tmp_path: Path, which: int) -> None:
     file, broken = GgufFile(files[which]), tmp_path / "broken.gguf"
-    digests = digests_of(file)
+    checksums = checksums_of(file)
     bits = numbers(file)
     assert len(bits) > 500
     for place in bits:
-        broken.write_bytes(flip(file, *place).serialized(digests))
+        broken.write_bytes(flip(file, *place).serialized(checksums))
         with pytest.raises(ModelFileError):
             GgufHeader(broken)
         flip(file, *place)
-    broken.write_bytes(file.serialized(digests))
+    broken.write_bytes(file.serialized(checksums))
     GgufHeader(broken)
 
 
 def survive(files: tuple[Path, Path], which: int, target: Path, changed: Iterator[GgufFile]) -> list[str]:
-    """What becomes of changed files that are sealed anew, and of every second one without digests."""
+    """What becomes of changed files that are with new checksums, and of every second one without checksums."""
     outcomes = []
     with loader() as process:
         for number, file in enumerate(changed):
-            (file if number % 2 else file.unseal()).write(target)
+            (file if number % 2 else file.without_checksums()).write(target)
             outcomes.append(process.outcome(*(target if i == which else path for i, path in enumerate(files))))
             assert outcomes[-1] in {"refused", "loaded"}, f"file {number}, kept as {target}: {outcomes[-1]}"
     return outcomes
@@ -314,12 +314,16 @@ def test_changed_headers_end_no_process(files, tmp_path: Path, which: int, cases
     assert outcomes.count("refused") > cases / 2
 
 
+def pair_with(files: tuple[Path, Path], which: int, broken: Path) -> PairFiles:
+    return PairFiles.open(*(broken if i == which else path for i, path in enumerate(files)))
+
+
 @BOTH
 def test_no_changed_header_is_read(files, tmp_path: Path, which: int) -> None:
-    digests, broken = digests_of(GgufFile(files[which])), tmp_path / "broken.gguf"
+    checksums, broken = checksums_of(GgufFile(files[which])), tmp_path / "broken.gguf"
     for file in changed(files[which], random.Random(11 + which), 150):
-        broken.write_bytes(file.serialized(digests))
+        broken.write_bytes(file.serialized(checksums))
         if broken.read_bytes() == files[which].read_bytes():
             continue
         with pytest.raises(ModelFileError):
-            PairFiles.open(*(broken if i == which else path for i, path in enumerate(files))).check_digests(again=True)
+            pair_with(files, which, broken).check_checksums(again=True)

@@ -15,10 +15,10 @@ from onnx_towers import BACKENDS, backend_of, copy_tower, refused
 
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.onnx_format import (
-    SEAL_BYTES,
+    CHECKSUM_BYTES,
+    checksums,
     data_path,
     read_identity,
-    seal,
 )
 
 pytestmark = pytest.mark.usefixtures("unlimited")
@@ -57,15 +57,15 @@ def foreign_model(tower: Path) -> None:
 
 
 def rewrite(tower: Path, model: onnx.ModelProto) -> None:
-    """Sealed as an export is, so that something else must see what is wrong."""
+    """With checksums as an export has them, so that something else must see what is wrong."""
     graph = model.SerializeToString()
     tower.write_bytes(graph)
     data = data_path(tower)
-    weights = data.stat().st_size - SEAL_BYTES
+    weights = data.stat().st_size - CHECKSUM_BYTES
     with data.open("r+b") as file:
-        sealed = seal(graph, file, weights)
-        file.seek(-SEAL_BYTES, os.SEEK_END)
-        file.write(sealed)
+        found = checksums(graph, file, weights)
+        file.seek(-CHECKSUM_BYTES, os.SEEK_END)
+        file.write(found)
 
 
 def set_key(tower: Path, key: str, value: str | None) -> None:
@@ -99,7 +99,7 @@ def four_bits(tower: Path) -> None:
 
 def other_data(tower: Path) -> None:
     data = data_path(tower)
-    data.write_bytes(data.read_bytes()[:-SEAL_BYTES] + bytes(SEAL_BYTES))
+    data.write_bytes(data.read_bytes()[:-CHECKSUM_BYTES] + bytes(CHECKSUM_BYTES))
 
 
 def a_flipped_constant(tower: Path) -> None:
@@ -141,7 +141,7 @@ def a_misplaced_norm(tower: Path, key: str = "offset", value: str = "9" * 30) ->
     graph = model.SerializeToString()
     tower.write_bytes(graph)
     with data_path(tower).open("r+b") as file:
-        file.seek(-SEAL_BYTES, os.SEEK_END)
+        file.seek(-CHECKSUM_BYTES, os.SEEK_END)
         file.write(hashlib.sha256(graph).digest())
 
 

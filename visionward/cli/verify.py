@@ -40,11 +40,11 @@ def verify(
 ) -> None:
     """Check that a model's files are as they were written, and that the model sees the image.
 
-    Every byte is read and compared with the digests that `visionward convert` and `visionward quantize` wrote, whatever
-    was checked before; names, shapes and ranges are checked as at every load. Then two different pictures must change
-    the logits.
+    Every byte is read and compared with the checksums that `visionward convert` and `visionward quantize` wrote, even
+    if that was done before; names, shapes and ranges are checked as at every load. Then two different pictures must
+    change the logits.
 
-    Exit codes: 0 if all is well; 1 if a file has no digests, so that nobody can tell; 2 for damaged files and other
+    Exit codes: 0 if all is well; 1 if a file has no checksums, so that nobody can tell; 2 for damaged files and other
     errors.
 
     \b
@@ -76,16 +76,16 @@ def verify(
             difference = picture_difference(engine)
         finally:
             engine.close()
-    sealed = all(file.sealed for file in files)
+    checksums = all(file.checksums for file in files)
     if as_json:
-        found = [{"file": str(file.path), "nbytes": file.nbytes, "sealed": file.sealed} for file in files]
-        click.echo(json.dumps({"sealed": sealed, "files": found, "picture_difference": difference}))
+        found = [{"file": str(file.path), "nbytes": file.nbytes, "checksums": file.checksums} for file in files]
+        click.echo(json.dumps({"checksums": checksums, "files": found, "picture_difference": difference}))
     else:
         for file in files:
-            state = "as it was written" if file.sealed else "HAS NO DIGESTS: damage to it may go unseen"
+            state = "as it was written" if file.checksums else "has no checksums: damage to it may go undetected"
             click.echo(f"{file.path}  {size_text(file.nbytes)}  {state}")
         click.echo("The files belong together.")
         if difference is not None:
             click.echo(f"The model sees the image: two different pictures change the logits by {difference:.0%}.")
-    if not sealed:
+    if not checksums:
         ctx.exit(1)

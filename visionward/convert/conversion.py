@@ -27,11 +27,11 @@ from visionward.convert.text_file import TextHash, general_metadata, plan_text, 
 from visionward.convert.tokenizer import Tokenizer, read_tokenizer
 from visionward.quant.gguf_file import (
     MetadataValue,
+    checksum_placeholders,
     header_bytes,
     padded_size,
-    seal,
     string_entry,
-    unsealed_keys,
+    write_checksums,
     write_tensor_data,
 )
 from visionward.quant.output_file import PartFile, part_files, prepare_folder, scratch_file
@@ -145,20 +145,20 @@ def _write_text(
     text_hash = TextHash()
     header = header_bytes(TEXT_ARCHITECTURE, metadata, plans)
     part.file.write(header)
-    digests = write_tensor_data(
+    checksums = write_tensor_data(
         part.file, plans, lambda plan: encoded_chunks(plan, partial(text_hash.observe, plan)), advance=advance
     )
     digest = text_hash.hexdigest()
     # Packing a vocabulary takes seconds: the header is not made anew.
     before, placeholder, _ = header.partition(
-        string_entry(mmproj_format.KEY_TEXT_HASH, mmproj_format.DIGEST_PLACEHOLDER)
+        string_entry(mmproj_format.KEY_TEXT_HASH, mmproj_format.CHECKSUM_PLACEHOLDER)
     )
     if not placeholder:
         raise AssertionError("the header has no place for the hash")
     part.file.seek(len(before))
     part.file.write(string_entry(mmproj_format.KEY_TEXT_HASH, digest))
     part.file.flush()
-    seal(part.path, digests)
+    write_checksums(part.path, checksums)
     return digest
 
 
@@ -191,8 +191,8 @@ def _write_quantized_text(
             advance(by_name[name], by_name[name].nbytes)
 
         quantize_text(job, lambda size: prepare_folder(part.path.parent, size), on_tensor)
-        # llama.cpp's quantizer copied the keys of the source, its digests too.
-        seal(part.path)
+        # llama.cpp's quantizer copied the keys of the source, its checksums too.
+        write_checksums(part.path)
     return digest
 
 
@@ -251,8 +251,9 @@ def convert_checkpoint(
     def write_text(part: PartFile) -> str:
         metadata = text_metadata(
             source.config,
-            general_metadata(name, GGUFType.MODEL, plain_recipe, source.provenance) | unsealed_keys(len(text_plans)),
-            mmproj_format.DIGEST_PLACEHOLDER,
+            general_metadata(name, GGUFType.MODEL, plain_recipe, source.provenance)
+            | checksum_placeholders(len(text_plans)),
+            mmproj_format.CHECKSUM_PLACEHOLDER,
             tokenizer=source.tokenizer,
             chat_template=source.chat_template,
             end_token_ids=source.end_token_ids,
@@ -272,12 +273,12 @@ def convert_checkpoint(
         else:
             text_hash = write_text(text_part)
         general = general_metadata(name, GGUFType.MMPROJ, mmproj_recipe, source.provenance)
-        general |= unsealed_keys(len(mmproj_plans))
+        general |= checksum_placeholders(len(mmproj_plans))
         mmproj_keys = mmproj_metadata(source.config, general, text_hash)
         mmproj_part.file.write(header_bytes(mmproj_format.ARCHITECTURE, mmproj_keys, mmproj_plans))
-        digests = write_tensor_data(mmproj_part.file, mmproj_plans, encoded_chunks, advance=advance)
+        checksums = write_tensor_data(mmproj_part.file, mmproj_plans, encoded_chunks, advance=advance)
         mmproj_part.file.flush()
-        seal(mmproj_part.path, digests)
+        write_checksums(mmproj_part.path, checksums)
         # What was written is what the runtime takes.
         PairFiles.open(text_part.path, mmproj_part.path)
     if onnx_type is None:

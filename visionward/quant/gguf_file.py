@@ -1,4 +1,4 @@
-"""Write a GGUF file as a stream: header first, then each tensor in pieces, and at last the digests in the header."""
+"""Write a GGUF file as a stream: header first, then each tensor in pieces, and at last the checksums in the header."""
 
 import hashlib
 import struct
@@ -14,8 +14,8 @@ from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, GG
 
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.mmproj_format import DIGEST_PLACEHOLDER, KEY_HEADER_DIGEST, KEY_TENSOR_DIGESTS
-from visionward.runtime.tensor_digests import computed_digests, stored_digests
+from visionward.runtime.mmproj_format import CHECKSUM_PLACEHOLDER, KEY_HEADER_CHECKSUM, KEY_TENSOR_CHECKSUMS
+from visionward.runtime.tensor_checksums import computed_checksums, stored_checksums
 
 MetadataValue = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 Metadata = Mapping[str, MetadataValue]
@@ -115,7 +115,7 @@ def write_tensor_data(
     Returns:
         The SHA-256 of each tensor's bytes, in hexadecimal digits, by name.
     """
-    digests = {}
+    checksums = {}
     with ThreadPoolExecutor(1) as hasher:
         for tensor in tensors:
             digest, written = hashlib.sha256(), 0
@@ -134,39 +134,39 @@ def write_tensor_data(
             file.write(bytes(-written % GGUF_DEFAULT_ALIGNMENT))
             if hashed is not None:
                 hashed.result()
-            digests[tensor.name] = digest.hexdigest()
-    return digests
+            checksums[tensor.name] = digest.hexdigest()
+    return checksums
 
 
-def unsealed_keys(tensors: int) -> dict[str, MetadataValue]:
+def checksum_placeholders(tensors: int) -> dict[str, MetadataValue]:
     """The keys of a file that is going to be sealed, with something of the same length in their places."""
-    return {KEY_HEADER_DIGEST: DIGEST_PLACEHOLDER, KEY_TENSOR_DIGESTS: [DIGEST_PLACEHOLDER] * tensors}
+    return {KEY_HEADER_CHECKSUM: CHECKSUM_PLACEHOLDER, KEY_TENSOR_CHECKSUMS: [CHECKSUM_PLACEHOLDER] * tensors}
 
 
-def seal(path: Path, digests: Mapping[str, str] | None = None) -> None:
-    """Put the digests of a complete file's tensors, and that of its header, into their places in the header.
+def write_checksums(path: Path, checksums: Mapping[str, str] | None = None) -> None:
+    """Put the checksums of a complete file's tensors, and that of its header, into their places in the header.
 
     Args:
-        path: a file whose header has these places (``unsealed_keys``), with any digests in them.
-        digests: of all its tensors, by name; read from the file unless given.
+        path: a file whose header has these places (``checksum_placeholders``), with any checksums in them.
+        checksums: of all its tensors, by name; read from the file unless given.
 
     Raises:
         ModelFileError: if the file has no place for them.
     """
-    header = GgufHeader(path, check_digest=False)
-    if digests is None:
-        digests = computed_digests(header)
+    header = GgufHeader(path, check_checksum=False)
+    if checksums is None:
+        checksums = computed_checksums(header)
     # Behind the value's type: that of the array's elements (u32), their number (u64), and each with its length (u64).
-    at = header.place(KEY_TENSOR_DIGESTS) + 12
-    length = len(DIGEST_PLACEHOLDER)
-    if {*map(len, stored_digests(header).values())} != {length}:
-        raise ModelFileError(f"{path} has no places for its digests: convert the model again.")
+    at = header.place(KEY_TENSOR_CHECKSUMS) + 12
+    length = len(CHECKSUM_PLACEHOLDER)
+    if {*map(len, stored_checksums(header).values())} != {length}:
+        raise ModelFileError(f"{path} has no places for its checksums: convert the model again.")
     with path.open("r+b") as file:
         head = bytearray(file.read(header.nbytes))
         for name in header.tensors:
-            head[at + 8 : at + 8 + length] = digests[name].encode()
+            head[at + 8 : at + 8 + length] = checksums[name].encode()
             at += 8 + length
-        at = header.place(KEY_HEADER_DIGEST) + 8
-        head[at : at + length] = header.digest(bytes(head)).encode()
+        at = header.place(KEY_HEADER_CHECKSUM) + 8
+        head[at : at + length] = header.checksum(bytes(head)).encode()
         file.seek(0)
         file.write(head)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from visionward.quant.gguf_file import seal
+from visionward.quant.gguf_file import write_checksums
 from visionward.quant.imatrix_file import Imatrix, read_imatrix
 from visionward.quant.mmproj_quantizer import MmprojQuantizer
 from visionward.quant.output_file import part_files, prepare_folder
@@ -19,7 +19,7 @@ from visionward.runtime.errors import ModelFileError, QuantizeError
 from visionward.runtime.gguf_header import GgufHeader, StoredTensor
 from visionward.runtime.mmproj_format import EMBEDDING_TABLES
 from visionward.runtime.processor import usable_cores
-from visionward.runtime.tensor_digests import check_digests, is_sealed
+from visionward.runtime.tensor_checksums import check_checksums, has_checksums
 from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
 
 # Is told when a tensor is begun: bytes of the source that are done, bytes in all, the tensor.
@@ -89,8 +89,8 @@ def quantize_file(
     matrix = None if imatrix is None else read_imatrix(imatrix)
     importance = {} if matrix is None else _importance(header, matrix, imatrix)
     origin = None if matrix is None else matrix.source
-    # The new file's digests would otherwise vouch for what was damaged before.
-    check_digests([header])
+    # The new file's checksums would otherwise vouch for what was damaged before.
+    check_checksums([header])
     on_tensor = _Counter(header, progress).begin
     prepare_folder(target.parent, 0)
     with part_files(target) as (part,):
@@ -118,8 +118,8 @@ def quantize_file(
             prepare_folder(target.parent, quantizer.nbytes)
             quantizer.write(part.file, on_tensor)
             part.file.flush()
-        if is_sealed(header):
-            seal(part.path)
+        if has_checksums(header):
+            write_checksums(part.path)
         result = GgufHeader(part.path)
         _check_result(header, result)
     return QuantizedFile(
@@ -253,9 +253,9 @@ def _meant_block(name: str, recipe: Recipe) -> GGMLQuantizationType:
 
 
 def _seal_notes(source: GgufHeader) -> list[str]:
-    if is_sealed(source):
+    if has_checksums(source):
         return []
-    return [f"{source.path.name} has no digests, and so the new file has none: convert the model again to have them."]
+    return [f"{source.path.name} has no checksums, and so the new file has none: convert the model again to have them."]
 
 
 def _importance_notes(result: GgufHeader, importance: Mapping[str, npt.NDArray[np.float32]]) -> list[str]:

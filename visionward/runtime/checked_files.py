@@ -1,6 +1,6 @@
 """Which large files were read in full and found sound: remembered in the user's cache, so that they are read once.
 
-A file is known by device, inode, size, times and a digest that stands in it. Whoever changes its bytes changes one of
+A file is known by device, inode, size, times and a checksum that stands in it. Whoever changes its bytes changes one of
 these, unless the storage itself does; ``visionward verify`` reads a file whatever is remembered.
 """
 
@@ -13,7 +13,7 @@ from platformdirs import user_cache_dir
 
 from visionward.runtime.errors import ModelFileError
 
-_MOST_REMEMBERED = 512
+_MAX_REMEMBERED = 512
 
 
 def marker_of(path: Path, digest: str) -> Path:
@@ -21,7 +21,7 @@ def marker_of(path: Path, digest: str) -> Path:
 
     Args:
         path: the file.
-        digest: one that stands in it, and covers the digests that it was compared with.
+        digest: one that stands in it, and covers the checksums that it was compared with.
 
     Raises:
         ModelFileError: if there is no such file.
@@ -50,5 +50,5 @@ def remember(marker: Path) -> None:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
         markers = [(path.stat().st_mtime, path) for path in marker.parent.iterdir()]
-        for _, path in sorted(markers)[:-_MOST_REMEMBERED]:
+        for _, path in sorted(markers)[:-_MAX_REMEMBERED]:
             path.unlink()

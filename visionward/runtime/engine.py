@@ -163,7 +163,7 @@ class Engine:
         if gpu_layers is None and not gpu_devices():
             gpu_layers = 0
         files = PairFiles.open(text, mmproj)
-        files.check_digests(self._go_on)
+        files.check_checksums(self._go_on)
         self.file_warnings = files.warnings
         self.config, file = files.config, files.mmproj
         device = Device.choose(gpu=gpu_layers != 0, threads=threads)

@@ -21,7 +21,7 @@ from gguf import GGMLQuantizationType
 
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.gguf_values import StringArray, strings, text
-from visionward.runtime.mmproj_format import DIGEST_PLACEHOLDER, KEY_HEADER_DIGEST
+from visionward.runtime.mmproj_format import CHECKSUM_PLACEHOLDER, KEY_HEADER_CHECKSUM
 
 T = TypeVar("T")
 MAGIC = b"GGUF"
@@ -126,8 +126,8 @@ class GgufHeader:
     Args:
         path: the file.
         architecture: what its ``general.architecture`` must be; None for any, or none at all.
-        check_digest: whether to check the header's own digest, where it has one; False for a file that is still to be
-            sealed.
+        check_checksum: whether to check the header's own checksum, where there is one; False for a file that is still
+            being written.
 
     Attributes:
         tensors: by name, in file order.
@@ -138,7 +138,7 @@ class GgufHeader:
             header says.
     """
 
-    def __init__(self, path: Path, architecture: str | None = None, *, check_digest: bool = True) -> None:
+    def __init__(self, path: Path, architecture: str | None = None, *, check_checksum: bool = True) -> None:
         self.path = path
         self._keys: dict[str, Any] = {}
         self._places: dict[str, int] = {}
@@ -151,8 +151,8 @@ class GgufHeader:
                     raise ModelFileError(f"{path} is not a GGUF file: it begins with {magic!r} instead of {MAGIC!r}.")
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                     self._parse(data, architecture)
-                    if check_digest and self.has(KEY_HEADER_DIGEST):
-                        self._check_digest(data)
+                    if check_checksum and self.has(KEY_HEADER_CHECKSUM):
+                        self._check_checksum(data)
         except OSError as error:
             raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
         except (EOFError, KeyError, ValueError, OverflowError, MemoryError, struct.error) as error:
@@ -210,25 +210,25 @@ class GgufHeader:
                 f"{self.path} is damaged: it has {size} bytes, {size - end} behind its last tensor. Copy it again."
             )
 
-    def _check_digest(self, data: mmap.mmap) -> None:
-        if self.get(KEY_HEADER_DIGEST, text) != self.digest(data):
-            raise ModelFileError(f"{self.path} is damaged: its header has another digest than it says. Copy it again.")
+    def _check_checksum(self, data: mmap.mmap) -> None:
+        if self.get(KEY_HEADER_CHECKSUM, text) != self.checksum(data):
+            raise ModelFileError(f"{self.path} is damaged: its header does not match its checksum. Copy it again.")
 
-    def digest(self, data: bytes | mmap.mmap) -> str:
-        """SHA-256 of the header, in hexadecimal, with zeros where the file's own digest of its header stands.
+    def checksum(self, data: bytes | mmap.mmap) -> str:
+        """SHA-256 of the header, in hexadecimal, with zeros where the file's own checksum stands.
 
         Args:
             data: the file's bytes, or those of its header.
 
         Raises:
-            ModelFileError: if the header has no place for a digest.
+            ModelFileError: if the header has no place for a checksum.
         """
-        before = self.place(KEY_HEADER_DIGEST) + _U64.size
-        behind = before + len(DIGEST_PLACEHOLDER)
-        if len(self.get(KEY_HEADER_DIGEST, text)) != len(DIGEST_PLACEHOLDER):
-            raise ModelFileError(f"{self.path} is damaged: {KEY_HEADER_DIGEST} is no digest. Copy it again.")
+        before = self.place(KEY_HEADER_CHECKSUM) + _U64.size
+        behind = before + len(CHECKSUM_PLACEHOLDER)
+        if len(self.get(KEY_HEADER_CHECKSUM, text)) != len(CHECKSUM_PLACEHOLDER):
+            raise ModelFileError(f"{self.path} is damaged: {KEY_HEADER_CHECKSUM} is no checksum. Copy it again.")
         digest = hashlib.sha256(data[:before])
-        digest.update(DIGEST_PLACEHOLDER.encode())
+        digest.update(CHECKSUM_PLACEHOLDER.encode())
         digest.update(data[behind : self.nbytes])
         return digest.hexdigest()
 

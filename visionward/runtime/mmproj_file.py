@@ -11,18 +11,18 @@ from visionward.runtime.key_table import Kind, read_keys
 from visionward.runtime.mmproj_format import (
     EMBEDDING_TABLES,
     EPSILON,
-    MOST_HEADS,
-    MOST_LAYERS,
-    MOST_PIXELS,
-    MOST_TILES,
-    MOST_TOKENS,
-    MOST_WIDTH,
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_PIXELS,
+    MAX_TILES,
+    MAX_TOKENS,
+    MAX_WIDTH,
     CrossAttentionConfig,
     MmprojConfig,
     VisionConfig,
     all_aspect_ratios,
 )
-from visionward.runtime.tensor_digests import is_sealed
+from visionward.runtime.tensor_checksums import has_checksums
 from visionward.runtime.tensor_table import MATRIX, NUMBERS, VECTOR, ExpectedTensor
 from visionward.runtime.tensor_table import check_tensors as check_table
 
@@ -44,36 +44,36 @@ _KEYS: dict[str, Kind] = {
     "clip.has_vision_encoder": only(True),
     "clip.projector_type": only(form.PROJECTOR_TYPE),
     "clip.use_gelu": only(True),
-    _CLIP + "image_size": whole(1, MOST_PIXELS),
-    _CLIP + "patch_size": whole(1, MOST_PIXELS),
-    _CLIP + "embedding_length": whole(1, MOST_WIDTH),
-    _CLIP + "feed_forward_length": whole(1, MOST_WIDTH),
-    _CLIP + "projection_dim": whole(1, MOST_WIDTH),
-    _CLIP + "block_count": whole(1, MOST_LAYERS),
-    _CLIP + "attention.head_count": whole(1, MOST_HEADS),
+    _CLIP + "image_size": whole(1, MAX_PIXELS),
+    _CLIP + "patch_size": whole(1, MAX_PIXELS),
+    _CLIP + "embedding_length": whole(1, MAX_WIDTH),
+    _CLIP + "feed_forward_length": whole(1, MAX_WIDTH),
+    _CLIP + "projection_dim": whole(1, MAX_WIDTH),
+    _CLIP + "block_count": whole(1, MAX_LAYERS),
+    _CLIP + "attention.head_count": whole(1, MAX_HEADS),
     _CLIP + "attention.layer_norm_epsilon": EPSILON,
     # Pixels are between 0 and 1 before they are normalized.
     _CLIP + "image_mean": _three(0, 1),
     _CLIP + "image_std": _three(0.01, 10),
     form.KEY_FORMAT_VERSION: whole(0, form.FORMAT_VERSION),
     form.KEY_TEXT_HASH: text,
-    form.KEY_VOCAB_ROWS: whole(1, MOST_TOKENS),
-    form.KEY_IMAGE_TOKEN_ID: whole(0, MOST_TOKENS),
-    form.KEY_GLOBAL_BLOCK_COUNT: whole(1, MOST_LAYERS),
-    form.KEY_MAX_TILES: whole(1, MOST_TILES),
-    form.KEY_ASPECT_RATIOS: each(whole(1, MOST_TILES), most=2 * MOST_TILES**2),
-    form.KEY_INTERMEDIATE_LAYERS: each(whole(0, MOST_LAYERS), most=MOST_LAYERS),
+    form.KEY_VOCAB_ROWS: whole(1, MAX_TOKENS),
+    form.KEY_IMAGE_TOKEN_ID: whole(0, MAX_TOKENS),
+    form.KEY_GLOBAL_BLOCK_COUNT: whole(1, MAX_LAYERS),
+    form.KEY_MAX_TILES: whole(1, MAX_TILES),
+    form.KEY_ASPECT_RATIOS: each(whole(1, MAX_TILES), most=2 * MAX_TILES**2),
+    form.KEY_INTERMEDIATE_LAYERS: each(whole(0, MAX_LAYERS), most=MAX_LAYERS),
     form.KEY_PADDING_COLLAPSES: truth,
-    form.KEY_CROSS_LAYERS: each(whole(1, MOST_LAYERS), most=MOST_LAYERS),
-    form.KEY_TEXT_BLOCK_COUNT: whole(1, MOST_LAYERS),
-    form.KEY_TEXT_EMBEDDING_LENGTH: whole(1, MOST_WIDTH),
-    form.KEY_TEXT_FEED_FORWARD_LENGTH: whole(1, MOST_WIDTH),
-    form.KEY_TEXT_HEAD_COUNT: whole(1, MOST_HEADS),
-    form.KEY_TEXT_HEAD_COUNT_KV: whole(1, MOST_HEADS),
+    form.KEY_CROSS_LAYERS: each(whole(1, MAX_LAYERS), most=MAX_LAYERS),
+    form.KEY_TEXT_BLOCK_COUNT: whole(1, MAX_LAYERS),
+    form.KEY_TEXT_EMBEDDING_LENGTH: whole(1, MAX_WIDTH),
+    form.KEY_TEXT_FEED_FORWARD_LENGTH: whole(1, MAX_WIDTH),
+    form.KEY_TEXT_HEAD_COUNT: whole(1, MAX_HEADS),
+    form.KEY_TEXT_HEAD_COUNT_KV: whole(1, MAX_HEADS),
     form.KEY_TEXT_RMS_EPSILON: EPSILON,
 }
 _OPTIONAL_KEYS: dict[str, Kind] = {
-    **form.SEAL_KEYS,
+    **form.CHECKSUM_KEYS,
     form.KEY_LICENSE_NOTICE: text,
     form.KEY_DEMONSTRATION: truth,
 }
@@ -90,7 +90,7 @@ def read_config(file: GgufHeader) -> MmprojConfig:
     projector = file.get("clip.projector_type", text)
     if projector != form.PROJECTOR_TYPE:
         raise ModelFileError(f"{file.path} has projector type {projector!r}, expected {form.PROJECTOR_TYPE!r}.")
-    is_sealed(file)
+    has_checksums(file)
     values = read_keys(file, _KEYS, _OPTIONAL_KEYS)
     ratios = values[form.KEY_ASPECT_RATIOS]
     vision = VisionConfig(
@@ -143,7 +143,7 @@ def _check_config(file: GgufHeader, config: MmprojConfig, *, projection: int) ->
     }
     wrong = [name for name, good in sound.items() if not good]
     if wrong:
-        raise ModelFileError(f"{file.path} says impossible things of its {', '.join(wrong)}: convert it again.")
+        raise ModelFileError(f"{file.path} has invalid metadata ({', '.join(wrong)}): convert it again.")
 
 
 def _expected(name: str, shape: tuple[int, ...]) -> ExpectedTensor:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from visionward.runtime.gguf_values import number, strings, text
 
-# Files of version 2 have digests; those of version 1, which have none, are read with a warning.
+# Files of version 2 have checksums; those of version 1, which have none, are read with a warning.
 FORMAT_VERSION = 2
-UNSEALED_VERSION = 1
+VERSION_WITHOUT_CHECKSUMS = 1
 ARCHITECTURE = "clip"
 PROJECTOR_TYPE = "mllama"
 
@@ -19,15 +19,15 @@ KEY_FORMAT_VERSION = "visionward.format_version"
 KEY_TEXT_HASH = "visionward.text_hash"
 KEY_VOCAB_ROWS = "visionward.vocab_rows"
 KEY_IMAGE_TOKEN_ID = "visionward.image_token_id"  # noqa: S105 - a key's name, not a secret
-KEY_HEADER_DIGEST = "visionward.header_sha256"
-KEY_TENSOR_DIGESTS = "visionward.tensor_sha256"
+KEY_HEADER_CHECKSUM = "visionward.header_sha256"
+KEY_TENSOR_CHECKSUMS = "visionward.tensor_sha256"
 KEY_LICENSE_NOTICE = "visionward.license_notice"
 # In both files of a model that says of itself that it is a toy; missing elsewhere.
 KEY_DEMONSTRATION = "visionward.demonstration"
 
-SEAL_KEYS = {KEY_HEADER_DIGEST: text, KEY_TENSOR_DIGESTS: strings}
+CHECKSUM_KEYS = {KEY_HEADER_CHECKSUM: text, KEY_TENSOR_CHECKSUMS: strings}
 # What stands for a SHA-256 until it is known.
-DIGEST_PLACEHOLDER = "0" * 64
+CHECKSUM_PLACEHOLDER = "0" * 64
 
 # Keys of the text file alone.
 KEY_END_TOKEN_IDS = "visionward.end_token_ids"  # noqa: S105 - a key's name, not a secret
@@ -58,12 +58,12 @@ EMBEDDING_TABLES = frozenset(
 
 # What no model of this architecture exceeds, by far: a damaged number beyond it is refused before anything is computed
 # from it.
-MOST_LAYERS = 1024
-MOST_HEADS = 1024
-MOST_WIDTH = 2**20
-MOST_TOKENS = 2**24
-MOST_TILES = 64
-MOST_PIXELS = 2**14
+MAX_LAYERS = 1024
+MAX_HEADS = 1024
+MAX_WIDTH = 2**20
+MAX_TOKENS = 2**24
+MAX_TILES = 64
+MAX_PIXELS = 2**14
 EPSILON = number(1e-12, 1e-2)
 
 # Sequence length of a tile is padded to a multiple of this (Meta's encoder_utils.py, Transformers' modeling_mllama.py).

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from visionward.runtime.checked_files import is_remembered, marker_of, remember
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.mmproj_format import MmprojConfig, VisionConfig
-from visionward.runtime.tensor_digests import Advance
+from visionward.runtime.tensor_checksums import Advance
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -32,11 +32,11 @@ _KEY_VISION = "visionward.vision"
 _KEY_WIDTH = "visionward.text.embedding_length"
 _KEY_DATA_BYTES = "visionward.data_bytes"
 _KEYS = (_KEY_TEXT_HASH, _KEY_TOWER_HASH, _KEY_WEIGHT_TYPE, _KEY_VISION, _KEY_WIDTH, _KEY_DATA_BYTES)
-# Behind the weights: the digest of the graph, so that one that is damaged, or of another export, is seen; that of all
+# Behind the weights: a checksum of the graph, so that one that is damaged, or of another export, is seen; that of all
 # norms, biases and scales, in which a damaged number could be hidden by the rounding to 8 bits behind it; and that of
 # all weights, which are read in full when the tower is loaded for the first time.
 _DIGEST_BYTES = hashlib.sha256().digest_size
-SEAL_BYTES = 3 * _DIGEST_BYTES
+CHECKSUM_BYTES = 3 * _DIGEST_BYTES
 _PIECE = 8 << 20
 _MOST_DIGITS = 13
 # The graph alone takes half a megabyte; more than this is another kind of file, and is not read.
@@ -105,8 +105,8 @@ def data_path(path: Path) -> Path:
     return path.with_name(path.name + ".data")
 
 
-def seal(graph: bytes, data: BinaryIO, nbytes: int) -> bytes:
-    """What the data file ends with: digests of the ONNX file, of the vectors in the data file, and of all weights.
+def checksums(graph: bytes, data: BinaryIO, nbytes: int) -> bytes:
+    """What the data file ends with: checksums of the ONNX file, of the vectors in the data file, and of all weights.
 
     Args:
         graph: the ONNX file's content.
@@ -120,7 +120,7 @@ def seal(graph: bytes, data: BinaryIO, nbytes: int) -> bytes:
 
 
 def check_weights(path: Path, advance: Advance | None = None, *, again: bool = False) -> None:
-    """Check all weights of an ONNX tower against their digest, unless that was done before.
+    """Check all weights of an ONNX tower against their checksum, unless that was done before.
 
     Args:
         path: the ONNX file, whose graph and vectors ``read_identity`` checked.
@@ -133,8 +133,8 @@ def check_weights(path: Path, advance: Advance | None = None, *, again: bool = F
     data = data_path(path)
     try:
         with data.open("rb") as file:
-            weights = file.seek(-SEAL_BYTES, os.SEEK_END)
-            stored = file.read(SEAL_BYTES)
+            weights = file.seek(-CHECKSUM_BYTES, os.SEEK_END)
+            stored = file.read(CHECKSUM_BYTES)
             marker = marker_of(data, stored.hex())
             if not again and is_remembered(marker):
                 return
@@ -218,7 +218,7 @@ def _check_seal(path: Path, content: bytes, model: "ModelProto") -> None:
     data = data_path(path)
     try:
         with data.open("rb") as file:
-            file.seek(-SEAL_BYTES, os.SEEK_END)
+            file.seek(-CHECKSUM_BYTES, os.SEEK_END)
             of_graph, of_vectors = file.read(_DIGEST_BYTES), file.read(_DIGEST_BYTES)
             if hashlib.sha256(content).digest() != of_graph:
                 raise ModelFileError(f"{path} is damaged, or {data.name} is of another export: export it again.")

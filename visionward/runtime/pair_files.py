@@ -7,7 +7,7 @@ from visionward.runtime.errors import ModelFileError
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.mmproj_file import check_tensors, read_config
 from visionward.runtime.mmproj_format import ARCHITECTURE, MmprojConfig
-from visionward.runtime.tensor_digests import Advance, check_digests, is_sealed
+from visionward.runtime.tensor_checksums import Advance, check_checksums, has_checksums
 from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
 from visionward.runtime.text_format import TextConfig, read_text_config
 
@@ -54,13 +54,13 @@ class PairFiles:
     def warnings(self) -> tuple[str, ...]:
         """What a verdict must say of the files."""
         return tuple(
-            f"{file.path.name} has no digests, so damage to it may go unseen: convert the model again."
+            f"{file.path.name} has no checksums, so damage to it may go undetected: convert the model again."
             for file in (self.text, self.mmproj)
-            if not is_sealed(file)
+            if not has_checksums(file)
         )
 
-    def check_digests(self, advance: Advance | None = None, *, again: bool = False) -> None:
-        """Check the tensors of both files against their digests, unless that was done before.
+    def check_checksums(self, advance: Advance | None = None, *, again: bool = False) -> None:
+        """Check the tensors of both files against their checksums, unless that was done before.
 
         Args:
             advance: is told how many bytes were read.
@@ -69,4 +69,4 @@ class PairFiles:
         Raises:
             ModelFileError: if a file is damaged.
         """
-        check_digests((self.text, self.mmproj), advance, again=again)
+        check_checksums((self.text, self.mmproj), advance, again=again)

@@ -19,7 +19,7 @@ from visionward.runtime.mmproj_file import check_tensors, read_config
 from visionward.runtime.mmproj_format import MmprojConfig, TextIdentity
 from visionward.runtime.policy import DEFAULT_POLICY, Category, Policy
 from visionward.runtime.prompt import ChatTemplate
-from visionward.runtime.tensor_digests import is_sealed
+from visionward.runtime.tensor_checksums import has_checksums
 from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
 from visionward.runtime.text_format import read_text_config
 
@@ -49,7 +49,7 @@ class FileSummary:
         parameters: number of weights.
         types: tensors by element type, the largest share first.
         text_hash: content hash of the decoder; equal in files that belong together.
-        sealed: whether it has digests.
+        checksums: whether it has checksums.
         license: names, links and notices.
         source: where the model comes from, as far as the file says.
         demonstration: whether it says that the model is a toy.
@@ -61,7 +61,7 @@ class FileSummary:
     parameters: int
     types: tuple[TensorCount, ...]
     text_hash: str
-    sealed: bool
+    checksums: bool
     license: tuple[str, ...]
     source: tuple[str, ...]
     demonstration: bool
@@ -166,7 +166,7 @@ def _file_summary(file: GgufHeader) -> FileSummary:
         parameters=sum(tensor.elements for tensor in tensors),
         types=tuple(TensorCount(name, count[name], size) for name, size in nbytes.most_common()),
         text_hash=file.get(form.KEY_TEXT_HASH, str),
-        sealed=is_sealed(file),
+        checksums=has_checksums(file),
         license=tuple(text for key in said if (text := _optional(file, key))),
         source=tuple(text for key in origins if (text := _optional(file, key))),
         demonstration=file.has(form.KEY_DEMONSTRATION) and file.get(form.KEY_DEMONSTRATION, bool),

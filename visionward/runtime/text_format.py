@@ -15,13 +15,13 @@ from visionward.runtime.gguf_values import each, number, only, strings, text, tr
 from visionward.runtime.key_table import Kind, read_keys
 from visionward.runtime.mmproj_format import (
     EPSILON,
-    MOST_HEADS,
-    MOST_LAYERS,
-    MOST_TOKENS,
-    MOST_WIDTH,
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_TOKENS,
+    MAX_WIDTH,
     TextIdentity,
 )
-from visionward.runtime.tensor_digests import is_sealed
+from visionward.runtime.tensor_checksums import has_checksums
 from visionward.runtime.tensor_table import MATRIX, VECTOR, ExpectedTensor, check_tensors
 
 ARCHITECTURE = "llama"
@@ -83,7 +83,7 @@ def read_text_config(file: GgufHeader) -> TextConfig:
     Raises:
         ModelFileError: if a key is missing, unknown, or beyond what the architecture allows; or if a tensor is.
     """
-    is_sealed(file)
+    has_checksums(file)
     tokens = file.strings(KEY_TOKENS)
     if len(set(tokens)) != len(tokens):
         # llama.cpp aborts the process on such a vocabulary.
@@ -121,15 +121,15 @@ def _required_keys(rows: int) -> dict[str, Kind]:
         form.KEY_VOCAB_ROWS: whole(1, rows),
         form.KEY_IMAGE_TOKEN_ID: token_id,
         form.KEY_END_TOKEN_IDS: each(token_id, rows),
-        _LLAMA + "block_count": whole(1, MOST_LAYERS),
-        _LLAMA + "context_length": whole(1, MOST_TOKENS),
-        _LLAMA + "embedding_length": whole(1, MOST_WIDTH),
-        _LLAMA + "feed_forward_length": whole(1, MOST_WIDTH),
-        _LLAMA + "attention.head_count": whole(1, MOST_HEADS),
-        _LLAMA + "attention.head_count_kv": whole(1, MOST_HEADS),
+        _LLAMA + "block_count": whole(1, MAX_LAYERS),
+        _LLAMA + "context_length": whole(1, MAX_TOKENS),
+        _LLAMA + "embedding_length": whole(1, MAX_WIDTH),
+        _LLAMA + "feed_forward_length": whole(1, MAX_WIDTH),
+        _LLAMA + "attention.head_count": whole(1, MAX_HEADS),
+        _LLAMA + "attention.head_count_kv": whole(1, MAX_HEADS),
         _LLAMA + "attention.layer_norm_rms_epsilon": EPSILON,
         _LLAMA + "rope.freq_base": number(1, 1e9),
-        _LLAMA + "rope.dimension_count": whole(2, MOST_WIDTH),
+        _LLAMA + "rope.dimension_count": whole(2, MAX_WIDTH),
         "tokenizer.ggml.model": only(TOKENIZER_MODEL),
         "tokenizer.ggml.pre": only(PRE_TOKENIZER),
         KEY_TOKENS: strings,
@@ -144,7 +144,7 @@ def _required_keys(rows: int) -> dict[str, Kind]:
 def _optional_keys(rows: int) -> dict[str, Kind]:
     token_id = whole(0, rows - 1)
     return {
-        **form.SEAL_KEYS,
+        **form.CHECKSUM_KEYS,
         form.KEY_LICENSE_NOTICE: text,
         form.KEY_DEMONSTRATION: truth,
         _LLAMA + "vocab_size": only(rows),
@@ -164,7 +164,7 @@ def _check(file: GgufHeader, config: TextConfig, rope_width: int) -> None:
     }
     wrong = [name for name, good in sound.items() if not good]
     if wrong:
-        raise ModelFileError(f"{file.path} says impossible things of its {', '.join(wrong)}: convert it again.")
+        raise ModelFileError(f"{file.path} has invalid metadata ({', '.join(wrong)}): convert it again.")
 
 
 def text_tensors(config: TextConfig) -> dict[str, ExpectedTensor]:

@@ -11,11 +11,11 @@ from visionward.runtime.errors import ComputeError, ModelFileError
 from visionward.runtime.mmproj_file import tower_hash
 from visionward.runtime.onnx_format import check_weights, data_path, read_identity
 from visionward.runtime.pair_files import PairFiles
-from visionward.runtime.tensor_digests import Advance, is_sealed
+from visionward.runtime.tensor_checksums import Advance, has_checksums
 
 # Logits that differ by less than this are the same but for rounding: two pictures that give such are not seen. Pictures
 # as unlike as these two moved those of the demonstration guard by 0.2, and of random models by 0.1 to 0.7.
-LEAST_DIFFERENCE = 0.01
+MIN_DIFFERENCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class VerifiedFile:
     Attributes:
         path: the file.
         nbytes: its size.
-        sealed: whether it has digests, which then were right.
+        checksums: whether it has checksums, which then were right.
     """
 
     path: Path
     nbytes: int
-    sealed: bool
+    checksums: bool
 
 
 def verify_files(
     text: Path, mmproj: Path, tower: Path | None = None, advance: Advance | None = None
 ) -> tuple[VerifiedFile, ...]:
-    """Read every byte of a model's files, and compare them with their digests.
+    """Read every byte of a model's files, and compare them with their checksums.
 
     Args:
         text: the text file.
@@ -48,8 +48,8 @@ def verify_files(
         ModelFileError: if a file is missing, damaged or of another kind, or they do not belong together.
     """
     pair = PairFiles.open(text, mmproj)
-    pair.check_digests(advance, again=True)
-    files = [_verified(file.path, is_sealed(file)) for file in (pair.text, pair.mmproj)]
+    pair.check_checksums(advance, again=True)
+    files = [_verified(file.path, has_checksums(file)) for file in (pair.text, pair.mmproj)]
     if tower is not None:
         identity = read_identity(tower)
         if not identity.belongs(pair.config, tower_hash(pair.mmproj)):
@@ -57,12 +57,12 @@ def verify_files(
                 f"{tower} and {mmproj} do not belong together: use the ONNX tower of the same conversion."
             )
         check_weights(tower, advance, again=True)
-        files += [_verified(path, sealed=True) for path in (tower, data_path(tower))]
+        files += [_verified(path, checksums=True) for path in (tower, data_path(tower))]
     return tuple(files)
 
 
-def _verified(path: Path, sealed: bool) -> VerifiedFile:
-    return VerifiedFile(path, path.stat().st_size, sealed)
+def _verified(path: Path, checksums: bool) -> VerifiedFile:
+    return VerifiedFile(path, path.stat().st_size, checksums)
 
 
 def picture_difference(engine: Engine) -> float:
@@ -74,7 +74,7 @@ def picture_difference(engine: Engine) -> float:
     tokens = [engine.model.image_token_id, *engine.model.encode("What is on this picture?")]
     one, other = (engine.logits(tokens, picture).logits[-1] for picture in _pictures(engine.config.vision.tile_size))
     difference = float(np.linalg.norm(one - other) / np.linalg.norm(one))
-    if not difference >= LEAST_DIFFERENCE:
+    if not difference >= MIN_DIFFERENCE:
         raise ComputeError(
             f"two different pictures change the logits by no more than {difference:.1e}: the model does not see the "
             "image. Convert it again."

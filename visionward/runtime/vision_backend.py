@@ -16,7 +16,7 @@ from visionward.runtime.onnx_format import WEIGHT_TYPES, TowerIdentity, check_we
 from visionward.runtime.onnx_tower import TowerSession
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER, OnnxRuntimeSession
 from visionward.runtime.openvino_session import OpenVinoSession, best_precision
-from visionward.runtime.tensor_digests import Advance
+from visionward.runtime.tensor_checksums import Advance
 from visionward.runtime.vision_memory import tower_bytes
 
 Backend: TypeAlias = Literal["ggml", "onnx", "openvino"]

@@ -1,4 +1,4 @@
-"""The digests of a GGUF file's tensors: computed on all cores, and compared when the file is loaded the first time."""
+"""The checksums of a GGUF file's tensors: computed on all cores, compared when the file is loaded the first time."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -18,39 +18,39 @@ Advance = Callable[[int], None]
 _PIECE = 8 << 20
 
 
-def is_sealed(header: GgufHeader) -> bool:
-    """Whether a file of a pair has digests, as every one has that this version writes.
+def has_checksums(header: GgufHeader) -> bool:
+    """Whether a file of a pair has checksums, as every one has that this version writes.
 
     Raises:
-        ModelFileError: if it is of an unknown format version, or has lost its digests.
+        ModelFileError: if it is of an unknown format version, or has lost its checksums.
     """
     version = header.get(form.KEY_FORMAT_VERSION, whole(0, 2**32 - 1))
-    if version not in (form.UNSEALED_VERSION, form.FORMAT_VERSION):
+    if version not in (form.VERSION_WITHOUT_CHECKSUMS, form.FORMAT_VERSION):
         raise ModelFileError(
             f"{header.path} has format version {version}, this visionward reads {form.FORMAT_VERSION}: convert it "
             "again."
         )
-    has = [header.has(key) for key in (form.KEY_HEADER_DIGEST, form.KEY_TENSOR_DIGESTS)]
+    has = [header.has(key) for key in (form.KEY_HEADER_CHECKSUM, form.KEY_TENSOR_CHECKSUMS)]
     if has != [version == form.FORMAT_VERSION] * 2:
-        raise ModelFileError(f"{header.path} is damaged: its digests do not fit its format version. Copy it again.")
+        raise ModelFileError(f"{header.path} is damaged: its checksums do not fit its format version. Copy it again.")
     return all(has)
 
 
-def stored_digests(header: GgufHeader) -> dict[str, str]:
+def stored_checksums(header: GgufHeader) -> dict[str, str]:
     """What a sealed file says of its tensors: name to SHA-256, in hexadecimal digits.
 
     Raises:
-        ModelFileError: if it has another number of digests than of tensors.
+        ModelFileError: if it has another number of checksums than of tensors.
     """
-    digests = [digest.decode("ascii", "replace") for digest in header.strings(form.KEY_TENSOR_DIGESTS)]
-    if len(digests) != len(header.tensors):
+    checksums = [digest.decode("ascii", "replace") for digest in header.strings(form.KEY_TENSOR_CHECKSUMS)]
+    if len(checksums) != len(header.tensors):
         raise ModelFileError(
-            f"{header.path} is damaged: it has {len(digests)} digests for {len(header.tensors)} tensors. Copy it again."
+            f"{header.path} is damaged: {len(checksums)} checksums for {len(header.tensors)} tensors. Copy it again."
         )
-    return dict(zip(header.tensors, digests, strict=True))
+    return dict(zip(header.tensors, checksums, strict=True))
 
 
-def computed_digests(header: GgufHeader, advance: Advance | None = None) -> dict[str, str]:
+def computed_checksums(header: GgufHeader, advance: Advance | None = None) -> dict[str, str]:
     """The SHA-256 of every tensor's bytes, read now, on all cores.
 
     Raises:
@@ -59,13 +59,13 @@ def computed_digests(header: GgufHeader, advance: Advance | None = None) -> dict
     largest_first = sorted(header.tensors.values(), key=lambda tensor: -tensor.nbytes)
     with ThreadPoolExecutor(usable_cores()) as pool:
         try:
-            digests = dict(pool.map(lambda tensor: (tensor.name, _digest(header.path, tensor, advance)), largest_first))
+            found = dict(pool.map(lambda tensor: (tensor.name, _digest(header.path, tensor, advance)), largest_first))
         except OSError as error:
             raise ModelFileError(f"{header.path} cannot be read: {error.strerror or error}.") from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return {name: digests[name] for name in header.tensors}
+    return {name: found[name] for name in header.tensors}
 
 
 def _digest(path: Path, tensor: StoredTensor, advance: Advance | None) -> str:
@@ -74,7 +74,7 @@ def _digest(path: Path, tensor: StoredTensor, advance: Advance | None) -> str:
         file.seek(tensor.offset)
         left = tensor.nbytes
         while left:
-            # Fewer bytes than asked for: the file was cut meanwhile, and so its digest is another.
+            # Fewer bytes than asked for: the file was cut meanwhile, and so its checksum does not match.
             piece = file.read(min(left, _PIECE))
             if not piece:
                 break
@@ -85,8 +85,8 @@ def _digest(path: Path, tensor: StoredTensor, advance: Advance | None) -> str:
     return digest.hexdigest()
 
 
-def check_digests(headers: Iterable[GgufHeader], advance: Advance | None = None, *, again: bool = False) -> None:
-    """Check the tensors of sealed files against their digests, unless that was done before.
+def check_checksums(headers: Iterable[GgufHeader], advance: Advance | None = None, *, again: bool = False) -> None:
+    """Check the tensors of sealed files against their checksums, unless that was done before.
 
     Args:
         headers: files of a pair; those that are not sealed are passed over.
@@ -97,28 +97,28 @@ def check_digests(headers: Iterable[GgufHeader], advance: Advance | None = None,
         ModelFileError: if a file is damaged.
     """
     for header in headers:
-        if not is_sealed(header):
+        if not has_checksums(header):
             continue
-        digest = header.get(form.KEY_HEADER_DIGEST, text)
+        digest = header.get(form.KEY_HEADER_CHECKSUM, text)
         marker = marker_of(header.path, digest)
         if not again and is_remembered(marker):
             continue
-        compare_digests(header, advance)
+        compare_checksums(header, advance)
         # What was written to meanwhile is not what was read.
         if marker == marker_of(header.path, digest):
             remember(marker)
 
 
-def compare_digests(header: GgufHeader, advance: Advance | None = None) -> None:
-    """Read a file that has digests, and compare its tensors with them.
+def compare_checksums(header: GgufHeader, advance: Advance | None = None) -> None:
+    """Read a file that has checksums, and compare its tensors with them.
 
     Raises:
         ModelFileError: if it is damaged.
     """
-    computed = computed_digests(header, advance)
-    wrong = [name for name, digest in stored_digests(header).items() if computed[name] != digest]
+    computed = computed_checksums(header, advance)
+    wrong = [name for name, digest in stored_checksums(header).items() if computed[name] != digest]
     if wrong:
-        more = f" and {len(wrong) - 1} more tensors have" if len(wrong) > 1 else " has"
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ModelFileError(
-            f"{header.path} is damaged: tensor {wrong[0]}{more} another digest than the file says. Copy it again."
+            f"{header.path} is damaged: tensor {wrong[0]}{more} does not match its checksum. Copy it again."
         )

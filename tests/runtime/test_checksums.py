@@ -1,4 +1,4 @@
-"""Digests: in every file that is written, checked at the first load, and never taken on trust."""
+"""Checksums: in every file that is written, checked at the first load, and never taken on trust."""
 
 import hashlib
 import os
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf_edit import HEADER_DIGEST, TENSOR_DIGESTS, VERSION, GgufFile
+from gguf_edit import HEADER_CHECKSUM, TENSOR_CHECKSUMS, VERSION, GgufFile
 
 from visionward import Engine, Guard
 from visionward.convert import ConvertedPair, convert_checkpoint
 from visionward.convert.demo_guard import demo_pair
 from visionward.quant.quantize import quantize_file
-from visionward.runtime import tensor_digests
+from visionward.runtime import tensor_checksums
 from visionward.runtime.demo_samples import read_demo_samples
 from visionward.runtime.errors import ComputeError, ModelFileError
 from visionward.runtime.gguf_header import GgufHeader
@@ -43,8 +43,8 @@ def refused(pair: ConvertedPair) -> str:
 
 
 @pytest.mark.parametrize("kind", ["f32", "q8_0", "q4_k_m"])
-def test_digests_are_those_of_sha256(tiny_checkpoint_dir: Path, tmp_path: Path, kind: str) -> None:
-    """Taken apart and sealed by the tests' own code, every file is the same again."""
+def test_checksums_are_those_of_sha256(tiny_checkpoint_dir: Path, tmp_path: Path, kind: str) -> None:
+    """Taken apart and put together by the tests' own code, every file is the same again."""
     pair = convert_checkpoint(tiny_checkpoint_dir, tmp_path, text_type=kind, mmproj_type=kind)
     quantized = [tmp_path / "text.gguf", tmp_path / "mmproj.gguf"]
     for source, target in zip((pair.text, pair.mmproj), quantized, strict=True):
@@ -53,8 +53,8 @@ def test_digests_are_those_of_sha256(tiny_checkpoint_dir: Path, tmp_path: Path, 
         file = GgufFile(path)
         assert file.key(VERSION.decode()).decoded == 2
         assert file.write(tmp_path / "again.gguf").read_bytes() == path.read_bytes()
-        digests = [hashlib.sha256(tensor.data).hexdigest().encode() for tensor in file.tensors]
-        assert GgufHeader(path).strings(TENSOR_DIGESTS.decode()) == digests
+        checksums = [hashlib.sha256(tensor.data).hexdigest().encode() for tensor in file.tensors]
+        assert GgufHeader(path).strings(TENSOR_CHECKSUMS.decode()) == checksums
 
 
 def test_a_damaged_source_is_not_quantized(tiny_pair, tmp_path: Path) -> None:
@@ -75,13 +75,13 @@ def damaged(path: Path, target: Path, at: int) -> Path:
 # What is read.
 
 
-@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "unsealed"])
+@pytest.mark.parametrize("checksums", [True, False], ids=["with", "without"])
 @pytest.mark.parametrize("which", ["text", "mmproj"])
-def test_an_interrupted_download_filled_with_zeros(demo, which: str, sealed: bool) -> None:
+def test_an_interrupted_download_filled_with_zeros(demo, which: str, checksums: bool) -> None:
     path: Path = getattr(demo, which)
-    if not sealed:
+    if not checksums:
         for file in (demo.text, demo.mmproj):
-            GgufFile(file).unseal().write(file)
+            GgufFile(file).without_checksums().write(file)
     size = path.stat().st_size
     os.truncate(path, int(0.8 * size))
     os.truncate(path, size)
@@ -96,7 +96,7 @@ def test_one_bit_of_a_weight(demo, which: str, share: float) -> None:
     tensor = list(header.tensors.values())[int(share * len(header.tensors))]
     damaged(path, path, tensor.offset + int(share * tensor.nbytes))
     message = refused(demo)
-    assert f"{path} is damaged: tensor {tensor.name} has another digest" in message
+    assert f"{path} is damaged: tensor {tensor.name} does not match its checksum" in message
 
 
 def test_deleted_bytes(demo) -> None:
@@ -119,9 +119,9 @@ def test_offsets_into_another_tensor(demo) -> None:
     assert f"tensor {file.tensors[-1].name.decode()} begins at byte" in refused(demo)
 
 
-@pytest.mark.parametrize("key", [HEADER_DIGEST, TENSOR_DIGESTS])
-def test_lost_digests(demo, key: bytes) -> None:
-    """A file of this version without digests is damaged, whatever else is right."""
+@pytest.mark.parametrize("key", [HEADER_CHECKSUM, TENSOR_CHECKSUMS])
+def test_lost_checksums(demo, key: bytes) -> None:
+    """A file of this version without checksums is damaged, whatever else is right."""
     file = GgufFile(demo.mmproj)
     file.keys = [one for one in file.keys if one.name != key]
     file.write(demo.mmproj)
@@ -139,13 +139,13 @@ def test_a_version_that_is_not_known(demo) -> None:
 # Files by others.
 
 
-def test_without_digests_a_verdict_warns(demo) -> None:
+def test_without_checksums_a_verdict_warns(demo) -> None:
     for path in (demo.text, demo.mmproj):
-        GgufFile(path).unseal().write(path)
+        GgufFile(path).without_checksums().write(path)
     sample = read_demo_samples()[0]
     with Guard.load(demo.text, demo.mmproj) as guard:
         verdict = guard.classify(image=sample.image, prompt=sample.prompt, response=sample.response)
-    found = [warning for warning in verdict.warnings if "has no digests" in warning]
+    found = [warning for warning in verdict.warnings if "has no checksums" in warning]
     assert [warning.split(" ")[0] for warning in found] == [demo.text.name, demo.mmproj.name]
 
 
@@ -164,7 +164,7 @@ def test_without_digests_a_verdict_warns(demo) -> None:
     ],
 )
 def test_vectors_that_no_model_has(demo, name: str, value: float) -> None:
-    file = GgufFile(demo.mmproj).unseal()
+    file = GgufFile(demo.mmproj).without_checksums()
     tensor = file.tensor(name)
     tensor.data = np.full(len(tensor.data) // 4, value, np.float32).tobytes()
     file.write(demo.mmproj)
@@ -173,7 +173,7 @@ def test_vectors_that_no_model_has(demo, name: str, value: float) -> None:
 
 @pytest.mark.parametrize("name", ["output_norm.weight", "blk.1.attn_norm.weight"])
 def test_norms_that_no_decoder_has(demo, name: str) -> None:
-    file = GgufFile(demo.text).unseal()
+    file = GgufFile(demo.text).without_checksums()
     file.tensor(name).data = bytes(len(file.tensor(name).data))
     file.write(demo.text)
     assert f"tensor {name} holds nothing but zeros" in refused(demo)
@@ -198,7 +198,7 @@ def test_norms_that_no_decoder_has(demo, name: str) -> None:
 )
 def test_numbers_that_no_model_has(demo, which: str, key: str, value: float) -> None:
     path: Path = getattr(demo, which)
-    file = GgufFile(path).unseal()
+    file = GgufFile(path).without_checksums()
     file.set(key, value)
     file.write(path)
     assert f"the value of {key} is not as expected" in refused(demo)
@@ -206,7 +206,7 @@ def test_numbers_that_no_model_has(demo, which: str, key: str, value: float) -> 
 
 def test_a_tensor_of_huge_extents(demo) -> None:
     """Their product is 2^64 + 32, which is 32 to whoever counts in 64 bits."""
-    file = GgufFile(demo.mmproj).unseal()
+    file = GgufFile(demo.mmproj).without_checksums()
     extra = file.tensors[0]
     file.tensors.append(type(extra)(b"extra.weight", [2**32 - 32, 2**32 + 32, 1, 1], 0, bytes(128)))
     file.write(demo.mmproj)
@@ -215,7 +215,7 @@ def test_a_tensor_of_huge_extents(demo) -> None:
 
 def test_keys_that_nobody_reads(demo) -> None:
     """llama.cpp would take 10,000 for the frequency base of a key whose name is damaged."""
-    file = GgufFile(demo.text).unseal()
+    file = GgufFile(demo.text).without_checksums()
     file.key("llama.rope.freq_base").name = b"llama.rope.freq_basd"
     file.write(demo.text)
     assert "has a key 'llama.rope.freq_basd' that nobody reads" in refused(demo)
@@ -228,35 +228,35 @@ def test_keys_that_nobody_reads(demo) -> None:
 def reads(monkeypatch) -> list[str]:
     """The names of the files that are read in full, as they are read."""
     found: list[str] = []
-    compute = tensor_digests.computed_digests
+    compute = tensor_checksums.computed_checksums
 
     def counted(header, *arguments):
         found.append(header.path.name)
         return compute(header, *arguments)
 
-    monkeypatch.setattr(tensor_digests, "computed_digests", counted)
+    monkeypatch.setattr(tensor_checksums, "computed_checksums", counted)
     return found
 
 
 def test_a_sound_file_is_read_once(demo, reads) -> None:
     names = [demo.text.name, demo.mmproj.name]
-    PairFiles.open(demo.text, demo.mmproj).check_digests()
+    PairFiles.open(demo.text, demo.mmproj).check_checksums()
     assert reads == names
-    PairFiles.open(demo.text, demo.mmproj).check_digests()
+    PairFiles.open(demo.text, demo.mmproj).check_checksums()
     assert reads == names
-    PairFiles.open(demo.text, demo.mmproj).check_digests(again=True)
+    PairFiles.open(demo.text, demo.mmproj).check_checksums(again=True)
     assert reads == names * 2
 
 
 def test_a_changed_file_is_read_again(demo, reads) -> None:
-    PairFiles.open(demo.text, demo.mmproj).check_digests()
+    PairFiles.open(demo.text, demo.mmproj).check_checksums()
     del reads[:]
     times = demo.mmproj.stat()
     damaged(demo.mmproj, demo.mmproj, -100)
     # As a tool does that keeps the time of a file that it writes to.
     os.utime(demo.mmproj, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(ModelFileError, match="is damaged"):
-        PairFiles.open(demo.text, demo.mmproj).check_digests()
+        PairFiles.open(demo.text, demo.mmproj).check_checksums()
     assert reads == [demo.mmproj.name]
 
 
@@ -264,7 +264,7 @@ def test_a_damaged_file_is_not_remembered(demo, reads) -> None:
     damaged(demo.mmproj, demo.mmproj, -100)
     for _ in range(2):
         with pytest.raises(ModelFileError, match="is damaged"):
-            PairFiles.open(demo.text, demo.mmproj).check_digests()
+            PairFiles.open(demo.text, demo.mmproj).check_checksums()
     assert reads == [demo.text.name, demo.mmproj.name, demo.mmproj.name]
 
 
@@ -272,7 +272,7 @@ def test_without_a_cache(demo, reads, monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     for _ in range(2):
-        PairFiles.open(demo.text, demo.mmproj).check_digests()
+        PairFiles.open(demo.text, demo.mmproj).check_checksums()
     assert len(reads) == 4
 
 
@@ -285,7 +285,7 @@ def test_pictures_change_the_logits(demo) -> None:
 
 
 def test_a_model_that_does_not_see(demo) -> None:
-    """Nothing in it is zero, and its digests are right."""
+    """Nothing in it is zero, and its checksums are right."""
     file = GgufFile(demo.mmproj)
     for tensor in file.tensors:
         if tensor.name.startswith(b"cross.") and b"gate_" in tensor.name:
