@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from training.demo_data import HELD_OUT_COUNT, HELD_OUT_SEED, Sample, samples
+from visionward.quant.comparison.calibration import Threshold
 
 REFERENCE = "f16"
 CANDIDATES = ("q8_0", "q4_k_m", "q4_0")
@@ -109,7 +110,7 @@ def _decisions(model: dict[str, Any]) -> list[str]:
         f"{missed} ({unsafe['to_safe']}, {unsafe['to_unsafe']})",
         f"{alarms} ({safe['to_unsafe']}, {safe['to_safe']})",
         f"{against['kl_mean']['value']:.2g}",
-        f"{against['threshold']['threshold']:g}",
+        Threshold(**against["threshold"]).text,
     ]
 
 

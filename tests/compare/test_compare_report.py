@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -102,6 +103,64 @@ def test_few_samples_decide_nothing(tmp_path):
     (only,) = conclusions(figures, 0.02)
     assert only.finding == "undecided"
     assert "it takes 6 flips one way to be seen" in " ".join(only.sentences)
+
+
+def _copies(folder, times):
+    """Ten unsafe and ten safe questions, asked so many times each, on which nothing flips."""
+    asked = simulated_samples(20).samples
+    samples = [
+        dataclasses.replace(one, id=f"{one.id} {i}", group=one.group if times > 1 else f"{one.id} {i}")
+        for one in asked
+        for i in range(times)
+    ]
+    dataset = Dataset("copies", tuple(samples))
+    return dataset, simulated_results(folder, dataset, {"f16": (0.0, 100), "q4_0": (0.0, 50)})
+
+
+def test_copies_of_few_questions_recommend_nothing(tmp_path):
+    """400 samples of 20 questions are 20 observations, and say so."""
+    dataset, results = _copies(tmp_path, 20)
+    (one,) = make_report([dataset], results, threshold=0.5, margin=0.02).sets
+    assert one.choice == ("Nothing can be recommended yet: 200 unsafe and 200 safe samples cannot tell q4_0 from f16.")
+    text = " ".join(one.conclusions[0].sentences)
+    assert "recall changes by -36.9 to +36.9 and the false-positive rate by -36.9 to +36.9 points" in text
+    assert "10 groups of unsafe samples show large differences only: it takes 6 groups that flip one way" in text
+    assert "60% of them" in text
+    assert "McNemar" not in text
+
+
+def test_nothing_flips_and_nothing_is_to_be_recalibrated(tmp_path):
+    dataset = simulated_samples(40)
+    results = simulated_results(tmp_path, dataset, {"f16": (0.0, 100), "q8_0": (0.0, 50)})
+    report = make_report([dataset], results, threshold=0.5, margin=0.02)
+    assert report.sets[0].figures.models[1].against.threshold.text == "unchanged"
+    assert "--threshold" not in " ".join(report.sets[0].conclusions[0].sentences)
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(report_table(report))
+    assert "unchanged" in stream.getvalue()
+    write_report(tmp_path, report, [dataset], results)
+    assert "unchanged" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("factor", "sentence"),
+    [
+        (1.06, r"verdict takes as long, within the noise of these measurements \("),
+        (2, r"verdict takes .+ in place of "),
+    ],
+)
+def test_times_within_their_noise_are_no_difference(tmp_path, factor, sentence):
+    dataset = simulated_samples(60)
+    base, other = simulated_results(tmp_path, dataset, {"f16": (0.0, 100), "q8_0": (0.0, 50)})
+    noise = np.random.default_rng(5).lognormal(math.log(factor), 0.3, 60)
+    slowed = {
+        digest: dataclasses.replace(one, times_ms={"total": base.judged[digest].times_ms["total"] * own})
+        for (digest, one), own in zip(other.judged.items(), noise, strict=True)
+    }
+    figures = set_figures(dataset, [base, dataclasses.replace(other, judged=slowed)])
+    medians = [model.cost.latency["total"].p50 for model in figures.models]
+    assert abs(medians[1] / medians[0] - 1) > 0.05
+    assert re.search(sentence, " ".join(conclusions(figures, 0.02)[0].sentences))
 
 
 def test_samples_without_labels(tmp_path):

@@ -19,6 +19,7 @@ from visionward.quant.comparison.intervals import Estimate, difference_estimates
 from visionward.quant.comparison.journal import Judged
 from visionward.quant.comparison.judging import ModelResults
 from visionward.quant.comparison.models import GuardFiles, file_size
+from visionward.quant.comparison.times import ratio_estimate
 from visionward.quant.datasets import Dataset
 from visionward.quant.samples import Sample
 
@@ -95,7 +96,8 @@ class AgainstReference:
         logit_error: median relative error of the first-token logits.
         feature_error: median relative error of the vision features.
         feature_images: images that it was measured on.
-        threshold: the one that gives the reference's false-positive rate.
+        threshold: those that give the reference's false-positive rate.
+        time_ratio: time of a verdict over the reference's, on the same samples.
     """
 
     differences: Mapping[str, Estimate]
@@ -109,6 +111,7 @@ class AgainstReference:
     feature_error: float | None
     feature_images: int
     threshold: Threshold | None
+    time_ratio: Estimate
 
 
 @dataclass(frozen=True)
@@ -311,6 +314,10 @@ def _cost(result: ModelResults, judged: Sequence[Judged]) -> Cost:
     )
 
 
+def _totals(judged: Sequence[Judged]) -> list[float | None]:
+    return [None if one.times_ms is None else _stage_ms(one.times_ms, "total") for one in judged]
+
+
 def _stage_ms(times: Mapping[str, float], stage: str) -> float | None:
     if stage == "vision" and "vision" in times:
         return times["vision"] + times.get("preprocess", 0.0)
@@ -344,6 +351,17 @@ def _against(
         feature_error=percentile(feature_errors, 50),
         feature_images=len(feature_errors),
         threshold=matching_threshold(
-            labels, answers.scores[known], answers.always[known], Confusion.of(reference_counts).false_alarms
+            labels,
+            answers.scores[known],
+            answers.always[known],
+            Confusion.of(counts),
+            Confusion.of(reference_counts),
+        ),
+        time_ratio=ratio_estimate(
+            [
+                (own, theirs)
+                for own, theirs in zip(_totals(answers.judged), _totals(reference.judged), strict=True)
+                if own is not None and theirs is not None
+            ]
         ),
     )
