@@ -84,7 +84,7 @@ def markdown(report: Path) -> str:
     """The report's tables in Markdown."""
     (figures,) = (one["figures"] for one in json.loads(report.read_text(encoding="utf-8"))["sets"])
     decided = ("model", "precision", "recall", "F1", "false-positive rate", "missed (new, gone)")
-    decided += ("false alarms (new, gone)", "mean KL, nats", "threshold for the same rate")
+    decided += ("false alarms (new, gone)", "mean KL, nats", "thresholds for the same rate")
     cost = ("model", "text file", "mmproj file", "peak memory", "loading", "vision p50, p95", "prefill", "decode")
     lines, costs = _heading(decided), _heading((*cost, "verdict"))
     for model in figures["models"]:

@@ -105,21 +105,21 @@ def test_few_samples_decide_nothing(tmp_path):
     assert "it takes 6 flips one way to be seen" in " ".join(only.sentences)
 
 
-def _copies(folder, times):
-    """Ten unsafe and ten safe questions, asked so many times each, on which nothing flips."""
-    asked = simulated_samples(20).samples
+def _copies(folder, grouped):
+    """Ten unsafe and ten safe questions, asked twenty times each, on which nothing flips."""
     samples = [
-        dataclasses.replace(one, id=f"{one.id} {i}", group=one.group if times > 1 else f"{one.id} {i}")
-        for one in asked
-        for i in range(times)
+        dataclasses.replace(one, id=f"{one.id} {i}", group=one.group if grouped else f"{one.group} {i}")
+        for one in simulated_samples(20).samples
+        for i in range(20)
     ]
     dataset = Dataset("copies", tuple(samples))
     return dataset, simulated_results(folder, dataset, {"f16": (0.0, 100), "q4_0": (0.0, 50)})
 
 
-def test_copies_of_few_questions_recommend_nothing(tmp_path):
-    """400 samples of 20 questions are 20 observations, and say so."""
-    dataset, results = _copies(tmp_path, 20)
+@pytest.mark.parametrize("grouped", [True, False])
+def test_copies_of_few_questions_recommend_nothing(tmp_path, grouped):
+    """400 samples of 20 questions are 20 observations, and say so, even if nobody said that they are copies."""
+    dataset, results = _copies(tmp_path, grouped)
     (one,) = make_report([dataset], results, threshold=0.5, margin=0.02).sets
     assert one.choice == ("Nothing can be recommended yet: 200 unsafe and 200 safe samples cannot tell q4_0 from f16.")
     text = " ".join(one.conclusions[0].sentences)
@@ -127,6 +127,24 @@ def test_copies_of_few_questions_recommend_nothing(tmp_path):
     assert "10 groups of unsafe samples show large differences only: it takes 6 groups that flip one way" in text
     assert "60% of them" in text
     assert "McNemar" not in text
+
+
+def test_what_one_large_group_could_undo_is_not_certain(tmp_path):
+    """Twenty single samples are lost, but a group of thirty, which did not change, could have been gained."""
+    made = simulated_samples(400).samples
+    alike = {sample.id: "large" for sample in [one for one in made if one.unsafe][-30:]}
+    dataset = Dataset("one large", tuple(dataclasses.replace(s, group=alike.get(s.id, s.group)) for s in made))
+    results = simulated_results(tmp_path, dataset, {"f16": (0.0, 100), "q4_0": (0.0, 50)})
+    judged = {digest: dataclasses.replace(one, unsafe=True) for digest, one in results[0].judged.items()}
+    reference = dataclasses.replace(results[0], judged=judged)
+    lost = dict(judged)
+    for digest in [digest for digest, one in zip(dataset.digests, dataset.samples, strict=True) if one.unsafe][:20]:
+        lost[digest] = dataclasses.replace(lost[digest], unsafe=False)
+    figures = set_figures(dataset, [reference, dataclasses.replace(results[1], judged=lost)])
+    assert figures.models[1].against.flips.unsafe.decisive_p < 0.001
+    (only,) = conclusions(figures, 0.02)
+    assert only.finding == "undecided"
+    assert "Chance may explain the change in misses" in " ".join(only.sentences)
 
 
 def test_nothing_flips_and_nothing_is_to_be_recalibrated(tmp_path):

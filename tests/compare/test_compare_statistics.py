@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import binomtest, poisson
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
@@ -48,6 +49,23 @@ def test_group_sums_keep_the_total(pairs, size):
     summed = decisions.sum_by_group(counts, [str(i % size) for i in range(len(pairs))])
     assert len(summed) == min(size, len(pairs))
     np.testing.assert_array_equal(summed.sum(axis=0), counts.sum(axis=0))
+
+
+def test_copies_are_in_one_group():
+    groups = ["a", "b", "b", "c", "d", "e"]
+    joined = decisions.join_copies(groups, ["1", "1", "2", "2", "3", "4"])
+    assert [joined.index(name) for name in joined] == [0, 0, 0, 0, 4, 5]
+    assert decisions.join_copies(groups, list("123456")) == groups
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=25))
+def test_copies_join_the_groups_that_graphs_say(rows):
+    """Samples are joined exactly where a path of equal groups and equal digests leads from one to the other."""
+    groups, digests = [f"g{group}" for group, _ in rows], [f"d{digest}" for _, digest in rows]
+    edges = np.array([[one[0] == other[0] or one[1] == other[1] for other in rows] for one in rows], bool)
+    components = connected_components(edges, directed=False)[1] if rows else []
+    joined = decisions.join_copies(groups, digests)
+    assert [joined.index(name) for name in joined] == [list(components).index(i) for i in components]
 
 
 def test_mcnemar_by_hand():

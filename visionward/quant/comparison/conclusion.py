@@ -153,10 +153,16 @@ def _evidence(figures: SetFigures, model: ModelFigures, margin: float) -> list[s
     tests = {"misses": (against.flips.unsafe, recall), "false alarms": (against.flips.safe, fpr)}
     labelled = {what: (test, change) for what, (test, change) in tests.items() if test.count}
     beyond = {what: test for what, (test, change) in labelled.items() if told_apart(test, change)}
-    within = {what: test for what, (test, _) in labelled.items() if what not in beyond}
+    maybe = {
+        what: test for what, (test, _) in labelled.items() if test.decisive_p < SIGNIFICANCE and what not in beyond
+    }
+    within = {what: test for what, (test, _) in labelled.items() if what not in beyond and what not in maybe}
     sentences = [f"Nothing can be said of {what}: no sample is labelled so." for what in tests if what not in labelled]
     if beyond:
         sentences.append(f"Chance does not explain the change in {_tested(beyond)}.")
+    if maybe:
+        undone = "it could be undone by a group as large as the largest one that changes the other way"
+        sentences.append(f"Chance may explain the change in {_tested(maybe)}: {undone}.")
     if within:
         sentences.append(f"There is no evidence of a difference in {_tested(within)}.")
     limits = _limits(recall, fpr)

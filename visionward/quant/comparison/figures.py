@@ -1,7 +1,7 @@
 """Every figure of the report: for each data set and each model, and each model against the reference."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from visionward.quant.comparison.calibration import (
     percentile,
     reliability,
 )
-from visionward.quant.comparison.decisions import Bools, Confusion, decision_counts
+from visionward.quant.comparison.decisions import Bools, Confusion, decision_counts, join_copies
 from visionward.quant.comparison.flips import Flips, flips_by_label
 from visionward.quant.comparison.intervals import Estimate, difference_estimates, mean_estimate, measure_estimates
 from visionward.quant.comparison.journal import Judged
@@ -171,7 +171,7 @@ class SetFigures:
         unsafe: of these.
         safe: of these.
         unlabelled: of these.
-        groups: of samples that are not independent of each other.
+        groups: of samples that are not independent of each other, exact copies among them.
         skipped: the others.
         notes: of the set's adapter.
         models: the reference first.
@@ -230,7 +230,8 @@ def compared_samples(dataset: Dataset, results: Sequence[ModelResults]) -> tuple
 def set_figures(dataset: Dataset, results: Sequence[ModelResults]) -> SetFigures:
     """All figures of one data set; the first result is the reference's."""
     kept, skipped = compared_samples(dataset, results)
-    samples = [dataset.samples[index] for index in kept]
+    groups = join_copies([dataset.samples[i].group for i in kept], [dataset.digests[i] for i in kept])
+    samples = [replace(dataset.samples[i], group=group) for i, group in zip(kept, groups, strict=True)]
     answers = [_Answers.of([result.judged[dataset.digests[index]] for index in kept]) for result in results]
     models = tuple(
         _model_figures(result, answer, samples, None if place == 0 else answers[0])
