@@ -124,7 +124,9 @@ def test_copies_of_few_questions_recommend_nothing(tmp_path, grouped):
     assert one.choice == ("Nothing can be recommended yet: 200 unsafe and 200 safe samples cannot tell q4_0 from f16.")
     text = " ".join(one.conclusions[0].sentences)
     assert "recall changes by -36.9 to +36.9 and the false-positive rate by -36.9 to +36.9 points" in text
-    assert "10 groups of unsafe samples show large differences only: it takes 6 groups that flip one way" in text
+    assert (
+        "10 groups of unsafe samples show large differences only: it takes at least 6 groups that flip one way" in text
+    )
     assert "60% of them" in text
     assert "McNemar" not in text
 

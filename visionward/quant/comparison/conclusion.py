@@ -180,12 +180,14 @@ def _too_few(flips: Flips, margin: float) -> list[str]:
     if test.groups >= least / margin:
         return []
     share = f", {least / test.groups:.0%} of them" if least <= test.groups else ", more than there are"
+    one = test.groups == 1
+    shows = f"{'shows' if one else 'show'} large differences only"
     if test.grouped_p_value is None:
-        seen = f"{test.groups} {what} samples show large differences only: it takes {least} flips one way to be seen"
+        samples = f"{test.groups} {what} sample{'' if one else 's'}"
+        seen = f"{samples} {shows}: it takes {least} flips one way to be seen"
     else:
-        groups = f"{test.groups} group{'' if test.groups == 1 else 's'} of {what} samples"
-        shows = "shows" if test.groups == 1 else "show"
-        seen = f"{groups} {shows} large differences only: it takes {least} groups that flip one way to be seen"
+        groups = f"{test.groups} group{'' if one else 's'} of {what} samples"
+        seen = f"{groups} {shows}: it takes at least {least} groups that flip one way to be seen"
     return [f"{seen}{share}."]
 
 
