@@ -23,7 +23,6 @@ import zlib
 from base64 import b64decode
 from collections.abc import Iterator
 from io import BytesIO
-from pathlib import Path
 from typing import IO, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -32,6 +31,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from visionward.runtime.errors import ImageError
+from visionward.runtime.regular_file import open_regular
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -172,7 +172,7 @@ def _formats() -> tuple[str, ...]:
 
 def _decode_file(path: str | os.PathLike[str]) -> Image.Image:
     try:
-        stream = Path(path).open("rb")  # noqa: SIM115 - closed below; what fails there is another error
+        stream = open_regular(path)
     except OSError as cause:
         raise ImageError(f"{os.fspath(path)}: {cause.strerror or cause}") from cause
     except ValueError as cause:  # a NUL in the name
