@@ -10,11 +10,17 @@ from visionward.runtime.errors import ImageError
 from visionward.runtime.process_memory import anonymous_bytes
 from visionward.runtime.processor import read_memory
 
-# Bytes a pixel, measured as the peak of decoding and cutting into tiles.
-_BYTES_PER_PIXEL = {"JPEG": 5}
-_LARGEST = 30
-# Strips, tiles and what the decoders keep whatever the size.
-_BASE_BYTES = 64 * 2**20
+# Bytes a pixel: the most that was measured for any kind of picture of a format while it was decoded, converted and cut
+# into tiles. Pillow keeps RGB in four bytes, and what is converted is there twice. Progressive JPEG keeps coefficients,
+# WebP and AVIF planes and copies, JPEG 2000 integers, and an animation its canvas three times.
+_BYTES_PER_PIXEL = {
+    **dict.fromkeys(("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "ICO", "QOI"), 8),
+    **dict.fromkeys(("progressive", "TIFF", "PPM"), 12),
+    **dict.fromkeys(("WEBP", "animation"), 20),
+}
+_LARGEST = 26
+# What no image is refused for: the tower takes more for its tiles.
+_NEGLIGIBLE = 64 * 2**20
 
 
 class DecodingRoom:
@@ -57,9 +63,11 @@ class DecodingRoom:
             raise ImageError(f"too many pixels: {width} x {height} is {pixels}, the limit is {most}")
         if self._limit is None:
             return
-        needed = pixels * _BYTES_PER_PIXEL.get(kind or image.format or "", _LARGEST) + _BASE_BYTES
+        if kind is None:
+            kind = "progressive" if image.info.get("progressive") else image.format
+        needed = pixels * _BYTES_PER_PIXEL.get(kind or "", _LARGEST)
         left = max(self._limit - (anonymous_bytes() or 0), 0)
-        if needed > left:
+        if needed > max(left, _NEGLIGIBLE):
             raise ImageError(
                 f"decoding {width} x {height} pixels takes some {_mib(needed)}, and of the memory limit of "
                 f"{_mib(self._limit)} {_mib(left)} are left: give a smaller image or raise the limit"

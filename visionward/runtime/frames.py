@@ -23,7 +23,7 @@ from visionward.runtime.decoding_room import DecodingRoom
 from visionward.runtime.errors import ImageError
 from visionward.runtime.gif_file import read_gif
 from visionward.runtime.png_file import read_png
-from visionward.runtime.rendering import WHITE, Rendering, to_rgba
+from visionward.runtime.rendering import BLACK, WHITE, Rendering, is_transparent, to_rgba
 
 MOST_FRAMES = 10_000
 MOST_PIXELS = 2**31  # half a minute of decoding
@@ -65,6 +65,14 @@ class Picture:
             ImageError: it has no pixels, or values of no known range.
         """
         return Rendering.of(self.image, background, self.upright, self.colours.to_srgb)
+
+    def renderings(self) -> list[Rendering]:
+        """On white, and where it is transparent on black: nobody knows what a viewer puts behind it.
+
+        Raises:
+            ImageError: it has no pixels, or values of no known range.
+        """
+        return [self.rendering(one) for one in ((WHITE, BLACK) if is_transparent(self.image) else (WHITE,))]
 
 
 class Frames(Protocol):

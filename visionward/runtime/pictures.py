@@ -7,12 +7,13 @@ alike once they are cut into tiles are one.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from PIL import Image
+
 from visionward.runtime.decoding_room import DecodingRoom
 from visionward.runtime.frames import Frames
 from visionward.runtime.images import ImageSource, decoding, opened
 from visionward.runtime.mmproj_format import VisionConfig
 from visionward.runtime.preprocess import Tiles, tile_image
-from visionward.runtime.rendering import BLACK, WHITE, is_transparent
 from visionward.runtime.verdict import FrameCount
 
 # An animation of a few seconds is looked at every half second, and its frames mostly fit into one tile: the eight cost
@@ -73,8 +74,7 @@ class Pictures:
     def _cut(self, frames: Frames, index: int) -> list[Tiles]:
         picture = frames.picture(index)
         self._note(*picture.colours.notes)
-        backgrounds = (WHITE, BLACK) if is_transparent(picture.image) else (WHITE,)
-        cut = [tile_image(picture.rendering(background), self._config) for background in backgrounds]
+        cut = [tile_image(rendering, self._config) for rendering in picture.renderings()]
         if len({tiles.digest for tiles in cut}) > 1:
             self._note("the picture is transparent in places: it was judged on white and on black.")
         fresh = []
@@ -91,6 +91,21 @@ class Pictures:
 
     def _note(self, *notes: str) -> None:
         self.notes = tuple(dict.fromkeys((*self.notes, *notes)))
+
+
+def whole_pictures(source: ImageSource) -> list[Image.Image]:
+    """The same pictures in RGB, not cut into tiles: for other models that are asked what the guard is asked.
+
+    Raises:
+        ImageError: if the image or one of the frames to judge cannot be used.
+    """
+    with decoding(source), opened(source, DecodingRoom()) as frames:
+        shown = [
+            rendering.whole().copy()
+            for index in frames.chosen(DEFAULT_FRAMES)
+            for rendering in frames.picture(index).renderings()
+        ]
+    return list({(picture.size, picture.tobytes()): picture for picture in shown}.values())
 
 
 def first_picture(source: ImageSource, config: VisionConfig, room: DecodingRoom) -> Tiles:
