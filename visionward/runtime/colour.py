@@ -3,16 +3,18 @@
 What is sRGB already is left as it is, bit for bit: no profile, PNG's sRGB chunk, and every profile that changes no
 colour by more than rounding does, whoever made it. The rest follows what browsers do:
 
-- A profile is applied with perceptual intent, by LittleCMS. It is for the kind of colours that the picture has; a grey
-  picture may have an RGB profile. Any other, and one that is damaged, is ignored, with a note.
+- A profile is applied by LittleCMS, relative to its white, without black point compensation. It is for the kind of
+  colours that the picture has; a grey picture may have an RGB profile. Any other, and one that is damaged, is ignored,
+  with a note.
 - PNG's cHRM counts only together with gAMA. A gAMA within 5 % of 1/2.2 stands for sRGB's curve, as in libpng.
 - An ICC profile comes before PNG's sRGB chunk, and both before gAMA and cHRM (PNG specification, third edition, 4.3).
 """
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,25 +38,8 @@ _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0
 _D50 = np.array([0.9642, 1.0, 0.8249])
 
 
-@dataclass(frozen=True, eq=False)
-class ToSrgb:
-    """A conversion to sRGB.
-
-    Attributes:
-        mode: what it takes: ``RGB``, ``L`` or ``CMYK``.
-        transform: LittleCMS's.
-    """
-
-    mode: str
-    transform: ImageCms.ImageCmsTransform
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """An image without transparency in sRGB."""
-        given = image if image.mode == self.mode else image.convert(self.mode)
-        converted = ImageCms.applyTransform(given, self.transform)
-        if converted is None:  # only where the result goes into the image itself
-            raise ValueError("the colours could not be converted")
-        return converted
+# Makes an image without transparency one in sRGB.
+ToSrgb: TypeAlias = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,16 +101,27 @@ def _by_gamma(gamma: float, chromaticities: tuple[float, ...]) -> Colours:
 
 
 def _conversion(profile: ImageCms.ImageCmsProfile, kind: str) -> ToSrgb | None:
-    """The conversion from a profile; None if it is sRGB's own."""
-    transform = ImageCms.buildTransform(
-        profile, ImageCms.createProfile("sRGB"), kind, "RGB", ImageCms.Intent.PERCEPTUAL
-    )
-    conversion = ToSrgb(kind, transform)
-    if kind == "CMYK":
-        return conversion
+    """The conversion from a profile for ``RGB``, ``L`` or ``CMYK``; None if it is sRGB's own."""
+    # Greys go through a table of 256: LittleCMS's own shortcut for them is off by 9 levels in the dark.
+    flags = ImageCms.Flags.NOOPTIMIZE if kind == "L" else ImageCms.Flags.NONE
+    target, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+    transform = ImageCms.buildTransform(profile, target, kind, "RGB", intent, flags)
+
+    def convert(image: Image.Image) -> Image.Image:
+        converted = ImageCms.applyTransform(image if image.mode == kind else image.convert(kind), transform)
+        if converted is None:  # only where the result goes into the image itself
+            raise ValueError("the colours could not be converted")
+        return converted
+
+    # Of a table the probe would see some entries only; curves and a matrix it sees whole.
+    if kind == "CMYK" or any(as_input for as_input, *_ in profile.profile.clut.values()):
+        return convert
     probe = _probe(kind)
-    before, after = np.asarray(probe.convert("RGB"), np.int16), np.asarray(conversion(probe), np.int16)
-    return None if np.abs(after - before).max() <= _ROUNDING else conversion
+    before, after = np.asarray(probe.convert("RGB"), np.int16), np.asarray(convert(probe), np.int16)
+    if np.abs(after - before).max() <= _ROUNDING:
+        return None
+    table = after[0].T.ravel().tolist()
+    return (lambda image: image.convert("L").convert("RGB").point(table)) if kind == "L" else convert
 
 
 def _probe(kind: str) -> Image.Image:

@@ -9,6 +9,7 @@ from visionward.runtime.animation import AnimationFrame, Disposal
 from visionward.runtime.errors import ImageError
 
 _TRAILER, _EXTENSION, _IMAGE, _GRAPHIC_CONTROL = b";", b"!", b",", b"\xf9"
+_PADDING = b"\0"  # which some encoders leave behind a frame
 _HAS_TABLE, _TABLE_SIZE = 0x80, 0x07
 _DISPOSALS = {2: Disposal.CLEAR, 3: Disposal.RESTORE, 4: Disposal.RESTORE}  # 4: what some encoders wrote for 3
 
@@ -45,7 +46,7 @@ def read_gif(stream: BinaryIO, most_frames: int) -> GifFile:
         most_frames: to read; a file with more is refused.
 
     Raises:
-        ImageError: there are more frames, or none, or the file ends inside of one.
+        ImageError: there are more frames, or none, the file ends inside of one, or there is something between them.
     """
     stream.seek(0)
     header = stream.read(13)
@@ -55,17 +56,18 @@ def read_gif(stream: BinaryIO, most_frames: int) -> GifFile:
     table = _table(stream, header[10])
     frames: list[AnimationFrame] = []
     control = _Control()
-    # Other bytes between the blocks are skipped: some viewers stop there, others go on.
     while (block := stream.read(1)) not in (b"", _TRAILER):
         if block == _EXTENSION:
             label, content = stream.read(1), _sub_blocks(stream, keep=True)
-            if label == _GRAPHIC_CONTROL and len(content) > 5:
+            if label == _GRAPHIC_CONTROL and len(content) >= 5:
                 control = _Control(content[1:5])
         elif block == _IMAGE:
             if len(frames) == most_frames:
                 raise ImageError(f"the animation has more than {most_frames} frames")
             frames.append(_frame(stream, header, table, control))
             control = _Control()
+        elif block != _PADDING:  # where something else comes some viewers stop, and others look for the next block
+            raise ImageError(f"the GIF file is damaged: a block begins with {block!r}")
     if not frames:
         raise ImageError("the GIF file has no frame")
     first = frames[0]
