@@ -18,17 +18,19 @@ import numpy.typing as npt
 from visionward.runtime import abi
 from visionward.runtime.cross_attention import CrossAttention, ImageMemory
 from visionward.runtime.decoder import ANSWER_ROOM, Decoder
+from visionward.runtime.decoding_room import DecodingRoom
 from visionward.runtime.device import Device, gpu_devices, physical_cores
 from visionward.runtime.errors import ConversationError, ImageError
 from visionward.runtime.graph import Allocator, ProductObserver, read
 from visionward.runtime.image_cache import CacheStatistics, ImageCache
-from visionward.runtime.images import ImageSource, decode_image
+from visionward.runtime.images import ImageSource
 from visionward.runtime.mmproj_weights import MmprojWeights
 from visionward.runtime.onnx_tower import OnnxTower
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER
 from visionward.runtime.packed_kernels import Kernels, check_packed_kernels
 from visionward.runtime.pair_files import PairFiles
-from visionward.runtime.preprocess import Tiles, tile_image
+from visionward.runtime.pictures import DEFAULT_FRAMES, Pictures, first_picture
+from visionward.runtime.preprocess import Tiles
 from visionward.runtime.text_model import TextModel
 from visionward.runtime.vision_backend import BackendChoice, VisionOptions, choose_backend, load_session
 from visionward.runtime.vision_memory import room_for_tower
@@ -76,7 +78,8 @@ class Engine:
             ``auto`` takes the fastest that is installed, has an exported tower to run, and fits into the memory limit.
         onnx_tower: the exported tower; one beside the mmproj file that belongs to it unless given.
         onnx_provider: what ONNX Runtime computes with, by its own name.
-        memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit.
+        memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit; an image whose
+            decoding would not is refused.
 
     Raises:
         ModelFileError: if a file is missing, damaged or of another kind, or the two do not belong together.
@@ -120,6 +123,7 @@ class Engine:
             onnx_provider,
             memory_limit,
         )
+        self._room = DecodingRoom(memory_limit)
         self._worker = Worker()
         self._stack = ExitStack()
         self._close = weakref.finalize(self, _close, self._worker, self._stack)
@@ -225,13 +229,25 @@ class Engine:
             self._allocator.observer = None
             self.decoder.observe(None)
 
+    def pictures(self, image: ImageSource, frames: int = DEFAULT_FRAMES) -> Pictures:
+        """Everything that has to be judged of an image, cut into tiles: iterate over it once.
+
+        Args:
+            image: the image.
+            frames: the most to judge of an animation, or pages of a document.
+        """
+        return Pictures(image, self.config.vision, frames, self._room)
+
     def tile(self, image: ImageSource) -> Tiles:
-        """Decode an image and cut it into tiles.
+        """Decode the first picture of an image alone, on white where it is transparent, and cut it into tiles.
+
+        That is what the reference implementations see, for comparing with them. To judge an image is to judge all its
+        `pictures`.
 
         Raises:
             ImageError: if it cannot be used.
         """
-        return tile_image(decode_image(image), self.config.vision)
+        return first_picture(image, self.config.vision, self._room)
 
     def remember(self, tiles: Tiles) -> ImageMemory:
         """For jobs: encode an image and keep what the cross-attention layers read of it. The caller closes it."""
@@ -260,6 +276,8 @@ class Engine:
     def encode_image(self, image: ImageSource | Tiles) -> npt.NDArray[np.float32]:
         """The projected vision features of an image: float32 (real tiles, tokens a tile, decoder width).
 
+        Of an image with several frames those of the first alone, as `tile` says.
+
         Raises:
             ImageError: if the image cannot be used.
             ComputeError: if memory does not suffice or the device fails.
@@ -283,7 +301,7 @@ class Engine:
         Args:
             tokens: token ids; with an image, exactly one of them is ``<|image|>``. Its row and those after it see
                 the image.
-            image: an image, or one that is already cut into tiles.
+            image: an image (of several frames the first alone, as `tile` says), or one that is already cut into tiles.
 
         Raises:
             ImageError: if the image cannot be used.
