@@ -289,6 +289,7 @@ def test_a_real_pair(tmp_path, dataset, pairs):
     assert reference.judged[damaged].unsafe is None
     assert reference.judged[picture].kl is None
     assert reference.judged[picture].peak_bytes > 1e7
+    assert 0 < reference.judged[picture].processors < 2
     assert set(reference.judged[picture].times_ms) == {"preprocess", "vision", "prefill", "decode", "total"}
     journal = Journal(tmp_path, "f32", guard_run.journal_key(pairs[0], SETTINGS, None))
     arrays = arrays_of(journal)
