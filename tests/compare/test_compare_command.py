@@ -81,7 +81,7 @@ def test_a_candidate_that_cannot_be_opened_is_an_error(data, pairs, tmp_path):
         *("--candidate", f"bad={text},{text}", "--out", out, "--threads", 1),
     )
     assert result.exit_code == 2
-    assert "nothing was judged, because 1 of 3 pairs cannot be used: bad: " in result.stderr
+    assert "nothing was judged, because 1 of 2 candidates cannot be used: bad: " in result.stderr
     assert _journal_lines(out / "work") == 0
     assert not (out / "report.json").exists()
 

@@ -183,6 +183,34 @@ def test_times_within_their_noise_are_no_difference(tmp_path, factor, sentence):
     assert re.search(sentence, " ".join(conclusions(figures, 0.02)[0].sentences))
 
 
+def test_times_of_a_model_that_was_held_up_are_not_compared(tmp_path):
+    """Other programs took two thirds of one model's processor time, evenly, so that the spread does not show it."""
+    dataset = simulated_samples(60)
+    base, other = simulated_results(tmp_path, dataset, {"f16": (0.0, 100), "q8_0": (0.0, 50)})
+
+    def had(result, processors, factor):
+        judged = {
+            digest: dataclasses.replace(
+                one, processors=processors, times_ms={"total": base.judged[digest].times_ms["total"] * factor}
+            )
+            for digest, one in result.judged.items()
+        }
+        return dataclasses.replace(result, judged=judged)
+
+    def said(*results):
+        figures = set_figures(dataset, results)
+        return figures.models[1].against.time_ratio.value, " ".join(conclusions(figures, 0.02)[0].sentences)
+
+    ratio, text = said(had(base, 1.95, 1), had(other, 0.65, 3))
+    assert ratio is None
+    assert re.search(r"times of a verdict \(.+ and .+\) cannot be compared, because other programs held up one", text)
+    assert "in place of 1.4 s" not in text
+    for processors in ((1.95, 1.9), (0.65, 0.65)):
+        ratio, text = said(had(base, processors[0], 1), had(other, processors[1], 3))
+        assert ratio == pytest.approx(3)
+        assert re.search("verdict takes .+ in place of", text)
+
+
 def test_samples_without_labels(tmp_path):
     labelled = simulated_samples(12)
     dataset = Dataset("u", tuple(dataclasses.replace(s, unsafe=None, categories=None) for s in labelled.samples))

@@ -289,6 +289,7 @@ def test_a_real_pair(tmp_path, dataset, pairs):
     assert reference.judged[damaged].unsafe is None
     assert reference.judged[picture].kl is None
     assert reference.judged[picture].peak_bytes > 1e7
+    assert 0 < reference.judged[picture].processors < 2
     assert set(reference.judged[picture].times_ms) == {"preprocess", "vision", "prefill", "decode", "total"}
     journal = Journal(tmp_path, "f32", guard_run.journal_key(pairs[0], SETTINGS, None))
     arrays = arrays_of(journal)
@@ -414,15 +415,17 @@ def _odd_plan(tmp_path, monkeypatch, process, *names):
     return _plan(tmp_path / "work", dataset, (reference, reference), candidates=tuple(candidates)), dataset
 
 
-def test_every_pair_is_opened_before_the_first_sample(tmp_path, monkeypatch):
+def test_every_candidate_is_opened_before_the_first_sample(tmp_path, monkeypatch):
     plan, _ = _odd_plan(tmp_path, monkeypatch, odd_processes.opening_guard, "f16", "good", "bad", "worse bad")
     progress = Recorder()
-    with pytest.raises(ComputeError, match=r"nothing was judged, because 2 of 4 pairs .* bad: .*no good; worse bad: "):
+    with pytest.raises(
+        ComputeError, match=r"nothing was judged, because 2 of 3 candidates .* bad: .*no good; worse bad: "
+    ):
         judge_all(plan, progress)
     assert progress.begun == []
     assert not any(b"judged" in path.read_bytes() for path in plan.work.glob("*.jsonl"))
     monkeypatch.setattr(guard_run, "run_guard", odd_processes.dying_guard)
-    with pytest.raises(ComputeError, match=r"f16: the process died \(exit code 9\) while it loaded the model"):
+    with pytest.raises(ComputeError, match=r"good: the process died \(exit code 9\) while it loaded the model"):
         judge_all(plan, progress)
 
 
@@ -444,7 +447,7 @@ def test_an_endpoint_that_cannot_be_asked_is_found_first(tmp_path, monkeypatch):
 
 
 def test_a_reference_that_cannot_be_used_ends_it(tmp_path, dataset, pairs):
-    with pytest.raises(ComputeError, match="nothing was judged, because 1 of 2 pairs cannot be used: mixed: "):
+    with pytest.raises(ComputeError, match="the reference mixed cannot be run: "):
         judge_all(_plan(tmp_path, dataset, (GuardFiles("mixed", pairs[0].mmproj, pairs[0].text), pairs[1])), Silent())
     missing = dataclasses.replace(pairs[1], text=tmp_path / "missing.gguf")
     with pytest.raises(ModelFileError, match=r"missing\.gguf"):

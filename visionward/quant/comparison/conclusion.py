@@ -218,7 +218,10 @@ def _savings(reference: ModelFigures, model: ModelFigures) -> list[str]:
     times = mine.latency.get("total"), theirs.latency.get("total")
     if times[0] and times[1] and model.against is not None:
         both = duration(times[0].p50), duration(times[1].p50)
-        if exceeds_noise(model.against.time_ratio):
+        if model.against.held_up:
+            why = "because other programs held up one of the two models"
+            parts.append(f"the times of a verdict ({both[0]} and {both[1]}) cannot be compared, {why}")
+        elif exceeds_noise(model.against.time_ratio):
             parts.append(f"a verdict takes {both[0]} in place of {both[1]}")
         else:
             parts.append(f"a verdict takes as long, within the noise of these measurements ({both[0]} and {both[1]})")

@@ -19,7 +19,7 @@ from visionward.quant.comparison.intervals import Estimate, difference_estimates
 from visionward.quant.comparison.journal import Judged
 from visionward.quant.comparison.judging import ModelResults
 from visionward.quant.comparison.models import GuardFiles, file_size
-from visionward.quant.comparison.times import ratio_estimate
+from visionward.quant.comparison.times import equally_free, ratio_estimate
 from visionward.quant.datasets import Dataset
 from visionward.quant.samples import Sample
 
@@ -47,6 +47,7 @@ class Cost:
         latency: by stage, over the samples of the set.
         device: what computed.
         threads: CPU threads.
+        processors: how many processors' time a verdict had, in the median; None where it is not known.
     """
 
     text_bytes: int | None
@@ -57,6 +58,7 @@ class Cost:
     latency: Mapping[str, Latency]
     device: str | None
     threads: int | None
+    processors: float | None
 
     @property
     def total_bytes(self) -> int | None:
@@ -97,7 +99,8 @@ class AgainstReference:
         feature_error: median relative error of the vision features.
         feature_images: images that it was measured on.
         threshold: those that give the reference's false-positive rate.
-        time_ratio: time of a verdict over the reference's, on the same samples.
+        held_up: other programs took processor time from this model or from the reference; times cannot be compared.
+        time_ratio: time of a verdict over the reference's, on the same samples; not given where one was held up.
     """
 
     differences: Mapping[str, Estimate]
@@ -111,6 +114,7 @@ class AgainstReference:
     feature_error: float | None
     feature_images: int
     threshold: Threshold | None
+    held_up: bool
     time_ratio: Estimate
 
 
@@ -312,7 +316,12 @@ def _cost(result: ModelResults, judged: Sequence[Judged]) -> Cost:
         latency=latency,
         device=None if loaded is None else loaded.device,
         threads=None if loaded is None else loaded.threads,
+        processors=_processors(judged),
     )
+
+
+def _processors(judged: Sequence[Judged]) -> float | None:
+    return percentile([one.processors for one in judged if one.processors is not None], 50)
 
 
 def _totals(judged: Sequence[Judged]) -> list[float | None]:
@@ -340,6 +349,14 @@ def _against(
     errors = [one.logit_error for one in answers.judged if one.logit_error is not None]
     feature_errors = [one.error for one in result.features if one.error is not None]
     change = answers.scores - reference.scores
+    # What a GPU does takes no processor time.
+    on_cpu = bool(result.loads) and result.loads[-1].device == "CPU"
+    held_up = on_cpu and not equally_free(_processors(answers.judged), _processors(reference.judged))
+    timed = [
+        (own, theirs)
+        for own, theirs in zip(_totals(answers.judged), _totals(reference.judged), strict=True)
+        if own is not None and theirs is not None
+    ]
     return AgainstReference(
         differences=difference_estimates(reference_counts, counts, known_groups),
         flips=flips_by_label(reference.decisions, answers.decisions, [sample.unsafe for sample in samples], groups),
@@ -358,11 +375,6 @@ def _against(
             Confusion.of(counts),
             Confusion.of(reference_counts),
         ),
-        time_ratio=ratio_estimate(
-            [
-                (own, theirs)
-                for own, theirs in zip(_totals(answers.judged), _totals(reference.judged), strict=True)
-                if own is not None and theirs is not None
-            ]
-        ),
+        held_up=held_up,
+        time_ratio=Estimate(None) if held_up else ratio_estimate(timed),
     )

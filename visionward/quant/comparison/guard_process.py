@@ -132,6 +132,7 @@ class _Judge:
     def judge(self, item: Item) -> Judged:
         task, seen = self._task, []
         known = self._guard.engine.image_cache.hits
+        busy, started = time.process_time(), time.perf_counter()
         try:
             verdict = self._guard.classify(
                 item.sample.conversation,
@@ -143,6 +144,7 @@ class _Judge:
             return Judged(item.digest, reason=f"the computation failed: {error}", peak_bytes=peak_bytes())
         except VisionwardError as error:
             return Judged(item.digest, reason=str(error), peak_bytes=peak_bytes())
+        processors = (time.process_time() - busy) / (time.perf_counter() - started)
         # An image that the cache knew costs no time to look at, which would flatter the model.
         cached = self._guard.engine.image_cache.hits > known
         stages = ("prefill", "decode") if cached else ("preprocess", "vision", "prefill", "decode", "total")
@@ -154,6 +156,7 @@ class _Judge:
             categories=tuple(category.code for category in verdict.categories),
             no_answer=verdict.unsafe and verdict.answer_mass < 0.5,
             times_ms={stage: getattr(verdict.timings_ms, stage) for stage in stages},
+            processors=processors,
             tiles=verdict.tiles,
             prompt_tokens=verdict.tokens.prompt,
             peak_bytes=peak_bytes(),

@@ -28,6 +28,7 @@ class Judged:
         no_answer: the model answered something else, which counts as unsafe.
         times_ms: stages to milliseconds: preprocess, vision, prefill, decode, total; without the first two and the last
             where the image was known from the sample before.
+        processors: processor time of the whole judgement over its elapsed time; None where it is not known.
         tiles: of the image.
         prompt_tokens: of the prompt.
         kl: divergence of the first-token distribution from the reference's, in nats.
@@ -43,6 +44,7 @@ class Judged:
     reason: str | None = None
     no_answer: bool = False
     times_ms: Mapping[str, float] | None = None
+    processors: float | None = None
     tiles: int = 0
     prompt_tokens: int = 0
     kl: float | None = None

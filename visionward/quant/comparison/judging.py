@@ -82,12 +82,12 @@ class ModelResults:
 def judge_all(plan: Plan, progress: Progress) -> list[ModelResults]:
     """Run every model over every sample that it has not judged yet; the reference comes first.
 
-    Every pair that has something to do is opened before the first sample is judged: a file that cannot be used is
+    Every candidate that has something to do is opened before the first sample is judged: a file that cannot be used is
     better known now than after a night.
 
     Raises:
         DataError: if another comparison works in the same folder, or an endpoint cannot be asked so.
-        ComputeError: if a pair cannot be opened, or the reference cannot be run.
+        ComputeError: if a candidate cannot be opened, or the reference cannot be run.
         ModelFileError: if a file is missing.
     """
     check_names((plan.reference, *plan.candidates, *plan.endpoints))
@@ -107,7 +107,7 @@ def _judge_all(plan: Plan, samples: Mapping[str, Sample], progress: Progress) ->
     journals = [reference, *(journal for _, journal in pairs)]
     needed = {digest for _, journal in pairs for digest in left_to_do(samples, plan.settings, journal)}
     again = missing_arrays(reference, samples, plan.settings, needed)
-    _open_all(plan, samples, [(plan.reference, reference), *pairs], again, progress)
+    _open_candidates(plan, samples, pairs, progress)
     _note_arrays(plan, samples, reference, again, progress)
     try:
         results = [_run_pair(plan, plan.reference, samples, reference, None, progress, again)]
@@ -152,28 +152,22 @@ def _note_damage(journal: Journal, progress: Progress) -> None:
         progress.note(f"{journal.path}: {lines} damaged and not used; what is missing is judged again")
 
 
-def _open_all(
-    plan: Plan,
-    samples: Mapping[str, Sample],
-    pairs: list[tuple[GuardFiles, Journal]],
-    again: frozenset[str],
-    progress: Progress,
+def _open_candidates(
+    plan: Plan, samples: Mapping[str, Sample], pairs: list[tuple[GuardFiles, Journal]], progress: Progress
 ) -> None:
-    """Open every pair that has something to do."""
-    busy = [
-        files
-        for files, journal in pairs
-        if left_to_do(samples, plan.settings, journal) or (files is plan.reference and again)
-    ]
+    """Open every candidate that has something to do; the reference is the first to judge, and so is opened then."""
     failed = {}
-    for files in busy:
+    for files, journal in pairs:
+        if not left_to_do(samples, plan.settings, journal):
+            continue
         progress.note(f"opening {files.name}")
         reason = open_guard(files, plan.settings)
         if reason is not None:
             failed[files.name] = reason
     if failed:
         reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failed.items())
-        raise ComputeError(f"nothing was judged, because {len(failed)} of {len(pairs)} pairs cannot be used: {reasons}")
+        which = f"{len(failed)} of {len(pairs)} candidates cannot be used"
+        raise ComputeError(f"nothing was judged, because {which}: {reasons}")
 
 
 def _note_arrays(

@@ -10,6 +10,8 @@ from visionward.quant.comparison.intervals import CONFIDENCE, Estimate
 _BATCHES = 10
 # What two runs of one program differ by although the times of each agree: clock rates, caches, what else runs.
 BETWEEN_RUNS = 0.05
+# A model that had so much less processor time a second than another was held up by other programs.
+_HELD_UP = 0.1
 
 
 def ratio_estimate(pairs: Sequence[tuple[float, float]]) -> Estimate:
@@ -42,3 +44,16 @@ def exceeds_noise(ratio: Estimate) -> bool:
     if ratio.low is None or ratio.high is None:
         return False
     return ratio.low > 1 + BETWEEN_RUNS or ratio.high < 1 / (1 + BETWEEN_RUNS)
+
+
+def equally_free(one: float | None, other: float | None) -> bool:
+    """Whether two models that compute on the CPU had the same processor time a second.
+
+    If not, other programs took some of it from one of them, for as long as its whole run perhaps, which the spread of
+    its times does not show.
+
+    Args:
+        one: processors that the one had; None where it is not known.
+        other: those of the other.
+    """
+    return one is None or other is None or min(one, other) >= (1 - _HELD_UP) * max(one, other)
