@@ -9,14 +9,15 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from visionward.quant.imatrix_file import Imatrix, read_imatrix
-from visionward.quant.mmproj_quantizer import MmprojQuantizer
-from visionward.quant.output_file import part_files, prepare_folder
+from visionward.quant.mmproj_quantizer import MmprojQuantizer, can_have
+from visionward.quant.output_file import GGUF, Outputs, part_files, prepare_folder
 from visionward.quant.rows import usable_cores
 from visionward.quant.tensor_types import EMBEDDING_TABLES, RECIPES, UNQUANTIZED, Recipe, TypeOverride
 from visionward.quant.text_quantizer import TextJob, quantize_text
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import ModelFileError, QuantizeError
 from visionward.runtime.gguf_header import GgufHeader, StoredTensor
+from visionward.runtime.mmproj_file import check_tensors, read_config
 from visionward.runtime.text_model import ARCHITECTURE as TEXT_ARCHITECTURE
 
 # Is told when a tensor is begun: bytes of the source that are done, bytes in all, the tensor.
@@ -52,11 +53,12 @@ def quantize_file(
     threads: int | None = None,
     overrides: Sequence[TypeOverride] = (),
     allow_requantize: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> QuantizedFile:
     """Quantize a text file or an mmproj file.
 
-    The new file is written aside and gets its name when it is complete, replacing an older one.
+    The new file is written aside and gets its name when it is complete.
 
     Args:
         source: the file, of type f32, f16 or bf16.
@@ -64,20 +66,22 @@ def quantize_file(
         kind: a name of ``RECIPES``.
         imatrix: an importance matrix, as ``visionward imatrix`` or llama.cpp's tools write it.
         threads: that compute; all cores unless given.
-        overrides: types by tensor name, the first that matches counts.
+        overrides: types by tensor name, the first that matches counts. In an mmproj file one that the runtime could not
+            load a tensor with is passed over, and a note says so.
         allow_requantize: take a source that is quantized already, too.
+        overwrite: replace a GGUF file that has the new one's name.
         progress: is told how far it is.
 
     Raises:
         ModelFileError: if the source is missing, damaged, or neither of the two kinds.
         QuantizeError: if it cannot be quantized so.
-        OutputError: if the new file cannot be written.
+        OutputError: if the new file cannot be written, or something is there that must not be replaced.
     """
     recipe = find_recipe(kind)
     header = GgufHeader(source)
     is_text = _is_text(header)
-    if target.exists() and target.samefile(source):
-        raise QuantizeError(f"{source} cannot be replaced by its own quantization: choose another name.")
+    outputs = Outputs((target,), GGUF, (source,) if imatrix is None else (source, imatrix), overwrite)
+    outputs.check()
     _check_source(header, allow_requantize=allow_requantize)
     _check_overrides(header, overrides, recipe, is_text=is_text)
     if imatrix is not None and not recipe.quantizes:
@@ -88,7 +92,7 @@ def quantize_file(
     origin = None if matrix is None else matrix.source
     on_tensor = _Counter(header, progress).begin
     prepare_folder(target.parent, 0)
-    with part_files(target) as (part,):
+    with part_files(outputs) as (part,):
         if is_text:
             job = TextJob(
                 source=str(source),
@@ -114,13 +118,17 @@ def quantize_file(
             quantizer.write(part.file, on_tensor)
             part.file.flush()
         result = GgufHeader(part.path)
-        _check_result(header, result)
+        _check_result(header, result, is_text=is_text)
     return QuantizedFile(
         path=target,
         source_nbytes=_nbytes(header),
         nbytes=_nbytes(result),
         types=_types(result),
-        notes=(*nearest_notes(result, recipe), *_importance_notes(result, importance)),
+        notes=(
+            *nearest_notes(result, recipe),
+            *([] if is_text else _passed_over_notes(result, overrides)),
+            *_importance_notes(result, importance),
+        ),
     )
 
 
@@ -188,8 +196,17 @@ def _is_matrix(tensor: StoredTensor) -> bool:
 
 def _check_overrides(header: GgufHeader, overrides: Sequence[TypeOverride], recipe: Recipe, *, is_text: bool) -> None:
     for override in overrides:
-        if not any(_is_matrix(tensor) and override.matches(tensor.name) for tensor in header.tensors.values()):
+        matrices = [
+            tensor for tensor in header.tensors.values() if _is_matrix(tensor) and override.matches(tensor.name)
+        ]
+        if not matrices:
             raise QuantizeError(f"{override.pattern!r} matches the name of no matrix in {header.path}.")
+        if not is_text and not any(can_have(tensor, override) for tensor in matrices):
+            names = _listed([tensor.name for tensor in matrices])
+            raise QuantizeError(
+                f"{override.pattern!r} matches only what cannot be loaded with the type {override.element_type.name} "
+                f"in {header.path}: {names} can be f32, f16 or bf16."
+            )
     if overrides and is_text and not recipe.quantizes:
         raise QuantizeError(
             f"llama.cpp takes types by tensor name only together with a quantized type, and {recipe.name} is none."
@@ -210,11 +227,14 @@ def _importance(header: GgufHeader, matrix: Imatrix, path: Path | None) -> dict[
     return found
 
 
-def _check_result(source: GgufHeader, result: GgufHeader) -> None:
+def _check_result(source: GgufHeader, result: GgufHeader, *, is_text: bool) -> None:
+    """See that nothing was left out, and that the runtime loads it; llama.cpp writes only what it loads."""
     expected = {name: tensor.shape for name, tensor in source.tensors.items()}
     found = {name: tensor.shape for name, tensor in result.tensors.items()}
     if found != expected:
         raise QuantizeError(f"the quantizer wrote other tensors than {source.path} has: nothing was kept.")
+    if not is_text:
+        check_tensors(result, read_config(result))
 
 
 def _matrices(count: int) -> str:
@@ -239,6 +259,23 @@ def nearest_notes(result: GgufHeader, recipe: Recipe) -> list[str]:
         f"{_listed(names)}."
         for (length, kind), names in groups.items()
     ]
+
+
+def _passed_over_notes(result: GgufHeader, overrides: Sequence[TypeOverride]) -> list[str]:
+    """Which tensors of an mmproj file cannot have the type that was asked for by name."""
+    notes = []
+    for override in overrides:
+        names = [
+            tensor.name
+            for tensor in result.tensors.values()
+            if _is_matrix(tensor) and override.matches(tensor.name) and not can_have(tensor, override)
+        ]
+        if names:
+            notes.append(
+                f"{override.pattern}={override.element_type.name.lower()} was passed over for {_matrices(len(names))} "
+                f"that cannot be loaded so: {_listed(names)}."
+            )
+    return notes
 
 
 def _meant_block(name: str, recipe: Recipe) -> GGMLQuantizationType:

@@ -103,7 +103,7 @@ def _check_config(path: Path, config: MmprojConfig) -> None:
         raise ModelFileError(f"{path} says impossible things of its {', '.join(wrong)}: convert it again.")
 
 
-def _kinds(name: str, shape: tuple[int, ...]) -> frozenset[GGMLQuantizationType]:
+def possible_types(name: str, shape: tuple[int, ...]) -> frozenset[GGMLQuantizationType]:
     """Element types that a tensor may have: one dimension is added and multiplied, tables are read as numbers."""
     if len(shape) == 1:
         return _NUMBERS - {GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
@@ -122,7 +122,7 @@ def check_tensors(file: GgufHeader, config: MmprojConfig) -> None:
         found = file.tensors[name]
         if found.shape != shape:
             raise ModelFileError(f"{file.path}: tensor {name} has shape {found.shape}, expected {shape}.")
-        if found.kind not in _kinds(name, shape):
+        if found.kind not in possible_types(name, shape):
             raise ModelFileError(
                 f"{file.path}: tensor {name} has type {found.kind.name}, which cannot be computed with: "
                 "convert it again."
