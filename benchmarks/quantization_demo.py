@@ -82,8 +82,8 @@ def row(name: str, pair: ConvertedPair, data: Path, reference: list[dict], threa
 
 def quantized(plain: ConvertedPair, folder: Path, kind: str, imatrix: Path | None) -> ConvertedPair:
     pair = ConvertedPair(folder / f"text-{kind}.gguf", folder / f"mmproj-{kind}.gguf")
-    quantize_file(plain.text, pair.text, kind, imatrix=imatrix)
-    quantize_file(plain.mmproj, pair.mmproj, kind, imatrix=imatrix)
+    quantize_file(plain.text, pair.text, kind, imatrix=imatrix, overwrite=True)
+    quantize_file(plain.mmproj, pair.mmproj, kind, imatrix=imatrix, overwrite=True)
     return pair
 
 

@@ -19,7 +19,7 @@ def measure(source: Path, target: Path, kind: str) -> None:
     """Print seconds, and in GiB by how much this process grew and how large the native quantizer's process became."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    quantize_file(source, target, kind)
+    quantize_file(source, target, kind, overwrite=True)
     seconds = time.perf_counter() - start
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

@@ -10,16 +10,16 @@ from visionward.cli.reference import reference
 
 DOCUMENTED = {
     "demo": (),
-    "convert": ("--text-type", "--mmproj-type", "--onnx", "--name"),
-    "export-onnx": ("--type",),
+    "convert": ("--text-type", "--mmproj-type", "--onnx", "--name", "--force"),
+    "export-onnx": ("--type", "--force"),
     "classify": (
         *("--model", "--mmproj", "--demo", "--image", "--prompt", "--response", "--conversation", "--categories"),
         *("--exclude", "--threshold", "--threads", "--gpu-layers", "--category-scores", "--json", "--exit-code"),
         *("--kernels", "--vision-backend", "--onnx-tower", "--onnx-provider", "--memory-limit"),
         *("VISIONWARD_MODEL", "VISIONWARD_MMPROJ", "VISIONWARD_ONNX_TOWER"),
     ),
-    "quantize": ("--imatrix", "--tensor-type", "--threads", "--allow-requantize"),
-    "imatrix": ("--model", "--mmproj", "--data", "--out", "--limit", "--threads", "--gpu-layers"),
+    "quantize": ("--imatrix", "--tensor-type", "--threads", "--allow-requantize", "--force"),
+    "imatrix": ("--model", "--mmproj", "--data", "--out", "--limit", "--threads", "--gpu-layers", "--force"),
     "inspect": ("--model", "--mmproj", "--demo", "--template", "--json"),
     "verify": ("--model", "--mmproj", "--demo", "--onnx-tower", "--files-only", "--json", "--threads", "--gpu-layers"),
     "doctor": ("--fresh", "--json"),
@@ -41,7 +41,18 @@ DOCUMENTED = {
             "--keep",
         ),
     ),
-    "logits": ("--model", "--mmproj", "--image", "--pixels", "--tokens", "--out", "--exact", "--threads", "--ubatch"),
+    "logits": (
+        "--model",
+        "--mmproj",
+        "--image",
+        "--pixels",
+        "--tokens",
+        "--out",
+        "--exact",
+        "--threads",
+        "--ubatch",
+        "--force",
+    ),
 }
 
 

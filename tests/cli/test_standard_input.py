@@ -135,10 +135,10 @@ def test_a_terminal_is_told_how_to_end(model):
         file_actions=[(os.POSIX_SPAWN_DUP2, its, 0), (os.POSIX_SPAWN_DUP2, written, 1), (os.POSIX_SPAWN_DUP2, its, 2)],
     )
     os.close(written)
+    os.close(its)
     assert b"Reading --prompt from the terminal" in os.read(mine, 1000)
     os.write(mine, b"hello\n\x04")
     with os.fdopen(output) as found:
         assert json.loads(found.read())["role"] == "User"
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     os.close(mine)
-    os.close(its)

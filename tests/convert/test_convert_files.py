@@ -210,7 +210,7 @@ def test_chat_template_precedence(tmp_path):
     folder = write_tiny_checkpoint(tmp_path / "tiny")
 
     def template():
-        return fields(convert_checkpoint(folder, tmp_path).text).get("tokenizer.chat_template")
+        return fields(convert_checkpoint(folder, tmp_path, overwrite=True).text).get("tokenizer.chat_template")
 
     tokenizer_config = json.loads((folder / "tokenizer_config.json").read_text())
     named = [{"name": "tool", "template": "no"}, {"name": "default", "template": "from tokenizer"}]

@@ -62,14 +62,14 @@ def test_failure_on_the_way_keeps_the_old_pair(tiny_checkpoint_dir, tmp_path):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OutputError, match="the disk is full"):
-        convert_checkpoint(tiny_checkpoint_dir, tmp_path, progress=full)
+        convert_checkpoint(tiny_checkpoint_dir, tmp_path, overwrite=True, progress=full)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert_checkpoint(tiny_checkpoint_dir, tmp_path, progress=interrupted)
+        convert_checkpoint(tiny_checkpoint_dir, tmp_path, overwrite=True, progress=interrupted)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert pair.text in before
 

@@ -332,13 +332,13 @@ def test_a_failure_on_the_way_keeps_the_old_files(tiny_pair: ConvertedPair, tmp_
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OutputError, match="the disk is full"):
-        export_tower(tiny_pair.mmproj, tower, weight_type="f32", progress=full)
+        export_tower(tiny_pair.mmproj, tower, weight_type="f32", overwrite=True, progress=full)
 
     def interrupted(*_: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_tower(tiny_pair.mmproj, tower, weight_type="f32", progress=interrupted)
+        export_tower(tiny_pair.mmproj, tower, weight_type="f32", overwrite=True, progress=interrupted)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -240,7 +240,7 @@ def test_columns_without_any_activity(f16_pair, matrix_file, tmp_path):
     write_imatrix(tmp_path / "i.gguf", statistics, dataset="zeros", samples=1, sample_tokens=1)
     for kind in ("q4_0", "q4_k_m", "iq4_xs", "q6_k"):
         for source in (f16_pair.text, f16_pair.mmproj):
-            quantize_file(source, tmp_path / "q.gguf", kind, imatrix=tmp_path / "i.gguf", threads=1)
+            quantize_file(source, tmp_path / "q.gguf", kind, imatrix=tmp_path / "i.gguf", threads=1, overwrite=True)
             wanted = values(source)
             for name, found in values(tmp_path / "q.gguf").items():
                 assert relative_error(found, wanted[name]) < 0.2, name
@@ -261,7 +261,7 @@ def test_files_that_are_no_importance_matrix(f16_pair, tmp_path):
         ({"blk.0.attn_q.weight": Statistics(np.ones(64), 1)}, "has 64 columns for blk.0.attn_q.weight"),
         ({"blk.0.attn_q.weight": Statistics(np.full(256, np.nan), 1)}, "are not finite"),
     ):
-        write_imatrix(other, statistics, dataset="x", samples=1, sample_tokens=1)
+        write_imatrix(other, statistics, dataset="x", samples=1, sample_tokens=1, overwrite=True)
         with pytest.raises(QuantizeError, match=message):
             quantize_file(f16_pair.text, target, "q4_0", imatrix=other)
     empty = GgufFile(other)

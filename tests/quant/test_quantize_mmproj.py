@@ -8,9 +8,19 @@ from quantize_reference import KINDS, ggml_encode, keys, relative_error, tensors
 from tiny_checkpoint import IMAGE_TOKEN_ID
 
 from visionward import Engine
+from visionward.convert import ConvertedPair
 from visionward.quant.quantize import quantize_file
-from visionward.quant.tensor_types import EMBEDDING_TABLES, RECIPES, Layers, TypeOverride, element_type, fitting_type
-from visionward.runtime.errors import QuantizeError
+from visionward.quant.tensor_types import (
+    EMBEDDING_TABLES,
+    RECIPES,
+    TENSOR_TYPES,
+    UNQUANTIZED,
+    Layers,
+    TypeOverride,
+    element_type,
+    fitting_type,
+)
+from visionward.runtime.errors import ModelFileError, QuantizeError
 
 Type = gguf.GGMLQuantizationType
 TOKENS = [500, IMAGE_TOKEN_ID, *range(40, 56)]
@@ -119,14 +129,50 @@ def test_pair_agrees_with_f16(quantized, f16_logits, kind):
 
 
 def test_types_by_name(f16_pair, tmp_path):
-    overrides = [TypeOverride.parse(r"v\.blk\..*=q4_k"), TypeOverride.parse("position_embd=q8_0")]
+    overrides = [TypeOverride.parse(r"v\.blk\..*=q4_k"), TypeOverride.parse("position_embd=f32")]
     result = quantize_file(f16_pair.mmproj, tmp_path / "m.gguf", "q8_0", threads=1, overrides=overrides)
     types = {name: kind.name for name, (kind, _) in tensors(tmp_path / "m.gguf").items()}
     assert types["v.blk.0.ffn_up.weight"] == "Q4_K"
     assert types["v.global.blk.0.ffn_up.weight"] == "Q8_0"
-    assert types["v.position_embd.weight"] == "Q8_0"
+    assert types["v.position_embd.weight"] == "F32"
     assert types["v.blk.0.ffn_up.bias"] == "F32"
     assert result.types["Q4_K"] == 24
+
+
+@pytest.mark.parametrize("kind", TENSOR_TYPES)
+def test_whatever_type_is_asked_for_loads(f16_pair, tmp_path, kind):
+    target = tmp_path / "m.gguf"
+    override = TypeOverride.parse(f".*={kind}")
+    result = quantize_file(f16_pair.mmproj, target, "q4_0", threads=1, overrides=[override])
+    assert np.isfinite(logits_of(ConvertedPair(f16_pair.text, target))).all()
+    tables = {name: found.name for name, (found, _) in tensors(target).items() if name in EMBEDDING_TABLES}
+    matrix = tensors(target)["cross.blk.0.attn_q.weight"][0]
+    assert matrix == override.element_type
+    if override.element_type in UNQUANTIZED:
+        assert set(tables.values()) == {override.element_type.name}
+        assert not any("passed over" in note for note in result.notes)
+    else:
+        assert set(tables.values()) == {"F16"}
+        (note,) = (note for note in result.notes if "passed over" in note)
+        assert note.startswith(
+            f".*={kind} was passed over for 4 matrices that cannot be loaded so: v.position_embd.wei"
+        )
+
+
+def test_a_type_that_nothing_can_have(f16_pair, tmp_path):
+    overrides = [TypeOverride.parse("position_embd=q4_0")]
+    with pytest.raises(QuantizeError, match="matches only what cannot be loaded with the type Q4_0") as error:
+        quantize_file(f16_pair.mmproj, tmp_path / "m.gguf", "q8_0", threads=1, overrides=overrides)
+    assert "v.position_embd.weight, v.tile_position_embd.weight can be f32, f16 or bf16" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_would_not_load_is_not_kept(f16_pair, tmp_path, monkeypatch):
+    monkeypatch.setattr("visionward.quant.mmproj_quantizer.can_have", lambda *_: True)
+    overrides = [TypeOverride.parse(".*=q4_0")]
+    with pytest.raises(ModelFileError, match=r"v\.position_embd\.weight has type Q4_0, which cannot be computed with"):
+        quantize_file(f16_pair.mmproj, tmp_path / "m.gguf", "q8_0", threads=1, overrides=overrides)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["q4_k_m", "q8_0"])

@@ -13,6 +13,7 @@ from quantize_reference import KINDS, keys, relative_error, tensors
 from tiny_checkpoint import VOCABULARY, write_tiny_checkpoint
 
 from visionward.convert import convert_checkpoint
+from visionward.quant.output_file import OutputError
 from visionward.quant.quantize import quantize_file
 from visionward.quant.tensor_types import RECIPES, TypeOverride
 from visionward.runtime.errors import ModelFileError, QuantizeError
@@ -138,8 +139,8 @@ def test_malformed_types_by_name(text):
 
 
 def test_sources_that_will_not_do(f16_pair, tmp_path):
-    with pytest.raises(QuantizeError, match="cannot be replaced by its own quantization"):
-        quantize_file(f16_pair.text, f16_pair.text, "q4_0")
+    with pytest.raises(OutputError, match="is read and would be replaced"):
+        quantize_file(f16_pair.text, f16_pair.text, "q4_0", overwrite=True)
     with pytest.raises(QuantizeError, match="'q3_k' is no type that visionward writes"):
         quantize_file(f16_pair.text, tmp_path / "t.gguf", "q3_k")
     with pytest.raises(ModelFileError, match="cannot be read"):

@@ -1,6 +1,5 @@
 """The ``compare`` command."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -123,7 +122,7 @@ def compare(
 
     \b
     DIR gets report.html (plots, and the samples that flipped), report.json, samples.csv, and work/ with the results so
-    far. A line of DATA.jsonl:
+    far. Those of an older comparison are replaced, and files of other origin never. A line of DATA.jsonl:
         {"image": "a.png", "prompt": "What is this?", "label": "unsafe", "categories": ["S9"]}
 
     Exit codes: 0 if every model was run; 1 if a candidate or an endpoint was given up on the way: the report says so,
@@ -142,8 +141,9 @@ def compare(
     from visionward.quant.comparison.judging import Plan, judge_all  # noqa: PLC0415
     from visionward.quant.comparison.models import Endpoint, GuardFiles  # noqa: PLC0415
     from visionward.quant.comparison.report import make_report, write_report  # noqa: PLC0415
+    from visionward.quant.comparison.report_files import check_folder  # noqa: PLC0415
     from visionward.quant.comparison.table import report_table  # noqa: PLC0415
-    from visionward.quant.datasets import FORMATS, read_dataset, with_own_names  # noqa: PLC0415
+    from visionward.quant.datasets import FORMATS, read_dataset, remove_images, with_own_names  # noqa: PLC0415
     from visionward.quant.requirements import require  # noqa: PLC0415
     from visionward.runtime.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
 
@@ -155,14 +155,18 @@ def compare(
     # Better now than after hours of judging.
     require("scipy.stats", "sklearn.metrics", "matplotlib", *(["openai"] if endpoints else []))
     policy = (DEFAULT_POLICY if categories is None else Policy.from_file(categories)).exclude(exclude)
+    reference_files = GuardFiles.parse(reference)
+    candidate_files = tuple(GuardFiles.parse(value) for value in candidates)
+    read = [path for pair in (reference_files, *candidate_files) for path in (pair.text, pair.mmproj, pair.tower)]
+    check_folder(out, [path for path in (*data, *read, categories) if path is not None])
     scratch = out / "work" / "images"
     datasets = with_own_names(
         [read_dataset(path, form, scratch) for path, form in zip(data, _forms(forms, len(data)), strict=True)]
     )
     plan = Plan(
         datasets=datasets,
-        reference=GuardFiles.parse(reference),
-        candidates=tuple(GuardFiles.parse(value) for value in candidates),
+        reference=reference_files,
+        candidates=candidate_files,
         endpoints=tuple(
             Endpoint.parse(value, style)  # type: ignore[arg-type]  # click.Choice
             for value, style in zip(endpoints, _styles(styles, len(endpoints)), strict=True)
@@ -176,7 +180,7 @@ def compare(
         results = judge_all(plan, progress)
     report = make_report(datasets, results, threshold=threshold, margin=margin / 100, show_quoted=quoted)
     write_report(out, report, datasets, results)
-    shutil.rmtree(scratch, ignore_errors=True)
+    remove_images(scratch)
 
     # A pipe has no width; the table needs some.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)

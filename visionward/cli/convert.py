@@ -7,6 +7,7 @@ import click
 
 from visionward.cli.export_onnx import ONNX_TYPES
 from visionward.cli.given_once import GivenOnce
+from visionward.cli.model_options import force_option
 from visionward.cli.quantize import TYPES, progress_bar
 from visionward.cli.sizes import size_text
 
@@ -29,8 +30,15 @@ _TYPE = click.Choice(TYPES, case_sensitive=False)
     help="Export the vision tower as ONNX too, with weights of this type: faster on a CPU.",
 )
 @click.option("--name", help="The model's name in both file names.  [default: the checkpoint folder's name]")
+@force_option
 def convert(
-    checkpoint: Path, out_dir: Path, text_type: str, mmproj_type: str, onnx_type: str | None, name: str | None
+    checkpoint: Path,
+    out_dir: Path,
+    text_type: str,
+    mmproj_type: str,
+    onnx_type: str | None,
+    name: str | None,
+    force: bool,
 ) -> None:
     """Convert a Hugging Face checkpoint into a text GGUF and an mmproj GGUF.
 
@@ -58,6 +66,7 @@ def convert(
             mmproj_type=mmproj_type,
             onnx_type=None if onnx_type is None else onnx_type.lower(),
             name=name,
+            overwrite=force,
             progress=progress,
         )
     for path, kind in ((pair.text, text_type), (pair.mmproj, mmproj_type)):

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from visionward.cli.given_once import GivenOnce
+from visionward.cli.model_options import force_option
 from visionward.cli.quantize import progress_bar
 from visionward.cli.sizes import size_text
 
@@ -24,7 +25,8 @@ ONNX_TYPES = ("f16", "f32", "int8")
     show_default=True,
     help="Type of the weights.",
 )
-def export_onnx(mmproj: Path, out: Path | None, weight_type: str) -> None:
+@force_option
+def export_onnx(mmproj: Path, out: Path | None, weight_type: str, force: bool) -> None:
     """Export the vision tower of an mmproj file as ONNX, for ONNX Runtime and OpenVINO.
 
     On a CPU they encode an image faster than ggml does. The tower goes beside the mmproj file unless TOWER.onnx is
@@ -44,6 +46,7 @@ def export_onnx(mmproj: Path, out: Path | None, weight_type: str) -> None:
             mmproj,
             out,
             weight_type=weight_type.lower(),
+            overwrite=force,
             progress=None if progress is None else lambda done, total: progress(done, total, ""),
         )
     for path in (tower, data_path(tower)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from visionward.cli.given_once import GivenOnce
-from visionward.cli.model_options import EXISTING_FILE, device_options, pair_options, resolve_pair
+from visionward.cli.model_options import EXISTING_FILE, device_options, force_option, pair_options, resolve_pair
 
 
 @contextmanager
@@ -40,6 +40,7 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
 )
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Read the first N samples only.")
 @device_options
+@force_option
 def imatrix(
     model: Path | None,
     mmproj: Path | None,
@@ -48,6 +49,7 @@ def imatrix(
     limit: int | None,
     threads: int | None,
     gpu_layers: int | None,
+    force: bool,
 ) -> None:
     """Gather an importance matrix over calibration samples, for `visionward quantize --imatrix`.
 
@@ -65,10 +67,15 @@ def imatrix(
 
     from visionward.quant.activations import gather  # noqa: PLC0415 - the native library is not needed for --help
     from visionward.quant.imatrix_file import write_imatrix  # noqa: PLC0415
+    from visionward.quant.output_file import GGUF, Outputs  # noqa: PLC0415
     from visionward.quant.samples import read_samples  # noqa: PLC0415
     from visionward.runtime.engine import Engine  # noqa: PLC0415
 
     samples = read_samples(data)[:limit]
+    images = [image for sample in samples for image in sample.conversation.images if isinstance(image, Path)]
+    inputs = (data, text_gguf, mmproj_gguf, *images)
+    # Better now than after an hour of reading.
+    Outputs((out,), GGUF, inputs, overwrite=force).check()
     # Only ggml lets its products be seen.
     engine = Engine(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers, vision_backend="ggml")
     try:
@@ -77,5 +84,13 @@ def imatrix(
     finally:
         engine.close()
     tokens = round(gathered.tokens / gathered.prompts)
-    write_imatrix(out, gathered.statistics, dataset=data.name, samples=gathered.prompts, sample_tokens=tokens)
+    write_imatrix(
+        out,
+        gathered.statistics,
+        dataset=data.name,
+        samples=gathered.prompts,
+        sample_tokens=tokens,
+        inputs=inputs,
+        overwrite=force,
+    )
     click.echo(f"{out}  {len(gathered.statistics)} matrices, {gathered.prompts} prompts, {gathered.tokens} tokens")

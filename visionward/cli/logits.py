@@ -10,6 +10,7 @@ from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import (
     EXISTING_FILE,
     device_options,
+    force_option,
     pair_options,
     resolve_pair,
     vision_options,
@@ -60,6 +61,7 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
     show_default=True,
     help="Tokens that the decoder computes at once.",
 )
+@force_option
 def logits(
     model: Path | None,
     mmproj: Path | None,
@@ -68,6 +70,7 @@ def logits(
     tokens: list[int],
     out: Path,
     exact: bool,
+    force: bool,
     vision_backend: Any,
     **engine_options: Any,  # whatever the shared options are, the engine takes them under the same names
 ) -> None:
@@ -87,12 +90,15 @@ def logits(
         raise click.UsageError(f"--exact computes with ggml, not with {vision_backend}")
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, has_demo=False)
 
-    from visionward.quant.output_file import part_files  # noqa: PLC0415 - the native library is not needed for --help
-    from visionward.runtime.comparison_files import read_tiles, write_logits  # noqa: PLC0415
+    from visionward.quant.output_file import FileKind, Outputs, part_files  # noqa: PLC0415 - not needed for --help
+    from visionward.runtime.comparison_files import holds_logits, read_tiles, write_logits  # noqa: PLC0415
     from visionward.runtime.engine import DEFAULT_N_CTX, Engine  # noqa: PLC0415
 
+    kind = FileKind("file of `visionward logits`", holds_logits)
+    inputs = [path for path in (text_gguf, mmproj_gguf, image, pixels) if path is not None]
+    outputs = Outputs((out,), kind, tuple(inputs), overwrite=force)
     shown = image if pixels is None else read_tiles(pixels)
-    with part_files(out) as (part,):
+    with part_files(outputs) as (part,):
         engine = Engine(
             text_gguf,
             mmproj_gguf,

@@ -129,6 +129,15 @@ def context_option(command: Command) -> Command:
     )(command)
 
 
+def force_option(command: Command) -> Command:
+    """``--force``."""
+    return click.option(
+        "--force",
+        is_flag=True,
+        help="Replace an output that exists. Inputs, and files of another kind, never are.",
+    )(command)
+
+
 def resolve_pair(
     model: Path | None, mmproj: Path | None, *, demo: bool = False, has_demo: bool = True
 ) -> tuple[Path, Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from visionward.cli.given_once import GivenOnce
-from visionward.cli.model_options import EXISTING_FILE
+from visionward.cli.model_options import EXISTING_FILE, force_option
 from visionward.cli.sizes import size_text
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _overrides(_ctx: click.Context, _parameter: click.Parameter, values: tuple[s
 )
 @click.option("--threads", metavar="N", type=click.IntRange(1, 512), help="CPU threads.  [default: all cores]")
 @click.option("--allow-requantize", is_flag=True, help="Take a file that is quantized already; it gets worse.")
+@force_option
 def quantize(
     source: Path,
     target: Path,
@@ -69,6 +70,7 @@ def quantize(
     overrides: "list[TypeOverride]",
     threads: int | None,
     allow_requantize: bool,
+    force: bool,
 ) -> None:
     """Quantize the text file or the mmproj file of a pair.
 
@@ -93,6 +95,7 @@ def quantize(
             threads=threads,
             overrides=overrides,
             allow_requantize=allow_requantize,
+            overwrite=force,
             progress=progress,
         )
     types = ", ".join(f"{name} {count}" for name, count in result.types.items())

@@ -12,7 +12,7 @@ from visionward.convert.companions import read_chat_template, read_end_token_ids
 from visionward.convert.encoding import PlannedTensor, encoded_chunks
 from visionward.convert.mmproj_file import mmproj_metadata, padding_collapses, plan_mmproj
 from visionward.convert.model_config import ModelConfig, read_config
-from visionward.convert.onnx_file import PlannedSource, check_weight_type, tower_path, write_tower
+from visionward.convert.onnx_file import PlannedSource, check_weight_type, tower_outputs, tower_path, write_tower
 from visionward.convert.provenance import Provenance, read_provenance
 from visionward.convert.safetensors_reader import StoredTensor, read_tensors
 from visionward.convert.tensor_names import (
@@ -34,11 +34,12 @@ from visionward.quant.gguf_file import (
     write_checksums,
     write_tensor_data,
 )
-from visionward.quant.output_file import PartFile, part_files, prepare_folder, scratch_file
+from visionward.quant.output_file import GGUF, Outputs, PartFile, part_files, prepare_folder, scratch_file
 from visionward.quant.tensor_types import RECIPES, Recipe
 from visionward.quant.text_quantizer import TextJob, quantize_text
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import CheckpointError
+from visionward.runtime.onnx_format import data_path
 from visionward.runtime.pair_files import PairFiles
 from visionward.runtime.processor import usable_cores
 from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
@@ -196,6 +197,17 @@ def _write_quantized_text(
     return digest
 
 
+def _outputs(
+    checkpoint: Path, pair: ConvertedPair, tower: Path | None, *, overwrite: bool
+) -> tuple[Outputs, Outputs | None]:
+    """The pair, and the tower if there is to be one."""
+    names = {path.name for path in (pair.text, pair.mmproj, *([] if tower is None else [tower, data_path(tower)]))}
+    # An older conversion may be in the checkpoint's folder; it is not read.
+    inputs = tuple(path for path in checkpoint.iterdir() if path.name not in names)
+    outputs = Outputs((pair.text, pair.mmproj), GGUF, inputs, overwrite)
+    return outputs, None if tower is None else tower_outputs(tower, inputs, overwrite=overwrite)
+
+
 def convert_checkpoint(
     checkpoint: Path,
     out_dir: Path,
@@ -204,12 +216,13 @@ def convert_checkpoint(
     mmproj_type: str = "f16",
     onnx_type: str | None = None,
     name: str | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ConvertedPair:
     """Convert an mllama checkpoint into ``<name>-text-<TYPE>.gguf`` and ``mmproj-<name>-<TYPE>.gguf``.
 
     Weights are read and written a few megabytes at a time. Both files are written under temporary names and renamed
-    when both are complete, replacing older ones. A text file whose type only llama.cpp's quantizer can make is written
+    when both are complete. A text file whose type only llama.cpp's quantizer can make is written
     in the checkpoint's own type first, aside, which takes that much room on the disk for a while.
 
     Args:
@@ -220,12 +233,13 @@ def convert_checkpoint(
         onnx_type: write ``vision-<name>-<type>.onnx`` too, with weights of this type, a name of
             ``visionward.runtime.onnx_format.WEIGHT_TYPES``.
         name: the model's name, by default the folder's.
+        overwrite: replace an older conversion.
         progress: is told how far the conversion is.
 
     Raises:
         CheckpointError: if the checkpoint cannot be converted.
         QuantizeError: if llama.cpp cannot quantize the text file.
-        OutputError: if the files cannot be written.
+        OutputError: if the files cannot be written, or something is there that must not be replaced.
     """
     if onnx_type is not None:
         check_weight_type(onnx_type)
@@ -265,9 +279,14 @@ def convert_checkpoint(
         mmproj=out_dir / f"mmproj-{name}-{mmproj_recipe.name.upper()}.gguf",
     )
     unquantized = out_dir / f"{name}-text-{plain_recipe.name.upper()}.gguf"
+    tower_target = None if onnx_type is None else tower_path(pair.mmproj, onnx_type)
+    outputs, tower_files = _outputs(checkpoint, pair, tower_target, overwrite=overwrite)
+    outputs.check()
+    if tower_files is not None:
+        tower_files.check()
     needed = padded_size(text_plans) + padded_size(mmproj_plans)
     prepare_folder(out_dir, needed, (pair.text, pair.mmproj, unquantized))
-    with part_files(pair.text, pair.mmproj) as (text_part, mmproj_part):
+    with part_files(outputs) as (text_part, mmproj_part):
         if text_recipe.mixes:
             text_hash = _write_quantized_text(text_part, text_plans, text_recipe, unquantized, write_text, advance)
         else:
@@ -281,9 +300,8 @@ def convert_checkpoint(
         write_checksums(mmproj_part.path, checksums)
         # What was written is what the runtime takes.
         PairFiles.open(text_part.path, mmproj_part.path)
-    if onnx_type is None:
+    if onnx_type is None or tower_files is None:
         return pair
     tower = PlannedSource.of(pair.mmproj, mmproj_plans)
-    target = tower_path(pair.mmproj, onnx_type)
     bar = None if progress is None else lambda written, size: progress(written, size, "vision tower")
-    return dataclasses.replace(pair, onnx_tower=write_tower(tower, target, weight_type=onnx_type, progress=bar))
+    return dataclasses.replace(pair, onnx_tower=write_tower(tower, tower_files, weight_type=onnx_type, progress=bar))

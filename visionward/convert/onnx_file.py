@@ -12,14 +12,14 @@ from gguf import GGMLQuantizationType
 
 from visionward.convert.encoding import PlannedTensor, encoded_chunks
 from visionward.convert.onnx_tower import TowerEmitter
-from visionward.quant.output_file import part_files, prepare_folder
+from visionward.quant.output_file import FileKind, Outputs, part_files, prepare_folder
 from visionward.quant.rows import decode_rows
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import ModelFileError, QuantizeError
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.mmproj_file import check_tensors, read_config, tower_hash
 from visionward.runtime.mmproj_format import MmprojConfig
-from visionward.runtime.onnx_format import WEIGHT_TYPES, checksums, data_path
+from visionward.runtime.onnx_format import WEIGHT_TYPES, checksums, data_path, is_tower
 from visionward.runtime.tensor_checksums import check_checksums
 
 Floats = npt.NDArray[np.float32]
@@ -89,8 +89,31 @@ def tower_path(mmproj: Path, weight_type: str) -> Path:
     return mmproj.with_name(f"vision-{name}-{weight_type}.onnx")
 
 
+def _is_tower_or_its_weights(path: Path) -> bool:
+    return is_tower(path.with_suffix("") if path.suffix == ".data" else path)
+
+
+_TOWER = FileKind("ONNX tower that visionward exported, nor the weights of one", _is_tower_or_its_weights)
+
+
+def tower_outputs(target: Path, inputs: tuple[Path, ...], *, overwrite: bool) -> Outputs:
+    """The two files of a tower.
+
+    Args:
+        target: the ONNX file.
+        inputs: files that they must not replace.
+        overwrite: whether they may replace another tower.
+    """
+    return Outputs((data_path(target), target), _TOWER, inputs, overwrite)
+
+
 def export_tower(
-    mmproj: Path, target: Path | None = None, *, weight_type: str = "f16", progress: Progress | None = None
+    mmproj: Path,
+    target: Path | None = None,
+    *,
+    weight_type: str = "f16",
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Export the vision tower of an mmproj file as ONNX; its weights go to ``<target>.data``.
 
@@ -101,6 +124,7 @@ def export_tower(
         mmproj: the mmproj file.
         target: the ONNX file; beside the mmproj file unless given.
         weight_type: one of ``onnx_format.WEIGHT_TYPES``.
+        overwrite: replace a tower that is there.
         progress: is told how far it is.
 
     Returns:
@@ -109,14 +133,15 @@ def export_tower(
     Raises:
         ModelFileError: if the mmproj file is missing, damaged or of another kind.
         QuantizeError: if the type is unknown or cannot hold a weight.
-        OutputError: if the files cannot be written.
+        OutputError: if the files cannot be written, or something is there that must not be replaced.
     """
     check_weight_type(weight_type)
     source = MmprojSource(mmproj)
     target = tower_path(mmproj, weight_type) if target is None else target
     if target.suffix != ".onnx":
         raise QuantizeError(f"{target} must end in .onnx, by which towers are found.")
-    return write_tower(source, target, weight_type=weight_type, progress=progress)
+    outputs = tower_outputs(target, (mmproj,), overwrite=overwrite)
+    return write_tower(source, outputs, weight_type=weight_type, progress=progress)
 
 
 def check_weight_type(weight_type: str) -> None:
@@ -130,21 +155,22 @@ def check_weight_type(weight_type: str) -> None:
 
 
 def write_tower(
-    source: PlannedSource | MmprojSource, target: Path, *, weight_type: str, progress: Progress | None = None
+    source: PlannedSource | MmprojSource, outputs: Outputs, *, weight_type: str, progress: Progress | None = None
 ) -> Path:
-    """Write a source's tower, weight by weight; both files get their names when they are complete.
+    """Write a source's tower, weight by weight; both files, which ``tower_outputs`` names, get their names at the end.
 
     Raises:
         CheckpointError, ModelFileError: if a weight cannot be read.
         QuantizeError: if the type cannot hold a weight.
         OutputError: if the files cannot be written.
     """
-    data = data_path(target)
+    outputs.check()
+    data, target = outputs.paths
     emitter = TowerEmitter(source, weight_type)
     graph = emitter.model(data.name).SerializeToString()
     total = emitter.graph.data_bytes
     prepare_folder(target.parent, total, (data, target))
-    with part_files(data, target) as (data_part, graph_part):
+    with part_files(outputs) as (data_part, graph_part):
         written = 0
         for content in emitter.graph.data():
             data_part.file.write(content.data)

@@ -20,7 +20,7 @@ from visionward.quant.gguf_file import (
     write_checksums,
     write_tensor_data,
 )
-from visionward.quant.output_file import part_files, prepare_folder
+from visionward.quant.output_file import GGUF, Outputs, part_files, prepare_folder
 from visionward.runtime.errors import QuantizeError
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.mmproj_format import KEY_TENSOR_CHECKSUMS
@@ -155,19 +155,28 @@ class _Written:
 
 
 def write_imatrix(
-    path: Path, statistics: Mapping[str, Statistics], *, dataset: str, samples: int, sample_tokens: int
+    path: Path,
+    statistics: Mapping[str, Statistics],
+    *,
+    dataset: str,
+    samples: int,
+    sample_tokens: int,
+    inputs: tuple[Path, ...] = (),
+    overwrite: bool = False,
 ) -> None:
     """Write an importance matrix, aside first.
 
     Args:
-        path: the file; what was there is replaced.
+        path: the file.
         statistics: tensor name to what was gathered.
         dataset: the name of what it was gathered over.
         samples: how many.
         sample_tokens: tokens of a sample, about; llama.cpp shows it.
+        inputs: files that it must not replace.
+        overwrite: replace another GGUF file of its name.
 
     Raises:
-        OutputError: if it cannot be written.
+        OutputError: if it cannot be written, or something is there that must not be replaced.
     """
     tensors = []
     for name, gathered in sorted(statistics.items()):
@@ -180,7 +189,7 @@ def write_imatrix(
         _KEY_CHUNK_SIZE: sample_tokens,
     }
     prepare_folder(path.parent, sum(tensor.nbytes for tensor in tensors))
-    with part_files(path) as (part,):
+    with part_files(Outputs((path,), GGUF, inputs, overwrite)) as (part,):
         part.file.write(header_bytes(None, metadata | checksum_placeholders(len(tensors)), tensors))
         checksums = write_tensor_data(part.file, tensors, lambda tensor: iter([tensor.values]))
         part.file.flush()

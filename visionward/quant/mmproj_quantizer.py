@@ -12,11 +12,11 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, Keys
 from visionward.quant.gguf_file import MetadataValue, header_bytes, padded_size, write_tensor_data
 from visionward.quant.imatrix_file import KEY_CHUNKS, KEY_DATASET, KEY_ENTRIES, KEY_FILE, ImatrixSource
 from visionward.quant.rows import decode_rows, encode_rows, row_nbytes, rows_at_once
-from visionward.quant.tensor_types import UNQUANTIZED, Recipe, TypeOverride, element_type
+from visionward.quant.tensor_types import UNQUANTIZED, Recipe, TypeOverride, element_type, fitting_type
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import QuantizeError
 from visionward.runtime.gguf_header import GgufHeader, StoredTensor
-from visionward.runtime.mmproj_file import read_config
+from visionward.runtime.mmproj_file import expected_tensor, read_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +39,19 @@ class _Target:
         return math.prod(self.shape[:-1]) * row_nbytes(self.element_type, self.shape[-1])
 
 
+def can_have(tensor: StoredTensor, override: TypeOverride) -> bool:
+    """Whether the runtime could load a tensor of an mmproj file with the type that an override would give it."""
+    given = fitting_type(override.element_type, tensor.shape[-1])
+    return given in expected_tensor(tensor.name, tensor.shape).kinds
+
+
 class MmprojQuantizer:
     """Quantizes one mmproj file.
 
     Args:
         source: the file.
         recipe: what its tensors become.
-        overrides: types by tensor name.
+        overrides: types by tensor name; one that a tensor cannot have is passed over.
         importance: tensor name to how much each column matters.
         imatrix: where that comes from, for the new file's keys; None without.
         threads: that compute.
@@ -79,7 +85,7 @@ class MmprojQuantizer:
                     stored.shape,
                     layers,
                     importance=imatrix is not None,
-                    overrides=overrides,
+                    overrides=[override for override in overrides if can_have(stored, override)],
                 ),
             )
             for stored in source.tensors.values()

@@ -1,4 +1,7 @@
-"""Write a file under a temporary name and give it its own at the end, so that no half file ever has it."""
+"""Write a file under a temporary name and give it its own at the end, so that no half file ever has it.
+
+What is replaced then is never an input, and never a file of another kind (docs/cli.md, ``--force``).
+"""
 
 import contextlib
 import errno
@@ -6,11 +9,13 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from visionward.runtime.errors import VisionwardError
+from visionward.runtime.gguf_header import MAGIC
 
 if sys.platform != "win32":
     import fcntl
@@ -27,6 +32,74 @@ def describe(error: OSError, path: Path) -> OutputError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"{path}: no permission to write here; choose another folder")
     return OutputError(f"{path}: cannot be written: {error.strerror or error}")
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What a file is, for those that may be replaced.
+
+    Attributes:
+        name: in words, behind "no".
+        recognizes: whether a file is of this kind; it may be damaged.
+    """
+
+    name: str
+    recognizes: Callable[[Path], bool]
+
+
+def _begins_as_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+GGUF = FileKind("GGUF file", _begins_as_gguf)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files that are going to be written, and what they may replace.
+
+    Attributes:
+        paths: their final names.
+        kind: what they are.
+        inputs: files that are read meanwhile, of whatever kind; folders and missing ones do not matter.
+        overwrite: whether files of the same kind may be replaced.
+    """
+
+    paths: tuple[Path, ...]
+    kind: FileKind
+    inputs: tuple[Path, ...] = ()
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """For commands, before the work begins; ``part_files`` checks again.
+
+        Raises:
+            OutputError: if a file is there that must not be replaced.
+        """
+        for path in self.paths:
+            try:
+                self._check(path)
+            except OSError as error:
+                if isinstance(error, OutputError):
+                    raise
+                raise describe(error, path) from error
+
+    def _check(self, path: Path) -> None:
+        if not os.path.lexists(path):
+            return
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "no regular file"
+            raise OutputError(f"{path} is {what}, which is never replaced: choose another name")
+        for source in self.inputs:
+            # Whatever the names: links, and systems that take a and A for the same.
+            if source.is_file() and path.samefile(source):
+                same = "" if path == source else f" (which is the same file as {path})"
+                raise OutputError(f"{source}{same} is read and would be replaced: choose another name for the output")
+        if path.stat().st_size and not self.kind.recognizes(path):
+            raise OutputError(f"{path} exists and is no {self.kind.name}, so it is never replaced: choose another name")
+        if not self.overwrite:
+            raise OutputError(f"{path} exists: choose another name, or have it replaced (--force, overwrite=True)")
 
 
 def _try_lock(file: BinaryIO) -> bool:
@@ -112,26 +185,29 @@ class PartFile:
 
 
 @contextlib.contextmanager
-def part_files(*finals: Path) -> Iterator[tuple[PartFile, ...]]:
+def part_files(outputs: Outputs) -> Iterator[tuple[PartFile, ...]]:
     """Files that all get their final names if the block succeeds, and are all removed if it does not.
 
     Raises:
-        OutputError: for every OSError in the block.
+        OutputError: if something is there that must not be replaced, before the block or after it; and for every
+            OSError in the block.
     """
+    outputs.check()
     parts: list[PartFile] = []
     try:
         try:
-            for final in finals:
+            for final in outputs.paths:
                 parts.append(PartFile(final))
             yield tuple(parts)
             for part in parts:
                 part.close()
+            outputs.check()
             for part in parts:
                 part.commit()
         except VisionwardError:
             raise
         except OSError as error:
-            raise describe(error, finals[0].parent) from error
+            raise describe(error, outputs.paths[0].parent) from error
     finally:
         for part in parts:
             part.discard()

@@ -10,17 +10,19 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from visionward.quant.gguf_file import write_checksums
 from visionward.quant.imatrix_file import Imatrix, read_imatrix
-from visionward.quant.mmproj_quantizer import MmprojQuantizer
-from visionward.quant.output_file import part_files, prepare_folder
+from visionward.quant.mmproj_quantizer import MmprojQuantizer, can_have
+from visionward.quant.output_file import GGUF, Outputs, part_files, prepare_folder
 from visionward.quant.tensor_types import RECIPES, UNQUANTIZED, Recipe, TypeOverride
 from visionward.quant.text_quantizer import TextJob, quantize_text
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import ModelFileError, QuantizeError
 from visionward.runtime.gguf_header import GgufHeader, StoredTensor
+from visionward.runtime.mmproj_file import check_tensors, read_config
 from visionward.runtime.mmproj_format import EMBEDDING_TABLES
 from visionward.runtime.processor import usable_cores
 from visionward.runtime.tensor_checksums import check_checksums, has_checksums
 from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
+from visionward.runtime.text_format import read_text_config
 
 # Is told when a tensor is begun: bytes of the source that are done, bytes in all, the tensor.
 Progress = Callable[[int, int, str], None]
@@ -55,11 +57,12 @@ def quantize_file(
     threads: int | None = None,
     overrides: Sequence[TypeOverride] = (),
     allow_requantize: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> QuantizedFile:
     """Quantize a text file or an mmproj file.
 
-    The new file is written aside and gets its name when it is complete, replacing an older one.
+    The new file is written aside and gets its name when it is complete.
 
     Args:
         source: the file, of type f32, f16 or bf16.
@@ -67,20 +70,22 @@ def quantize_file(
         kind: a name of ``RECIPES``.
         imatrix: an importance matrix, as ``visionward imatrix`` or llama.cpp's tools write it.
         threads: that compute; all cores unless given.
-        overrides: types by tensor name, the first that matches counts.
+        overrides: types by tensor name, the first that matches counts. In an mmproj file one that the runtime could not
+            load a tensor with is passed over, and a note says so.
         allow_requantize: take a source that is quantized already, too.
+        overwrite: replace a GGUF file that has the new one's name.
         progress: is told how far it is.
 
     Raises:
         ModelFileError: if the source is missing, damaged, or neither of the two kinds.
         QuantizeError: if it cannot be quantized so.
-        OutputError: if the new file cannot be written.
+        OutputError: if the new file cannot be written, or something is there that must not be replaced.
     """
     recipe = find_recipe(kind)
     header = GgufHeader(source)
     is_text = _is_text(header)
-    if target.exists() and target.samefile(source):
-        raise QuantizeError(f"{source} cannot be replaced by its own quantization: choose another name.")
+    outputs = Outputs((target,), GGUF, (source,) if imatrix is None else (source, imatrix), overwrite)
+    outputs.check()
     _check_source(header, allow_requantize=allow_requantize)
     _check_overrides(header, overrides, recipe, is_text=is_text)
     if imatrix is not None and not recipe.quantizes:
@@ -93,7 +98,7 @@ def quantize_file(
     check_checksums([header])
     on_tensor = _Counter(header, progress).begin
     prepare_folder(target.parent, 0)
-    with part_files(target) as (part,):
+    with part_files(outputs) as (part,):
         if is_text:
             job = TextJob(
                 source=str(source),
@@ -121,13 +126,18 @@ def quantize_file(
         if has_checksums(header):
             write_checksums(part.path)
         result = GgufHeader(part.path)
-        _check_result(header, result)
+        _check_result(header, result, is_text=is_text)
     return QuantizedFile(
         path=target,
         source_nbytes=_nbytes(header),
         nbytes=_nbytes(result),
         types=_types(result),
-        notes=(*nearest_notes(result, recipe), *_importance_notes(result, importance), *_seal_notes(header)),
+        notes=(
+            *nearest_notes(result, recipe),
+            *([] if is_text else _passed_over_notes(result, overrides)),
+            *_importance_notes(result, importance),
+            *_checksum_notes(header),
+        ),
     )
 
 
@@ -195,8 +205,17 @@ def _is_matrix(tensor: StoredTensor) -> bool:
 
 def _check_overrides(header: GgufHeader, overrides: Sequence[TypeOverride], recipe: Recipe, *, is_text: bool) -> None:
     for override in overrides:
-        if not any(_is_matrix(tensor) and override.matches(tensor.name) for tensor in header.tensors.values()):
+        matrices = [
+            tensor for tensor in header.tensors.values() if _is_matrix(tensor) and override.matches(tensor.name)
+        ]
+        if not matrices:
             raise QuantizeError(f"{override.pattern!r} matches the name of no matrix in {header.path}.")
+        if not is_text and not any(can_have(tensor, override) for tensor in matrices):
+            names = _listed([tensor.name for tensor in matrices])
+            raise QuantizeError(
+                f"{override.pattern!r} matches only what cannot be loaded with the type {override.element_type.name} "
+                f"in {header.path}: {names} can be f32, f16 or bf16."
+            )
     if overrides and is_text and not recipe.quantizes:
         raise QuantizeError(
             f"llama.cpp takes types by tensor name only together with a quantized type, and {recipe.name} is none."
@@ -217,11 +236,16 @@ def _importance(header: GgufHeader, matrix: Imatrix, path: Path | None) -> dict[
     return found
 
 
-def _check_result(source: GgufHeader, result: GgufHeader) -> None:
+def _check_result(source: GgufHeader, result: GgufHeader, *, is_text: bool) -> None:
+    """See that nothing was left out, and that the runtime loads it."""
     expected = {name: tensor.shape for name, tensor in source.tensors.items()}
     found = {name: tensor.shape for name, tensor in result.tensors.items()}
     if found != expected:
         raise QuantizeError(f"the quantizer wrote other tensors than {source.path} has: nothing was kept.")
+    if is_text:
+        read_text_config(result)
+    else:
+        check_tensors(result, read_config(result))
 
 
 def _matrices(count: int) -> str:
@@ -248,11 +272,28 @@ def nearest_notes(result: GgufHeader, recipe: Recipe) -> list[str]:
     ]
 
 
+def _passed_over_notes(result: GgufHeader, overrides: Sequence[TypeOverride]) -> list[str]:
+    """Which tensors of an mmproj file cannot have the type that was asked for by name."""
+    notes = []
+    for override in overrides:
+        names = [
+            tensor.name
+            for tensor in result.tensors.values()
+            if _is_matrix(tensor) and override.matches(tensor.name) and not can_have(tensor, override)
+        ]
+        if names:
+            notes.append(
+                f"{override.pattern}={override.element_type.name.lower()} was passed over for {_matrices(len(names))} "
+                f"that cannot be loaded so: {_listed(names)}."
+            )
+    return notes
+
+
 def _meant_block(name: str, recipe: Recipe) -> GGMLQuantizationType:
     return recipe.tower if name.startswith(("v.", "mm.")) else recipe.matrix
 
 
-def _seal_notes(source: GgufHeader) -> list[str]:
+def _checksum_notes(source: GgufHeader) -> list[str]:
     if has_checksums(source):
         return []
     return [f"{source.path.name} has no checksums, and so the new file has none: convert the model again to have them."]

@@ -62,6 +62,15 @@ def _arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
             raise ImageError(f"{path}: an array cannot be read ({error}).") from error
 
 
+def holds_logits(path: Path) -> bool:
+    """Whether a file is one that ``write_logits`` wrote."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "logits.npy" in archive.namelist()
+    except _UNREADABLE:
+        return False
+
+
 def write_logits(file: BinaryIO, result: LogitsResult) -> None:
     """Write ``logits`` and, with an image, ``features`` and ``pixels``."""
     arrays = {"logits": result.logits, "features": result.features, "pixels": result.pixels}

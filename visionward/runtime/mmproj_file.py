@@ -146,8 +146,8 @@ def _check_config(file: GgufHeader, config: MmprojConfig, *, projection: int) ->
         raise ModelFileError(f"{file.path} has invalid metadata ({', '.join(wrong)}): convert it again.")
 
 
-def _expected(name: str, shape: tuple[int, ...]) -> ExpectedTensor:
-    """Vectors are added and multiplied, tables are read as numbers."""
+def expected_tensor(name: str, shape: tuple[int, ...]) -> ExpectedTensor:
+    """What a tensor may be: vectors are added and multiplied, tables are read as numbers."""
     if len(shape) == 1:
         return ExpectedTensor(shape, VECTOR, may_be_zero=name.endswith(".bias"))
     return ExpectedTensor(shape, NUMBERS if name in EMBEDDING_TABLES else MATRIX)
@@ -161,7 +161,7 @@ def check_tensors(file: GgufHeader, config: MmprojConfig) -> None:
             numbers that are not finite, or zeros where none can be.
     """
     shapes = form.tensor_shapes(config.vision, config.cross_attention)
-    check_table(file, {name: _expected(name, shape) for name, shape in shapes.items()})
+    check_table(file, {name: expected_tensor(name, shape) for name, shape in shapes.items()})
 
 
 def tower_hash(file: GgufHeader) -> str:

@@ -214,6 +214,15 @@ def read_identity(path: Path) -> TowerIdentity:
     )
 
 
+def is_tower(path: Path) -> bool:
+    """Whether a file is an ONNX file that visionward exported, of any version; its weights are not looked at."""
+    try:
+        model = _parse(path, _read_graph(path))
+    except ModelFileError:
+        return False
+    return any(entry.key == _KEY_VERSION for entry in model.metadata_props)
+
+
 def _check_seal(path: Path, content: bytes, model: "ModelProto") -> None:
     data = data_path(path)
     try:

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from visionward.quant.output_file import part_files
+from visionward.quant.output_file import FileKind, Outputs, part_files
 
 Logits = npt.NDArray[np.float32]
 _DIGEST_BYTES = 16
+# The folder is the comparison's own: what has an array's name in it is one, however damaged.
+_ARRAY = FileKind("array of a comparison", lambda path: path.suffix == ".npy")
 
 
 def store_size(samples: int, rows: int) -> int:
@@ -41,7 +43,7 @@ class ArrayStore:
         buffer = BytesIO()
         np.save(buffer, np.asarray(values, np.float32), allow_pickle=False)
         data = buffer.getvalue()
-        with part_files(self._path(name)) as (part,):
+        with part_files(Outputs((self._path(name),), _ARRAY, overwrite=True)) as (part,):
             part.file.write(data)
             part.file.write(_digest(data))
 

@@ -16,6 +16,7 @@ from visionward.quant.comparison.figures import SetFigures, set_figures
 from visionward.quant.comparison.intervals import CONFIDENCE, RESAMPLES
 from visionward.quant.comparison.judging import ModelResults
 from visionward.quant.comparison.models import GuardFiles
+from visionward.quant.comparison.report_files import report_outputs
 from visionward.quant.comparison.times import BETWEEN_RUNS
 from visionward.quant.datasets import Dataset
 from visionward.quant.output_file import part_files, prepare_folder
@@ -194,7 +195,7 @@ def write_report(folder: Path, report: Report, datasets: Sequence[Dataset], resu
     """Write report.json, samples.csv and report.html.
 
     Raises:
-        OutputError: if the folder cannot be written.
+        OutputError: if the folder cannot be written, or holds a file of one of these names that no comparison wrote.
     """
     from visionward.quant.comparison.html_report import html_report  # noqa: PLC0415 - needs the extra
 
@@ -208,9 +209,9 @@ def write_report(folder: Path, report: Report, datasets: Sequence[Dataset], resu
         "report.html": html_report(report, datasets, results),
     }
     prepare_folder(folder, sum(len(text) for text in texts.values()))
-    with part_files(*(folder / name for name in texts)) as parts:
-        for part, text in zip(parts, texts.values(), strict=True):
-            part.file.write(text.encode("utf-8", "backslashreplace"))
+    with part_files(report_outputs(folder)) as parts:
+        for part in parts:
+            part.file.write(texts[part.final.name].encode("utf-8", "backslashreplace"))
 
 
 def _cell(value: Any) -> Any:

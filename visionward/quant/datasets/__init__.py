@@ -2,5 +2,6 @@
 
 from visionward.quant.datasets.dataset import Dataset, LeftOut, with_own_names
 from visionward.quant.datasets.formats import FORMATS, read_dataset
+from visionward.quant.datasets.rows import remove_images
 
-__all__ = ["FORMATS", "Dataset", "LeftOut", "read_dataset", "with_own_names"]
+__all__ = ["FORMATS", "Dataset", "LeftOut", "read_dataset", "remove_images", "with_own_names"]

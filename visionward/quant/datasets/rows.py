@@ -1,8 +1,10 @@
 """Rows of a public set, as its files have them, and how they become samples. Nothing is ever fetched."""
 
+import contextlib
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,8 @@ NEUTRAL_PROMPT = "Describe the image"
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 _BATCH_ROWS = 64
+# The name of an image that was written for a cell: of its digest.
+_OWN_IMAGE = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,15 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except pyarrow.ArrowInvalid as cause:
         raise DataError(f"{path}: no Parquet file: {cause}") from cause
+
+
+def remove_images(scratch: Path) -> None:
+    """Remove what ``image_cell`` wrote, and the folder unless it holds something else."""
+    for path in scratch.glob("*"):
+        if _OWN_IMAGE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        scratch.rmdir()
 
 
 def image_cell(cell: Any, scratch: Path, base: Path) -> Path:
