@@ -5,14 +5,15 @@ from pathlib import Path
 
 import click
 
+from visionward.cli.given_once import GivenOnce
 from visionward.cli.quantize import progress_bar
 from visionward.cli.sizes import size_text
 
 # Spelled here too, because the command's help must not load the native library; a test keeps them equal.
-ONNX_TYPES = ("f16", "f32", "int8", "int4")
+ONNX_TYPES = ("f16", "f32", "int8")
 
 
-@click.command("export-onnx")
+@click.command("export-onnx", cls=GivenOnce)
 @click.argument("mmproj", metavar="MMPROJ.gguf", type=click.Path(path_type=Path))
 @click.argument("out", metavar="[TOWER.onnx]", required=False, type=click.Path(path_type=Path))
 @click.option(

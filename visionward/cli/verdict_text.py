@@ -49,7 +49,7 @@ def verdict_lines(verdict: Verdict, policy: Policy, threshold: float, *, all_sco
         yield "Categories: the model named none."
     scored = {code: score for code, score in verdict.category_scores.items() if score is not None}
     if all_scores and scored:
-        yield "The probability of each category, if the answer is unsafe:"
+        yield "The probability of each category to be the first one named, if the answer is unsafe:"
         yield from _named(scored, names)
     for warning in verdict.warnings:
         yield f"Note: {warning}"

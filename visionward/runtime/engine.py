@@ -20,16 +20,15 @@ from visionward.runtime.cross_attention import CrossAttention, ImageMemory
 from visionward.runtime.decoder import ANSWER_ROOM, Decoder
 from visionward.runtime.decoding_room import DecodingRoom
 from visionward.runtime.device import Device, gpu_devices, physical_cores
-from visionward.runtime.errors import ConversationError, ImageError, ModelFileError
-from visionward.runtime.gguf_header import GgufHeader
+from visionward.runtime.errors import ConversationError, ImageError
 from visionward.runtime.graph import Allocator, ProductObserver, read
 from visionward.runtime.image_cache import CacheStatistics, ImageCache
 from visionward.runtime.images import ImageSource
-from visionward.runtime.mmproj_file import MmprojWeights, read_config
-from visionward.runtime.mmproj_format import ARCHITECTURE, TextIdentity
+from visionward.runtime.mmproj_weights import MmprojWeights
 from visionward.runtime.onnx_tower import OnnxTower
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER
 from visionward.runtime.packed_kernels import Kernels, check_packed_kernels
+from visionward.runtime.pair_files import PairFiles
 from visionward.runtime.pictures import DEFAULT_FRAMES, Pictures, first_picture
 from visionward.runtime.preprocess import Tiles
 from visionward.runtime.text_model import TextModel
@@ -167,21 +166,23 @@ class Engine:
             check_packed_kernels(threads)
         if gpu_layers is None and not gpu_devices():
             gpu_layers = 0
+        files = PairFiles.open(text, mmproj)
+        files.check_checksums(self._go_on)
+        self.file_warnings = files.warnings
+        self.config, file = files.config, files.mmproj
         device = Device.choose(gpu=gpu_layers != 0, threads=threads)
         self._stack.callback(device.close)
         self.device_name = device.name
         self.threads = threads
         self._allocator = allocator = Allocator(device)
         self._stack.callback(allocator.close)
-        file = GgufHeader(mmproj, ARCHITECTURE)
-        self.config = read_config(file)
         room = room_for_tower(vision.memory_limit, text, file, self.config, cells=n_ctx + ANSWER_ROOM)
         chosen = choose_backend(vision, file, self.config, gpu=not device.is_cpu, room=room)
-        session = load_session(vision, chosen, threads)
+        session = load_session(vision, chosen, threads, self._go_on)
         if session is not None:
             self._stack.callback(session.close)
         self.vision_backend = "ggml" if session is None else chosen.backend
-        self.weights = MmprojWeights(file, device, tower=session is None)
+        self.weights = MmprojWeights(file, self.config, device, tower=session is None)
         self._stack.callback(self.weights.close)
         self.tower = (
             VisionTower(self.weights, device, allocator, exact=exact)
@@ -190,9 +191,8 @@ class Engine:
         )
         self.cross_attention = CrossAttention(self.weights, device, allocator, exact=exact)
         self._worker.check_cancelled()
-        self.model = TextModel(text, gpu_layers=gpu_layers, packed=packed)
+        self.model = TextModel(files.text, files.text_config, gpu_layers=gpu_layers, packed=packed)
         self._stack.callback(self.model.close)
-        self._check_pair()
         self.decoder = Decoder(
             self.model,
             self.cross_attention,
@@ -204,19 +204,12 @@ class Engine:
         )
         self._stack.callback(self.decoder.close)
 
-    def _check_pair(self) -> None:
-        model = self.model
-        identity = TextIdentity(model.text_hash, model.layers, model.width, model.vocab_rows, model.image_token_id)
-        differing = self.config.differences(identity)
-        if differing:
-            raise ModelFileError(
-                f"{model.path} and {self.weights.file.path} do not belong together ({', '.join(differing)} differ): "
-                "use the two files of one conversion."
-            )
-
     def run(self, job: Callable[[], T]) -> T:
         """Run a job on the engine's own thread, where the decoder may be used; an interrupt ends it cleanly."""
         return self._worker.run(job)
+
+    def _go_on(self, _read: int) -> None:
+        self._worker.check_cancelled()
 
     def check_cancelled(self) -> None:
         """For jobs: raises when the job was interrupted."""

@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class CategoryScore:
-    """A violated category.
+    """A category that the model named.
 
     Attributes:
         code: ``S1`` and so on.
         name: its name in the policy.
-        score: teacher-forced probability of the code after ``unsafe`` and a line break, including what must follow it.
+        score: the probability with which the model named the code in its place: after ``unsafe`` and a line break for
+            the first, after what it had named before and a comma for a further one, including that the code ends there.
+            The first one's is its ``Verdict.category_scores``, up to the rounding of another batch.
     """
 
     code: str
@@ -57,8 +59,9 @@ class Verdict:
         score: p(unsafe) / (p(safe) + p(unsafe)) of the first answer token.
         answer_mass: p(safe) + p(unsafe); under 0.5 the model did not really answer, and the verdict is unsafe.
         categories: the codes that the model named, in its order.
-        category_scores: every category in force to its score; to None where it was not computed, as for a safe
-            verdict unless it was asked for.
+        category_scores: every category in force to the probability that it is the first one named after ``unsafe`` and
+            a line break, including that the code ends there; to None where it was not computed, as for a safe verdict
+            unless it was asked for.
         role: ``User`` for prompt classification, ``Agent`` for response classification.
         tiles: tiles of all pictures that were looked at; 0 without an image.
         tokens: of prompt and answer.
