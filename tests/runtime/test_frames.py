@@ -60,7 +60,7 @@ def test_every_frame_of_every_format(file_format, options):
     assert total == len(found) == count
     apart = [[np.abs(np.asarray(image, int) - np.asarray(one)).mean() for one in shown] for image in found]
     assert np.argmin(apart, axis=1).tolist() == list(range(count))
-    assert np.diag(apart).max() <= (15 if file_format in {"AVIF", "MPO"} else 0)
+    assert np.diag(apart).max() <= (40 if file_format in {"AVIF", "MPO"} else 0)
     some, total = frames(data, 2)
     assert total == count
     assert [image.tobytes() for image in some] == [found[0].tobytes(), found[-1].tobytes()]

@@ -163,7 +163,9 @@ FRAMES = [np.random.default_rng(seed).integers(0, 255, (40, 50, 3), np.uint8) fo
 def test_every_frame_is_judged_and_unsafe_wins(guard: Guard) -> None:
     seen: list[np.ndarray] = []
     stills = [guard.classify(image=frame, prompt="Look") for frame in FRAMES]
-    whole = guard.classify(image=animation(*FRAMES), prompt="Look", observe=lambda logits: seen.append(logits.copy()))
+    whole = guard.classify(
+        image=animation(*FRAMES), prompt="Look", frames=5, observe=lambda logits: seen.append(logits.copy())
+    )
     assert whole.score == max(still.score for still in stills)
     assert whole.frames == FrameCount(5, 5)
     assert whole.tiles == sum(still.tiles for still in stills)
