@@ -9,7 +9,7 @@ import pytest
 
 from visionward import Engine
 from visionward.convert import ConvertedPair
-from visionward.runtime import vision_memory
+from visionward.runtime import decoding_room, vision_memory
 from visionward.runtime.errors import ModelFileError, VisionwardError
 from visionward.runtime.onnx_format import data_path
 from visionward.runtime.processor import Memory
@@ -19,7 +19,8 @@ BACKENDS = ("onnx", "openvino")
 
 
 def limit_memory(monkeypatch, limit: int | None) -> None:
-    monkeypatch.setattr(vision_memory, "read_memory", lambda: Memory(2**36, 2**36, limit))
+    for module in (vision_memory, decoding_room):
+        monkeypatch.setattr(module, "read_memory", lambda: Memory(2**36, 2**36, limit))
 
 
 def copy_tower(source: Path, target: Path) -> Path:

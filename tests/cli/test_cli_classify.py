@@ -1,6 +1,7 @@
 """The classify command: what reaches the guard, and what is printed of its verdict."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from fake_guard import SAFE, UNSAFE
 
 from visionward.convert import demo_guard
 from visionward.runtime.demo_samples import TOY_NOTICE
+from visionward.runtime.pictures import DEFAULT_FRAMES
+from visionward.runtime.verdict import FrameCount
 
 PAIR = ("--model", "t.gguf", "--mmproj", "m.gguf")
 PROMPT = ("--prompt", "hello")
@@ -63,6 +66,16 @@ def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
     assert asked["threshold"] == 0.25
     assert asked["category_scores"] is False
     assert guard.closed == 1
+
+
+def test_frames(run, guard, picture):
+    guard.enqueue(replace(SAFE, frames=FrameCount(8, 120)), replace(SAFE, frames=FrameCount(1, 1)), SAFE)
+    assert "Frames: 8 of 120" in run("classify", *PAIR, "--image", picture).stdout.splitlines()
+    assert "Frames" not in run("classify", *PAIR, "--image", picture, "--frames", 120).stdout
+    assert "Frames" not in run("classify", *PAIR, "--image", picture, "--frames", 1).stdout
+    assert [asked["frames"] for asked in guard.history] == [DEFAULT_FRAMES, 120, 1]
+    for bad in ("0", "-1", "many"):
+        assert run("classify", *PAIR, "--image", picture, "--frames", bad).exit_code == 2
 
 
 def test_image_alone(run, guard, picture):

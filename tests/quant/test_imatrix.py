@@ -1,5 +1,6 @@
 """Gathering importance matrices: the numbers that go into the matrices, llama.cpp's file form, and their use."""
 
+import contextlib
 import ctypes
 import json
 
@@ -133,6 +134,15 @@ def matrix_file(f16_pair, calibration, tmp_path_factory):
     assert result.exit_code == 0, result.output
     assert "3 prompts" in result.stdout
     return path
+
+
+def test_every_frame_is_read(f16_pair, tmp_path):
+    """What the guard would judge: an animation's frames, one prompt each."""
+    frames = [Image.fromarray(picture(seed=seed)) for seed in range(3)]
+    frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:])
+    (tmp_path / "one.jsonl").write_text(json.dumps({"image": "moving.png", "prompt": "What is this?"}))
+    with contextlib.closing(Engine(f16_pair.text, f16_pair.mmproj, threads=1, n_ctx=512, gpu_layers=0)) as engine:
+        assert gather(engine, read_samples(tmp_path / "one.jsonl")).prompts == 3
 
 
 def test_file_has_llama_cpps_form(matrix_file):

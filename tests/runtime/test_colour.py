@@ -66,10 +66,10 @@ def test_srgb_by_any_maker_keeps_its_bits(name):
 
 
 def test_a_table_beside_srgbs_matrix_is_not_overlooked():
-    """It is what viewers use, and could differ where nobody probes."""
+    """It is what viewers use."""
     matrix = icc.rgb_profile(icc.SRGB, icc.srgb_curve(), 2)
     assert np.array_equal(shown(encoded(PICTURE, icc_profile=matrix)), PIXELS)
-    table = icc.lut_profile(lambda r, g, b: (100 * g, 0, 0), also=icc.SRGB)
+    table = icc.lut_profile(lambda _red, green, _blue: (100 * green, 0, 0), also=icc.SRGB)
     assert not np.array_equal(shown(encoded(PICTURE, icc_profile=table)), PIXELS)
 
 

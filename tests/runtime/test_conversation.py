@@ -88,6 +88,14 @@ def test_ways_to_name_an_image(part, expected):
         assert conversation.texts == ("What is it?",)
 
 
+@pytest.mark.parametrize("shape", [(4, 5, 1), (4, 5, 3), (0,), (1,), ()])
+def test_an_array_beside_the_content_is_not_overlooked(shape):
+    """Compared with an empty list, an array (h, w, 1) is an empty array, which numpy 1.26 takes for false."""
+    for key in ("images", "image", "detail_image"):
+        with pytest.raises(ConversationError, match=f"the key '{key}', which would not be judged"):
+            Conversation.from_messages([{"role": "user", "content": "Hello", key: np.zeros(shape, np.uint8)}])
+
+
 def test_arrays_are_images():
     array = np.zeros((2, 2, 3), np.uint8)
     assert Conversation.from_messages([user(image(array))]).images[0] is array

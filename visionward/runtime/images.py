@@ -90,7 +90,7 @@ def decode_image(source: ImageSource) -> Image.Image:
             ``Image.MAX_IMAGE_PIXELS``. The message names the file.
     """
     with decoding(source), opened(source, DecodingRoom()) as frames:
-        return frames.picture(0).rendering().whole()
+        return frames.picture(frames.chosen(1)[0]).rendering().whole()
 
 
 @contextlib.contextmanager

@@ -16,9 +16,8 @@ from visionward.runtime.mmproj_format import VisionConfig
 from visionward.runtime.preprocess import Tiles, tile_image
 from visionward.runtime.verdict import FrameCount
 
-# An animation of a few seconds is looked at every half second, and its frames mostly fit into one tile: the eight cost
-# what two photographs of four tiles do.
-DEFAULT_FRAMES = 8
+# Animations mostly fit into one tile: four frames cost what a photograph of four tiles does, minutes on a CPU.
+DEFAULT_FRAMES = 4
 
 
 class Pictures:
