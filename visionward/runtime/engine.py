@@ -196,6 +196,7 @@ class Engine:
             threads=threads,
             ubatch=ubatch,
             exact=exact,
+            flash_attention=not exact and (gpu_layers is None or gpu_layers > self.model.layers),
             check_cancelled=self._worker.check_cancelled,
         )
         self._stack.callback(self.decoder.close)
