@@ -171,7 +171,8 @@ class Engine:
         self._stack.callback(allocator.close)
         file = GgufHeader(mmproj, ARCHITECTURE)
         self.config = read_config(file)
-        room = room_for_tower(vision.memory_limit, text, file, self.config, cells=n_ctx + ANSWER_ROOM)
+        cells = n_ctx + ANSWER_ROOM
+        room = room_for_tower(vision.memory_limit, text, file, self.config, cells=cells, ubatch=ubatch)
         chosen = choose_backend(vision, file, self.config, gpu=not device.is_cpu, room=room)
         session = load_session(vision, chosen, threads)
         if session is not None:
