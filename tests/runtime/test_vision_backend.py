@@ -254,15 +254,17 @@ def test_what_is_left_for_the_tower(pair, monkeypatch) -> None:
     file = GgufHeader(pair.mmproj)
     config = read_config(file)
 
-    def room(limit: int | None, cells: int = 64) -> int | None:
-        return vision_memory.room_for_tower(limit, pair.text, file, config, cells=cells)
+    def room(limit: int | None, cells: int = 64, ubatch: int = 16) -> int | None:
+        return vision_memory.room_for_tower(limit, pair.text, file, config, cells=cells, ubatch=ubatch)
 
     assert room(None) is None
     base = room(10 * 2**30)
     assert base is not None
     assert base < 10 * 2**30 - pair.text.stat().st_size
     assert room(10 * 2**30 + 1) == base + 1
-    # One more cell of the KV cache: keys and values of two heads of 64, in float16, in four layers.
-    assert room(10 * 2**30, cells=65) == base - 4 * 2 * 2 * 2 * 64
+    # One more cell of the KV cache: keys and values of two heads of 64, in float16, in four layers, and the scores that
+    # four heads of 16 rows give it, in float32.
+    assert room(10 * 2**30, cells=65) == base - 4 * 2 * 2 * 2 * 64 - 4 * 16 * 4
+    assert room(10 * 2**30, ubatch=17) == base - 4 * 64 * 4
     limit_memory(monkeypatch, 2**30)
     assert room(10 * 2**30) == room(None) == room(2**30)

@@ -176,7 +176,8 @@ class Engine:
         self.threads = threads
         self._allocator = allocator = Allocator(device)
         self._stack.callback(allocator.close)
-        room = room_for_tower(vision.memory_limit, text, file, self.config, cells=n_ctx + ANSWER_ROOM)
+        cells = n_ctx + ANSWER_ROOM
+        room = room_for_tower(vision.memory_limit, text, file, self.config, cells=cells, ubatch=ubatch)
         chosen = choose_backend(vision, file, self.config, gpu=not device.is_cpu, room=room)
         session = load_session(vision, chosen, threads, self._go_on)
         if session is not None:
@@ -200,6 +201,7 @@ class Engine:
             threads=threads,
             ubatch=ubatch,
             exact=exact,
+            flash_attention=not exact and (gpu_layers is None or gpu_layers > self.model.identity.layers),
             check_cancelled=self._worker.check_cancelled,
         )
         self._stack.callback(self.decoder.close)

@@ -16,6 +16,12 @@ from visionward.runtime.ggml import Tensor, Type
 # Is shown what a matrix product takes in: the weight's name, and its input, float32 (rows, columns of the weight).
 ProductObserver = Callable[[str, npt.NDArray[np.float32]], None]
 
+# Rows of a head that ggml's CPU flash attention computes as one tile (GGML_FA_TILE_Q in ggml-cpu/common.h).
+_TILE_ROWS = 64
+# Attention as written: bytes for the scores of a block of rows, and the blocks that a graph's nodes suffice for.
+_SCORE_BYTES = 128 * 2**20
+_MOST_BLOCKS = 32
+
 
 class Allocator:
     """The compute buffer that graphs of one device take turns in; it grows to the largest of them.
@@ -99,10 +105,10 @@ class Graph:
     Args:
         allocator: the compute buffer and the device.
         max_nodes: an upper bound of the number of tensors.
-        exact: attention as written, in float32, instead of the flash attention kernel.
+        exact: attention as written, with float32 keys and values, instead of the flash attention kernel.
     """
 
-    def __init__(self, allocator: Allocator, *, max_nodes: int = 256, exact: bool = False) -> None:
+    def __init__(self, allocator: Allocator, *, max_nodes: int = 1024, exact: bool = False) -> None:
         self._allocator = allocator
         self._exact = exact
         self._inputs: list[tuple[Tensor, npt.NDArray[Any]]] = []
@@ -222,34 +228,78 @@ class Graph:
         return int(ggml.view_3d(self.context, k, f.ne[0], count, f.ne[2], f.nb[1], f.nb[2], 0))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Softmax attention, scaled by 1 / sqrt(head_width).
+        """Softmax attention, scaled by 1 / sqrt(head_width), added up in float32 whatever the number of rows.
+
+        On a CPU that is ggml's flash attention with float32 values; elsewhere, and if exact, the formula as written:
+        flash attention adds up in float16 on GPUs, whatever precision is asked for, by ggml's CUDA kernels for tensor
+        cores (fattn-mma-f16.cuh) and its Vulkan shaders (flash_attn_base.glsl, where a device has float16).
 
         Args:
             q: (head_width, rows, heads), a view is fine.
             k: (head_width, keys, kv_heads); heads share keys and values in consecutive groups.
             v: as k.
-            bias: added to the scores of every head, (keys, rows); float16 for flash attention, float32 if exact.
+            bias: added to the scores of every head, (keys, rows); float16, or float32 if exact.
 
         Returns:
             (heads * head_width, rows).
         """
+        if self._exact or not self._allocator.device.is_cpu:
+            return self._attention_as_written(q, k, v, bias)
+        return self._flash_attention(q, k, v, bias)
+
+    def _flash_attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention by ggml's CPU kernel.
+
+        With float16 values it adds up in float16 where fewer than 64 rows come at once: over the tokens of four tiles
+        that is off by 0.05. So values are widened. Its quick path takes tiles of 64 rows of one head, with keys of the
+        type of the values; rows of the heads that share their keys are laid side by side, so that 16 rows of four
+        heads are such a tile.
+        """
         fields = ggml.struct_of(q)
         width, rows, heads = int(fields.ne[0]), int(fields.ne[1]), int(fields.ne[2])
-        scaling = 1 / math.sqrt(width)
-        if not self._exact:
-            mixed = ggml.flash_attn_ext(self.context, q, k, v, bias, scaling, 0.0, 0.0)
-            ggml.flash_attn_ext_set_prec(mixed, ggml.Precision.F32)
-            return int(ggml.reshape_2d(self.context, mixed, width * heads, rows))
-        scores = ggml.mul_mat(self.context, k, q)
-        ggml.mul_mat_set_prec(scores, ggml.Precision.F32)
-        weights = ggml.soft_max_ext(self.context, scores, bias, scaling, 0.0)
+        kv_heads = int(ggml.struct_of(k).ne[2])
+        group = heads // kv_heads if bias is None else 1
+        if group > 1:
+            q = ggml.reshape_3d(self.context, ggml.cont(self.context, q), width, rows * group, kv_heads)
+        v = self._widened(v)
+        if rows * group >= _TILE_ROWS:
+            k = self._widened(k)
+        mixed = ggml.flash_attn_ext(self.context, q, k, v, bias, 1 / math.sqrt(width), 0.0, 0.0)
+        if group > 1:
+            by_kv_head = ggml.reshape_4d(self.context, mixed, width, kv_heads, rows, group)
+            mixed = ggml.cont(self.context, ggml.permute(self.context, by_kv_head, 0, 2, 3, 1))
+        return int(ggml.reshape_2d(self.context, mixed, width * heads, rows))
+
+    def _widened(self, x: Tensor) -> Tensor:
+        return x if ggml.struct_of(x).type == Type.F32 else int(ggml.cast(self.context, x, Type.F32))
+
+    def _attention_as_written(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention by two matrix products, in blocks of rows that bound the memory for their scores."""
+        fields = ggml.struct_of(q)
+        width, rows, heads = int(fields.ne[0]), int(fields.ne[1]), int(fields.ne[2])
         values = ggml.cont(self.context, ggml.permute(self.context, v, 1, 0, 2, 3))
-        mixed = ggml.mul_mat(self.context, values, weights)
-        return int(ggml.cont_2d(self.context, ggml.permute(self.context, mixed, 0, 2, 1, 3), width * heads, rows))
+        block = max(1, _SCORE_BYTES // (4 * int(ggml.struct_of(k).ne[1]) * heads), math.ceil(rows / _MOST_BLOCKS))
+        parts = []
+        for first in range(0, rows, block):
+            count = min(block, rows - first)
+            part = ggml.view_3d(
+                self.context, q, width, count, heads, fields.nb[1], fields.nb[2], first * int(fields.nb[1])
+            )
+            scores = ggml.mul_mat(self.context, k, part)
+            ggml.mul_mat_set_prec(scores, ggml.Precision.F32)
+            of_part = None if bias is None else self.rows(bias, first, count)
+            weights = ggml.soft_max_ext(self.context, scores, of_part, 1 / math.sqrt(width), 0.0)
+            mixed = ggml.mul_mat(self.context, values, weights)
+            ggml.mul_mat_set_prec(mixed, ggml.Precision.F32)
+            mixed = ggml.permute(self.context, mixed, 0, 2, 1, 3)
+            parts.append(int(ggml.cont_2d(self.context, mixed, width * heads, count)))
+        return self.concat_rows(*parts)
 
     def attention_input(self, x: Tensor) -> Tensor:
-        """Keys or values as ``attention`` reads them fastest: float16 for flash attention, float32 if exact."""
-        return int(ggml.cont(self.context, x)) if self._exact else int(ggml.cast(self.context, x, Type.F16))
+        """Keys or values as ``attention`` reads them fastest: float32 on a CPU and if exact, float16 on a GPU."""
+        if self._exact or self._allocator.device.is_cpu:
+            return int(ggml.cont(self.context, x))
+        return int(ggml.cast(self.context, x, Type.F16))
 
 
 def read(tensor: Tensor, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

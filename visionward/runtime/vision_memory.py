@@ -8,7 +8,7 @@ from visionward.runtime.onnx_format import TowerIdentity
 from visionward.runtime.openvino_session import best_precision
 from visionward.runtime.processor import read_memory
 
-# Python, the libraries, the vocabulary and the decoder's compute buffer.
+# Python, the libraries, the vocabulary and the decoder's compute buffer without the scores of its attention.
 _PROCESS_BYTES = 500 * 2**20
 
 _BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0}
@@ -45,12 +45,13 @@ def tower_bytes(backend: str, identity: TowerIdentity, vision: VisionConfig) -> 
 
 
 def room_for_tower(
-    limit: int | None, text: Path, mmproj: GgufHeader, config: MmprojConfig, *, cells: int
+    limit: int | None, text: Path, mmproj: GgufHeader, config: MmprojConfig, *, cells: int, ubatch: int
 ) -> int | None:
     """Bytes that a limit leaves for the tower; None where there is no limit.
 
     Everything else that a classification keeps is taken off: the text file, the cross-attention layers, the KV cache,
-    the keys and values of one image in use and one in the cache, and the process itself.
+    the scores of a graph that attends to all of it, the keys and values of one image in use and one in the cache, those
+    of one layer in float32, and the process itself.
 
     Args:
         limit: what the caller set, in bytes; a container's limit counts too, and the smaller of the two.
@@ -58,6 +59,7 @@ def room_for_tower(
         mmproj: the mmproj file.
         config: what it says of the model.
         cells: of the KV cache.
+        ubatch: tokens that the decoder computes in one graph.
     """
     limits = [value for value in (limit, read_memory().limit) if value is not None]
     if not limits:
@@ -66,8 +68,10 @@ def room_for_tower(
     layers = sum(tensor.nbytes for name, tensor in mmproj.tensors.items() if name.startswith("cross."))
     text_bytes = text.stat().st_size if text.is_file() else 0
     kv_cache = cells * cross.self_attention_layers * _kv_bytes(cross)
-    images = 2 * vision.max_tiles * vision.tile_tokens * len(cross.layers) * _kv_bytes(cross)
-    return min(limits) - text_bytes - layers - kv_cache - images - _PROCESS_BYTES
+    scores = 4 * cross.head_count * ubatch * cells
+    layer = vision.max_tiles * vision.tile_tokens * _kv_bytes(cross)
+    images = 2 * len(cross.layers) * layer + 2 * layer
+    return min(limits) - text_bytes - layers - kv_cache - scores - images - _PROCESS_BYTES
 
 
 def _kv_bytes(cross: CrossAttentionConfig) -> int:
