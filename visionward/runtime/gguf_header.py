@@ -18,6 +18,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
 from visionward.runtime.errors import ModelFileError
+from visionward.runtime.regular_file import open_regular
 
 T = TypeVar("T")
 MAGIC = b"GGUF"
@@ -141,7 +142,7 @@ class GgufHeader:
         self._keys: dict[str, Any] = {}
         self.tensors: dict[str, StoredTensor] = {}
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 magic = file.read(len(MAGIC))
                 if magic != MAGIC:
                     raise ModelFileError(f"{path} is not a GGUF file: it begins with {magic!r} instead of {MAGIC!r}.")
@@ -242,7 +243,7 @@ class GgufHeader:
         place = self.get(key, lambda value: value)
         if not isinstance(place, _StringArray):
             raise ModelFileError(f"{self.path}: the value of {key} is no array of strings.")
-        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_regular(self.path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             cursor = _Cursor(data, place.offset)
             return [cursor.string() for _ in range(place.count)]
 

@@ -17,6 +17,7 @@ from visionward.runtime.errors import ComputeError, ModelFileError
 from visionward.runtime.ggml import Tensor
 from visionward.runtime.gguf_header import GgufHeader, StoredTensor, floats, integers
 from visionward.runtime.mmproj_format import CrossAttentionConfig, MmprojConfig, VisionConfig
+from visionward.runtime.regular_file import open_regular
 
 UPLOAD_BYTES = 64 * 2**20
 
@@ -135,7 +136,7 @@ def tower_hash(file: GgufHeader) -> str:
     file that was made of a checkpoint.
     """
     digest = hashlib.sha256()
-    with file.path.open("rb") as opened:
+    with open_regular(file.path) as opened:
         for name, stored in sorted(file.tensors.items()):
             if len(stored.shape) == 1 and not name.startswith("cross."):
                 opened.seek(stored.offset)
@@ -165,7 +166,7 @@ class MmprojWeights:
         self.config = read_config(file)
         check_tensors(file, self.config)
         self._stored = {name: stored for name, stored in file.tensors.items() if tower or name.startswith("cross.")}
-        with file.path.open("rb") as opened:
+        with open_regular(file.path) as opened:
             self._file_map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         self._data = np.frombuffer(self._file_map, np.uint8)
         size = (len(self._stored) + 1) * ggml.tensor_overhead()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.mmproj_format import MmprojConfig, VisionConfig
+from visionward.runtime.regular_file import open_regular
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -147,7 +148,8 @@ def read_identity(path: Path) -> TowerIdentity:
         )
     stored = data.stat().st_size if data.is_file() else None
     if stored != data_bytes:
-        state = "is missing" if stored is None else f"has {stored} bytes, expected {data_bytes}"
+        absent = "is no regular file" if data.exists() else "is missing"
+        state = absent if stored is None else f"has {stored} bytes, expected {data_bytes}"
         raise ModelFileError(f"{data}, which holds the weights of {path.name}, {state}: export it again.")
     _check_seal(path, content, model)
     return TowerIdentity(
@@ -163,7 +165,7 @@ def read_identity(path: Path) -> TowerIdentity:
 def _check_seal(path: Path, content: bytes, model: "ModelProto") -> None:
     data = data_path(path)
     try:
-        with data.open("rb") as file:
+        with open_regular(data) as file:
             file.seek(-SEAL_BYTES, os.SEEK_END)
             of_graph, of_vectors = file.read(_DIGEST_BYTES), file.read(_DIGEST_BYTES)
             if hashlib.sha256(content).digest() != of_graph:
@@ -198,8 +200,9 @@ def _decimal(text: str) -> int:
 
 def _read_graph(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        content = b"" if size > _MOST_GRAPH_BYTES else path.read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = b"" if size > _MOST_GRAPH_BYTES else file.read(size)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not content:

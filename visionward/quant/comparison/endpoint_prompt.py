@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -17,6 +16,7 @@ from visionward.runtime.conversation import Conversation, ImagePart, TextPart
 from visionward.runtime.errors import ImageError
 from visionward.runtime.images import ImageSource, decode_image
 from visionward.runtime.policy import Policy
+from visionward.runtime.regular_file import open_regular
 
 _ORIENTATION_TAG = 0x0112
 # What every vision API takes; anything else is sent as PNG.
@@ -102,7 +102,8 @@ def _plain_bytes(source: ImageSource) -> tuple[str, bytes] | None:
         data = source
     elif isinstance(source, str | PathLike):
         try:
-            data = Path(source).read_bytes()
+            with open_regular(source) as file:
+                data = file.read()
         except OSError as cause:
             raise ImageError(f"{fspath(source)}: {cause.strerror or cause}") from cause
     else:
