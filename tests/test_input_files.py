@@ -163,14 +163,19 @@ def test_a_public_set(tmp_path: Path, form: str, place: str) -> None:
     assert "not a regular file" in refusal(partial(read_dataset, tmp_path, form, tmp_path / "scratch"))
 
 
-@pytest.mark.parametrize("option", ["--image", "--conversation", "--categories"])
-def test_on_the_command_line(special: Path, option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("--image", "pipe it into standard input, and give -"),
+        ("--conversation", "pipe it into standard input, and give -"),
+        ("--categories", "write what it gives into one first"),
+    ],
+)
+def test_on_the_command_line(special: Path, option: str, instead: str) -> None:
     result = CliRunner().invoke(cli, ["classify", "--demo", "--prompt", "Look", option, str(special)])
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert "is a pipe or a device, and only regular files are read: write what it gives into one first" in (
-        result.stderr
-    )
+    assert f"is a pipe or a device, and only regular files are read: {instead}" in result.stderr
 
 
 def test_a_redirected_standard_input_is_a_regular_file(tmp_path: Path) -> None:

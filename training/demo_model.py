@@ -63,7 +63,9 @@ def demo_config() -> MllamaConfig:
         norm_eps=1e-5,
         supported_aspect_ratios=[list(canvas) for canvas in CANVASES],
     )
-    return MllamaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_ID)
+    return MllamaConfig(
+        vision_config=vision, text_config=text, image_token_index=IMAGE_ID, visionward_demonstration=True
+    )
 
 
 def unused_tile_masks(model: MllamaForConditionalGeneration) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:

@@ -143,6 +143,7 @@ def test_json(run, guard):
         "timings_ms": {"load": 10, "preprocess": 0, "vision": 0, "prefill": 20, "decode": 30, "total": 50},
         "model": "guard-text-F16.gguf",
         "vision_backend": None,
+        "frames": None,
         "warnings": ["no image was given."],
     }
 

@@ -95,7 +95,6 @@ def test_wrong_calls(run, tmp_path, monkeypatch, files, arguments, fragment):
         (ValueError("threads is 0, it must be at least 1."), "threads is 0"),
         (ZeroDivisionError("a bug"), "ZeroDivisionError: a bug (unexpected; set VISIONWARD_DEBUG=1"),
         (AssertionError(), "AssertionError"),
-        (BrokenPipeError(32, "Broken pipe"), "the output was closed"),
         (RuntimeError("red\x1b[31m and\ttabs"), "red [31m and tabs"),
     ],
 )
@@ -103,6 +102,12 @@ def test_failures_of_the_guard(run, guard, error, fragment, extra):
     guard.enqueue(error)
     assert_one_line_error(run("classify", *PAIR, *PROMPT, *extra), fragment)
     assert guard.closed == 1
+
+
+def test_a_reader_that_has_gone_ends_it_quietly(run, guard):
+    guard.enqueue(BrokenPipeError(32, "Broken pipe"))
+    result = run("classify", *PAIR, *PROMPT)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", "")
 
 
 def test_a_score_that_is_no_number_is_no_verdict(run, guard):

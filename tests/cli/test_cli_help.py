@@ -21,6 +21,7 @@ DOCUMENTED = {
     "quantize": ("--imatrix", "--tensor-type", "--threads", "--allow-requantize"),
     "imatrix": ("--model", "--mmproj", "--data", "--out", "--limit", "--threads", "--gpu-layers"),
     "inspect": ("--model", "--mmproj", "--demo", "--template", "--json"),
+    "verify": ("--model", "--mmproj", "--demo", "--onnx-tower", "--files-only", "--json", "--threads", "--gpu-layers"),
     "doctor": ("--fresh", "--json"),
     "bench": (
         *("--model", "--mmproj", "--demo", "--image", "--prompt", "--runs", "--warmup", "--threads", "--gpu-layers"),
@@ -63,6 +64,16 @@ def test_the_list_of_commands_says_what_the_commands_say(command):
     loaded = cli.get_command(click.Context(cli), command)
     assert loaded.help.split("\n\n")[0] == cli.lazy[command][1]
     assert all(parameter.help for parameter in loaded.params if isinstance(parameter, click.Option))
+
+
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_no_option_is_taken_twice(run, command):
+    loaded = cli.get_command(click.Context(cli), command)
+    single = [option for option in loaded.params if isinstance(option, click.Option) and not option.multiple]
+    for option in (option for option in single if not option.is_flag and not option.is_eager):
+        result = run(command, option.opts[0], "a", f"{option.opts[0]}=b")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr == f"error: {option.opts[0]} is given 2 times, expected once\n"
 
 
 def test_no_command_is_help(run):

@@ -5,7 +5,7 @@ import json
 import pytest
 from tiny_checkpoint import IMAGE_TOKEN_ID, VOCABULARY, write_tiny_checkpoint
 
-from visionward.convert import convert_checkpoint, demo_guard
+from visionward.convert import convert_checkpoint
 from visionward.runtime.demo_samples import TOY_NOTICE
 from visionward.runtime.pair_summary import _template_summary
 from visionward.runtime.prompt import LLAMA_SPECIAL_TOKENS, _built_in
@@ -74,9 +74,13 @@ def test_template_whole(run, model):
     assert "does not ask for a verdict" in summary["problems"][0]
 
 
-def test_demo(run, tiny_pair, monkeypatch):
-    monkeypatch.setattr(demo_guard, "demo_pair", lambda: tiny_pair)
+def test_demo(run, model):
     assert run("inspect", "--demo").stdout.startswith(f"Note: {TOY_NOTICE}")
+    summary = json.loads(run("inspect", "--demo", "--json").stdout)
+    assert (summary["text"]["file"]["demonstration"], summary["mmproj"]["file"]["demonstration"]) == (True, True)
+    assert TOY_NOTICE not in run("inspect", *model).stdout
+    summary = json.loads(run("inspect", *model, "--json").stdout)
+    assert (summary["text"]["file"]["demonstration"], summary["mmproj"]["config"]["demonstration"]) == (False, False)
 
 
 def test_templates_and_policies():

@@ -122,13 +122,46 @@ def test_an_interrupt_that_python_swallows(model):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes")
-def test_a_closed_output_is_an_error(model):
+@pytest.mark.parametrize("arguments", [("classify", "--prompt", "x", "--exit-code"), ("--help",), ("classify", "-h")])
+def test_a_reader_that_has_gone_is_an_error_without_a_word(model, arguments):
     reading, writing = os.pipe()
     os.close(reading)
-    command = [*COMMAND, "classify", *model, "--prompt", "x", "--json", *LIGHT]
+    command = [*COMMAND, *arguments, *(model if "--prompt" in arguments else ())]
     result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
     os.close(writing)
-    assert (result.returncode, result.stderr) == (2, "error: the output was closed before everything was written\n")
+    assert (result.returncode, result.stderr) == (2, "")
+
+
+def with_closed(closed, arguments):
+    """The program as a shell starts it with ``>&-`` and the like."""
+    source = (
+        "import os, sys\nfor closed in map(int, sys.argv.pop(1)): os.close(closed)\nos.execv(sys.argv[1], sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", source, closed, *COMMAND, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors")
+@pytest.mark.parametrize("arguments", [("classify", "--prompt", "x"), ("classify", "--json", "--prompt", "x"), ("-h",)])
+def test_a_closed_output_is_an_error(model, arguments):
+    result = with_closed("1", [*arguments, *(model if "--prompt" in arguments else ())])
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert result.stderr.startswith("error: standard output is closed")
+    assert with_closed("12", [*arguments, *(model if "--prompt" in arguments else ())]).returncode == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors")
+def test_closed_input_and_closed_errors_do_not_matter(model):
+    result = with_closed("02", ["classify", "--json", "--prompt", "x", *model])
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["verdict"] == "unsafe"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors")
+def test_a_closed_input_cannot_be_read(model):
+    result = with_closed("0", ["classify", "--prompt", "-", *model])
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: --prompt is -, and standard input is closed\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full")  # noqa: PTH110

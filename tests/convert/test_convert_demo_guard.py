@@ -1,13 +1,21 @@
 """The packaged demonstration guard is converted once, aside, wherever there is room."""
 
+import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
+from tiny_checkpoint import write_tiny_checkpoint
 
-from visionward.convert import demo_guard
+import visionward
+from visionward import Guard
+from visionward.convert import convert_checkpoint, demo_guard
+from visionward.quant.quantize import quantize_file
+from visionward.runtime.demo_samples import TOY_NOTICE
 from visionward.runtime.errors import CheckpointError
+from visionward.runtime.gguf_header import GgufHeader
 
 
 @pytest.fixture
@@ -88,3 +96,54 @@ def test_package_without_the_checkpoint(package):
     (package / "demo_guard" / "config.json").unlink()
     with pytest.raises(CheckpointError, match="without the demo guard"):
         demo_guard.demo_pair()
+
+
+def set_mark(checkpoint, value):
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"visionward_demonstration": value}))
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    """The packaged toy under another name, and the same with its mark taken away."""
+    folder = tmp_path_factory.mktemp("toys")
+    packaged = Path(visionward.__file__).parent / "demo_guard"
+    shutil.copytree(packaged, folder / "unmarked", ignore=shutil.ignore_patterns("samples"))
+    set_mark(folder / "unmarked", value=False)
+    checkpoints = packaged, folder / "unmarked"
+    return [convert_checkpoint(path, folder / str(n), name="guard") for n, path in enumerate(checkpoints)]
+
+
+def warnings_of(text, mmproj):
+    with Guard.load(text, mmproj, threads=1) as guard:
+        return guard.classify(prompt="hello").warnings
+
+
+def test_the_toy_says_so_under_any_name_and_in_any_type(toys, tmp_path):
+    text, mmproj = tmp_path / "t.gguf", tmp_path / "m.gguf"
+    quantize_file(toys[0].text, text, "q4_0", threads=1)
+    quantize_file(toys[0].mmproj, mmproj, "q4_0", threads=1)
+    for pair in [(toys[0].text, toys[0].mmproj), (text, mmproj)]:
+        assert warnings_of(*pair)[0] == TOY_NOTICE
+    for path in (text, mmproj):
+        assert GgufHeader(path).value("visionward.demonstration") is True
+
+
+def test_the_mark_in_one_file_is_enough(toys):
+    marked, unmarked = toys
+    assert warnings_of(marked.text, unmarked.mmproj)[0] == TOY_NOTICE
+    assert warnings_of(unmarked.text, marked.mmproj)[0] == TOY_NOTICE
+    assert TOY_NOTICE not in warnings_of(unmarked.text, unmarked.mmproj)
+
+
+@pytest.mark.parametrize(("value", "said"), [(False, False), (None, False), (True, True), (1, None), ("yes", None)])
+def test_the_mark_of_a_checkpoint(tmp_path, value, said):
+    checkpoint = set_mark(write_tiny_checkpoint(tmp_path / "tiny"), value)
+    if said is None:
+        with pytest.raises(CheckpointError, match=r"visionward_demonstration is .*, expected true or false"):
+            convert_checkpoint(checkpoint, tmp_path)
+        return
+    pair = convert_checkpoint(checkpoint, tmp_path)
+    for path in (pair.text, pair.mmproj):
+        assert GgufHeader(path).has("visionward.demonstration") is said

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from gguf_edit import GgufFile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -27,7 +28,7 @@ from visionward.convert.onnx_weights import LARGEST, balance_columns, quantize_c
 from visionward.runtime.errors import ModelFileError, QuantizeError
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.mmproj_file import read_config, tower_hash
-from visionward.runtime.onnx_format import SEAL_BYTES, WEIGHT_TYPES, TowerIdentity, data_path, read_identity
+from visionward.runtime.onnx_format import CHECKSUM_BYTES, WEIGHT_TYPES, TowerIdentity, data_path, read_identity
 from visionward.runtime.onnxruntime_session import import_onnxruntime
 
 REPOSITORY = Path(__file__).parents[2]
@@ -86,7 +87,7 @@ def test_offsets_are_aligned_and_sizes_add_up(exported, weight_type: str) -> Non
         assert length == int(np.prod(tensor.dims)) * BITS[tensor.data_type] // 8
         end = offset + length
     identity = read_identity(path)
-    assert data_path(path).stat().st_size == end + SEAL_BYTES == identity.data_bytes
+    assert data_path(path).stat().st_size == end + CHECKSUM_BYTES == identity.data_bytes
     assert identity.weight_type == weight_type
     assert path.stat().st_size < 2**20
 
@@ -266,7 +267,7 @@ def test_progress_ends_at_the_size(tiny_pair: ConvertedPair, tmp_path: Path) -> 
     seen: list[tuple[int, int]] = []
     tower = export_tower(tiny_pair.mmproj, tmp_path / "vision-x.onnx", progress=lambda *told: seen.append(told))
     assert seen == sorted(seen)
-    assert seen[-1][0] == seen[-1][1] == data_path(tower).stat().st_size - SEAL_BYTES
+    assert seen[-1][0] == seen[-1][1] == data_path(tower).stat().st_size - CHECKSUM_BYTES
 
 
 # Refusals.
@@ -309,10 +310,10 @@ def test_weights_beyond_float16(tmp_path: Path) -> None:
 
 def test_values_that_are_not_finite(tiny_pair: ConvertedPair, tmp_path: Path) -> None:
     mmproj = tmp_path / "mmproj-nan-F32.gguf"
-    content = bytearray(tiny_pair.mmproj.read_bytes())
-    offset = GgufHeader(tiny_pair.mmproj).tensors["v.blk.0.attn_q.weight"].offset
-    content[offset : offset + 4] = np.float32(np.nan).tobytes()
-    mmproj.write_bytes(content)
+    file = GgufFile(tiny_pair.mmproj)
+    weight = file.tensor("v.blk.0.attn_q.weight")
+    weight.data = np.float32(np.nan).tobytes() + weight.data[4:]
+    file.write(mmproj)
     with pytest.raises(ModelFileError, match=r"v\.blk\.0\.attn_q\.weight holds values that are infinite or not num"):
         export_tower(mmproj)
     assert list(tmp_path.iterdir()) == [mmproj]

@@ -130,8 +130,7 @@ def progress(done, total, tensor):
     if done:
         print("reached", flush=True)
         time.sleep(600)
-if __name__ == "__main__":
-    quantize_file(Path(sys.argv[1]), Path(sys.argv[2]), "q4_0", threads=1, progress=progress)
+quantize_file(Path(sys.argv[1]), Path(sys.argv[2]), "q4_0", threads=1, progress=progress)
 """
 
 

@@ -1,6 +1,5 @@
 """The ONNX tower in both engines: features and logits against Transformers 4.53.3, and odd shapes against ggml."""
 
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from gguf_edit import GgufFile
 from image_variants import CASES, ImageCase
 from tiny_checkpoint import write_tiny_checkpoint
 
@@ -180,11 +180,10 @@ def test_odd_shapes_equal_exact_ggml(tmp_path: Path, monkeypatch, backend: str, 
 def test_pixels_behind_the_last_whole_patch(pair_of, tmp_path: Path, monkeypatch, backend: str) -> None:
     """The converter writes no such file, readers take one."""
     monkeypatch.setattr(vision_backend, "best_precision", lambda _: "f32")
-    key = b"clip.vision.image_size" + struct.pack("<I", 4)
-    whole = pair_of("plain", "f32").mmproj.read_bytes()
-    assert whole.count(key + struct.pack("<I", 56)) == 1
-    mmproj = tmp_path / "mmproj-cut-F32.gguf"
-    mmproj.write_bytes(whole.replace(key + struct.pack("<I", 56), key + struct.pack("<I", 60)))
+    file = GgufFile(pair_of("plain", "f32").mmproj)
+    assert file.key("clip.vision.image_size").decoded == 56
+    file.set("clip.vision.image_size", 60)
+    mmproj = file.write(tmp_path / "mmproj-cut-F32.gguf")
     export_tower(mmproj, weight_type="f32")
     exact_and_onnx_agree(ConvertedPair(pair_of("plain", "f32").text, mmproj), backend)
 

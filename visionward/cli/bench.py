@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from visionward.cli.error_group import check_interrupted
+from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import (
     EXISTING_FILE,
-    GivenOnce,
     context_option,
     demo_option,
     device_options,

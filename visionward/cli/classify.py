@@ -3,14 +3,14 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from visionward.cli.error_group import check_interrupted
+from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import (
     EXISTING_FILE,
-    GivenOnce,
     context_option,
     demo_option,
     device_options,
@@ -19,6 +19,7 @@ from visionward.cli.model_options import (
     resolve_pair,
     vision_options,
 )
+from visionward.cli.standard_input import DASH, InputFile, read_bytes, read_text
 
 
 def _probability(_ctx: click.Context, _parameter: click.Parameter, value: float) -> float:
@@ -31,7 +32,13 @@ def _codes(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, 
     return [code.strip() for value in values for code in value.split(",") if code.strip()]
 
 
-def _check_input(image: Path | None, prompt: str | None, response: str | None, conversation: Path | None) -> None:
+def _check_input(
+    image: Path | str | None, prompt: str | None, response: str | None, conversation: Path | str | None
+) -> None:
+    given = {"--image": image, "--prompt": prompt, "--response": response, "--conversation": conversation}
+    dashes = [option for option, value in given.items() if value == DASH]
+    if len(dashes) > 1:
+        raise click.UsageError(f"{' and '.join(dashes)} are -, and there is one standard input: give one of them so")
     if conversation is not None and (image, prompt, response) != (None, None, None):
         raise click.UsageError("--conversation excludes --image, --prompt and --response")
     if conversation is None and image is None and prompt is None:
@@ -44,13 +51,13 @@ def _check_input(image: Path | None, prompt: str | None, response: str | None, c
 @click.command(cls=GivenOnce)
 @pair_options
 @demo_option
-@click.option("--image", metavar="FILE", type=EXISTING_FILE, help="An image that the user shows.")
+@click.option("--image", metavar="FILE", type=InputFile(), help="An image that the user shows.")
 @click.option("--prompt", metavar="TEXT", help="What the user says; may be left out where there is an image.")
 @click.option("--response", metavar="TEXT", help="What the assistant answered; then the answer is judged.")
 @click.option(
     "--conversation",
     metavar="FILE.json",
-    type=EXISTING_FILE,
+    type=InputFile(),
     help="A JSON list of OpenAI messages, instead of --image, --prompt and --response. "
     "Images are data URLs or paths relative to the file. The last message is judged.",
 )
@@ -77,6 +84,15 @@ def _check_input(image: Path | None, prompt: str | None, response: str | None, c
 @vision_options
 @context_option
 @click.option(
+    "--frames",
+    metavar="N",
+    type=click.IntRange(1, 10000),
+    default=8,
+    show_default=True,
+    help="Of an animation, a document's pages or an icon's sizes judge at most N: the first, the last, and evenly "
+    "between. Each takes as long as an image.",
+)
+@click.option(
     "--category-scores", is_flag=True, help="Score every category for a safe verdict too, which takes longer."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -88,13 +104,14 @@ def classify(
     model: Path | None,
     mmproj: Path | None,
     demo: bool,
-    image: Path | None,
+    image: Path | Literal["-"] | None,
     prompt: str | None,
     response: str | None,
-    conversation: Path | None,
+    conversation: Path | Literal["-"] | None,
     categories: Path | None,
     exclude: list[str],
     threshold: float,
+    frames: int,
     category_scores: bool,
     as_json: bool,
     exit_code: bool,
@@ -104,12 +121,19 @@ def classify(
 
     Judges the last message: what the user says and shows, or, with --response, what the assistant answered.
     The model is two files that `visionward convert` wrote; --demo takes the packaged toy instead.
+    Every picture that an image shows is judged, and unsafe wins: the frames of an animation, and what is transparent on
+    white and on black.
+
+    One of --image, --prompt, --response and --conversation may be -, which reads standard input: a picture's bytes, or
+    UTF-8 text, of which one line break at the end is left out. Empty input is an error. Images of a conversation from
+    standard input are relative to the working directory. A message that is nothing but a dash goes into a conversation
+    file.
 
     The keys of the JSON object: verdict ("safe" or "unsafe"), score, answer_mass, categories (those that the model
     named: code, name, score: how probable the code was in its place), category_scores (all in force: how probable each
     was as the first; null for a safe verdict without --category-scores), role ("User" or "Agent"), tiles, tokens
     (prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total), model, vision_backend ("ggml",
-    "onnx", "openvino"; null without an image), warnings.
+    "onnx", "openvino"; null without an image), frames (judged, total; null without an image), warnings.
 
     Exit codes: 0, whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
 
@@ -118,6 +142,7 @@ def classify(
         visionward classify --demo --image photo.jpg --prompt "What is this?"
         visionward classify --model guard-text-Q4_K_M.gguf --mmproj mmproj-guard-Q8_0.gguf \\
             --image photo.jpg --prompt "What is this?" --json --exit-code
+        visionward classify --demo --prompt - < message.txt
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     _check_input(image, prompt, response, conversation)
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
@@ -129,11 +154,19 @@ def classify(
 
     policy = (DEFAULT_POLICY if categories is None else Policy.from_file(categories)).exclude(exclude)
     if conversation is None:
-        judged = Conversation.from_prompt(prompt, response, image)
+        judged = Conversation.from_prompt(
+            read_text("--prompt") if prompt == DASH else prompt,
+            read_text("--response") if response == DASH else response,
+            read_bytes("--image") if image == DASH else image,
+        )
+    elif conversation == DASH:
+        judged = Conversation.from_json(read_text("--conversation"))
     else:
         judged = Conversation.from_file(conversation)
     with Guard.load(text_gguf, mmproj_gguf, **engine_options) as guard:
-        verdict = guard.classify(judged, policy=policy, threshold=threshold, category_scores=category_scores)
+        verdict = guard.classify(
+            judged, policy=policy, threshold=threshold, category_scores=category_scores, frames=frames
+        )
     check_interrupted()
     if as_json:
         click.echo(json.dumps(verdict.to_dict(), allow_nan=False))

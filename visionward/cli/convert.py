@@ -6,13 +6,14 @@ from pathlib import Path
 import click
 
 from visionward.cli.export_onnx import ONNX_TYPES
+from visionward.cli.given_once import GivenOnce
 from visionward.cli.quantize import TYPES, progress_bar
 from visionward.cli.sizes import size_text
 
 _TYPE = click.Choice(TYPES, case_sensitive=False)
 
 
-@click.command()
+@click.command(cls=GivenOnce)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("out_dir", type=click.Path(path_type=Path))
 @click.option(

@@ -2,10 +2,11 @@
 
 import click
 
+from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import device_options
 
 
-@click.command()
+@click.command(cls=GivenOnce)
 @device_options
 def demo(threads: int | None, gpu_layers: int | None) -> None:
     """Classify the packaged samples with a small demonstration guard.

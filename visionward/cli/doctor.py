@@ -6,8 +6,10 @@ import sys
 
 import click
 
+from visionward.cli.given_once import GivenOnce
 
-@click.command()
+
+@click.command(cls=GivenOnce)
 @click.option("--fresh", is_flag=True, help="Probe the kernels again instead of recalling what was found before.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(fresh: bool, as_json: bool) -> None:

@@ -1,9 +1,11 @@
-"""A click group in which every failure is one line on standard error and exit code 2, never a verdict."""
+"""A click group in which every failure is one line on standard error and exit code 2, never a verdict.
+
+Where the reader of a pipe has gone, there is no line, as with other programs; the exit code is the same.
+"""
 
 import contextlib
 import errno
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -17,11 +19,14 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
+from visionward.cli.given_once import GivenOnce
+from visionward.runtime.standard_streams import occupy_descriptors
+
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 DEBUG_VARIABLE = "VISIONWARD_DEBUG"
-OUTPUT_CLOSED = "the output was closed before everything was written"
+NO_OUTPUT = "standard output is closed: what is found could not be told; give it a file, a pipe or a terminal"
 
 
 _interrupts: list[int] = []
@@ -29,6 +34,10 @@ _interrupts: list[int] = []
 
 class InterruptedByUser(Exception):  # noqa: N818 - an event, not an error
     """An interrupt, in a form that click leaves alone."""
+
+
+class OutputGone(Exception):  # noqa: N818 - an event, not an error
+    """Who read the output stopped reading, in a form that click leaves alone."""
 
 
 class ErrorGroup(click.Group):
@@ -51,8 +60,8 @@ class ErrorGroup(click.Group):
         if cmd_name not in self.lazy:
             return None
         command = getattr(import_module(self.lazy[cmd_name][0]), cmd_name.replace("-", "_"))
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{cmd_name} is no command")
+        if not isinstance(command, GivenOnce):
+            raise TypeError(f"{cmd_name} is no command that takes its options once")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -70,7 +79,7 @@ class ErrorGroup(click.Group):
             raise RuntimeError(f"unexpected end of input ({error})") from error
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise click.ClickException(OUTPUT_CLOSED) from error
+                raise OutputGone from error
             raise
 
     def main(
@@ -82,11 +91,10 @@ class ErrorGroup(click.Group):
         **extra: Any,
     ) -> Any:
         """Run as a program: 0 for success, 2 for every error, 130 for an interrupt; commands may exit otherwise."""
-        # In a frozen program a child process begins here.
-        multiprocessing.freeze_support()
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _remember_interrupts()
+        _open_closed_streams()
         for stream in (sys.stdout, sys.stderr):
             _never_fail_to_encode(stream)
         with warnings.catch_warnings():
@@ -103,11 +111,23 @@ class ErrorGroup(click.Group):
             _fail("interrupted", EXIT_INTERRUPTED)
         except click.ClickException as error:
             _fail(f"error: {error.format_message()}")
-        except OSError as error:
-            _fail(f"error: {OUTPUT_CLOSED if error.errno == errno.EPIPE else _describe(error)}")
+        except (OutputGone, BrokenPipeError, SystemExit):
+            # Click (for --help) and rich leave with 1 where the reader has gone, which other commands say of a verdict.
+            _fail(None)
         except Exception as error:  # noqa: BLE001 - whatever happened, it must not end as a verdict
             _fail(f"error: {_describe(error)}")
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Let nothing be written where nobody reads: not into a file that got a closed stream's number, and no verdict."""
+    without_output = sys.stdout is None
+    occupy_descriptors()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - until the program ends
+    if without_output:
+        _fail(f"error: {NO_OUTPUT}")
 
 
 def _remember_interrupts() -> None:
@@ -160,11 +180,13 @@ def one_line(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
 
 
-def _fail(message: str, code: int = EXIT_ERROR) -> NoReturn:
+def _fail(message: str | None, code: int = EXIT_ERROR) -> NoReturn:
+    """End the program, with a sentence on standard error if there is one to say."""
     with contextlib.suppress(OSError, ValueError):
         if _debugging():
             traceback.print_exc()
-        click.echo(one_line(message), err=True)
+        if message is not None:
+            click.echo(one_line(message), err=True)
     # What is left in the buffer of a closed output would raise once more when Python ends.
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

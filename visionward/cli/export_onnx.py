@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from visionward.cli.given_once import GivenOnce
 from visionward.cli.quantize import progress_bar
 from visionward.cli.sizes import size_text
 
@@ -12,7 +13,7 @@ from visionward.cli.sizes import size_text
 ONNX_TYPES = ("f16", "f32", "int8")
 
 
-@click.command("export-onnx")
+@click.command("export-onnx", cls=GivenOnce)
 @click.argument("mmproj", metavar="MMPROJ.gguf", type=click.Path(path_type=Path))
 @click.argument("out", metavar="[TOWER.onnx]", required=False, type=click.Path(path_type=Path))
 @click.option(

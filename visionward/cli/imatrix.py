@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import EXISTING_FILE, device_options, pair_options, resolve_pair
 
 
@@ -25,7 +26,7 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
         yield update
 
 
-@click.command()
+@click.command(cls=GivenOnce)
 @pair_options
 @click.option(
     "--data",

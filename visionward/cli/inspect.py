@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
+from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import demo_option, pair_options, resolve_pair
 
 
-@click.command()
+@click.command(cls=GivenOnce)
 @pair_options
 @demo_option
 @click.option("--template", is_flag=True, help="Print the text file's chat template and nothing else.")
@@ -44,6 +45,6 @@ def inspect(model: Path | None, mmproj: Path | None, demo: bool, template: bool,
     elif as_json:
         click.echo(json.dumps(to_dict(summary)))
     else:
-        if demo:
+        if any(half is not None and half.file.demonstration for half in (summary.text, summary.mmproj)):
             click.echo(f"Note: {TOY_NOTICE}\n")
         click.echo("\n".join(summary_lines(summary)))

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import (
     EXISTING_FILE,
-    GivenOnce,
     device_options,
     pair_options,
     resolve_pair,

@@ -21,6 +21,10 @@ _COMMANDS = {
         "Gather an importance matrix over calibration samples, for `visionward quantize --imatrix`.",
     ),
     "inspect": ("visionward.cli.inspect", "Show what is in a GGUF pair."),
+    "verify": (
+        "visionward.cli.verify",
+        "Check that a model's files are as they were written, and that the model sees the image.",
+    ),
     "doctor": ("visionward.cli.doctor", "Report on this machine, the installed libraries and the kernels that work."),
     "bench": (
         "visionward.cli.bench",
@@ -61,7 +65,8 @@ def cli(ctx: click.Context, verbose: bool) -> None:
     """Llama Guard 3 11B Vision on your own machine, without the cloud.
 
     An image and a conversation go in; safe or unsafe, hazard categories and probabilities come out.
-    Every error is one line on standard error and exit code 2; an interrupt is exit code 130.
+    Every error is one line on standard error and exit code 2; an interrupt is exit code 130. Where the reader of the
+    output has gone, as behind `| head`, the exit code is 2 too, without the line.
 
     \b
     Examples:

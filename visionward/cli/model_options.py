@@ -13,18 +13,23 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class RegularFile(click.Path):
-    """An existing regular file: a pipe or a device could hang, or have no end."""
+    """An existing regular file: a pipe or a device could hang, or have no end.
 
-    def __init__(self) -> None:
+    Args:
+        instead: what to do with a pipe, for the error.
+    """
+
+    def __init__(self, instead: str = "write what it gives into one first") -> None:
         super().__init__(exists=True, dir_okay=False, readable=True, path_type=Path)
+        self._instead = instead
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path."""
         path: Any = super().convert(value, param, ctx)
         if not path.is_file():
             self.fail(
-                f"{click.format_filename(path)!r} is a pipe or a device, and only regular files are read: write what "
-                "it gives into one first",
+                f"{click.format_filename(path)!r} is a pipe or a device, and only regular files are read: "
+                f"{self._instead}",
                 param,
                 ctx,
             )
@@ -43,19 +48,6 @@ _UNITS = {"b": 1} | {
 _MISSING = (
     "no model was given: use --model TEXT.gguf --mmproj MMPROJ.gguf (or VISIONWARD_MODEL and VISIONWARD_MMPROJ){demo}"
 )
-
-
-class GivenOnce(click.Command):
-    """A command that refuses an option that is given twice: click would take the last and drop the others unseen."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Count the options, then parse."""
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-        for parameter in given:
-            single = isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_flag)
-            if single and given.count(parameter) > 1:
-                raise click.UsageError(f"{parameter.opts[0]} is given {given.count(parameter)} times, expected once")
-        return super().parse_args(ctx, args)
 
 
 def pair_options(command: Command) -> Command:
@@ -123,7 +115,8 @@ def vision_options(command: Command) -> Command:
         "--memory-limit",
         metavar="SIZE",
         callback=_byte_count,
-        help="What the process may take, such as 9GiB: auto keeps to it, and to a container's limit.",
+        help="What the process may take, such as 9GiB: auto keeps to it, and to a container's limit; an image whose "
+        "decoding would not is refused.",
     )(command)
     command = click.option(
         "--onnx-provider",

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from visionward.convert.settings import Settings
 
-KEY_LICENSE_NOTICE = "visionward.license_notice"
-
 # The notice that Meta's licence asks every distributed copy to carry.
 LLAMA_3_2_NOTICE = (
     "Llama 3.2 is licensed under the Llama 3.2 Community License, Copyright © Meta Platforms, Inc. All Rights Reserved."
@@ -34,6 +32,8 @@ _LICENSES = {
 
 # A model card's header is at its beginning.
 _CARD_BYTES = 2**20
+# A key of config.json by which a checkpoint that only shows that the machinery works says so.
+_DEMONSTRATION = "visionward_demonstration"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -48,6 +48,7 @@ class Provenance:
         license: the licence's id.
         license_name, license_link: for people.
         license_notice: what the licence asks copies to say.
+        demonstration: whether it says of itself that it is a toy.
     """
 
     repository: str | None = None
@@ -56,6 +57,7 @@ class Provenance:
     license_name: str | None = None
     license_link: str | None = None
     license_notice: str | None = None
+    demonstration: bool = False
 
 
 def _front_matter(checkpoint: Path) -> dict[str, str]:
@@ -99,7 +101,14 @@ def _hub_id(value: object) -> str | None:
 
 
 def read_provenance(checkpoint: Path, settings: Settings) -> Provenance:
-    """What the model card, the licence file and the configuration say."""
+    """What the model card, the licence file and the configuration say.
+
+    Raises:
+        CheckpointError: if the configuration does not say clearly whether the model is a toy.
+    """
+    demonstration = settings.get(_DEMONSTRATION)
+    if not isinstance(demonstration, bool | None):
+        raise settings.wrong(_DEMONSTRATION, "true or false")
     card = _front_matter(checkpoint)
     license_id = card.get("license") or _license_from_file(checkpoint)
     name, link = _LICENSES.get(license_id or "", (None, None))
@@ -110,4 +119,5 @@ def read_provenance(checkpoint: Path, settings: Settings) -> Provenance:
         license_name=card.get("license_name") or name,
         license_link=card.get("license_link") or link,
         license_notice=LLAMA_3_2_NOTICE if license_id == "llama3.2" else None,
+        demonstration=bool(demonstration),
     )

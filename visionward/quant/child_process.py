@@ -1,30 +1,19 @@
-"""Running a native job in a child process: what it logs and how far it is comes back, and a crash ends only itself.
-
-The child is started anew, never forked (the library's threads would be missing), works in frozen programs, and ends
-when its parent does.
-"""
+"""Running a native job in a child process: what it logs and how far it is comes back, and a crash ends only itself."""
 
 import collections
 import contextlib
 import logging
-import multiprocessing
-import os
 import signal
-import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from visionward.runtime.errors import QuantizeError, VisionwardError
+from visionward.runtime.python_process import PythonProcess, Sender
 
 logger = logging.getLogger("visionward.native")
 
-# Waiting without a limit cannot be interrupted on Windows.
-_WAIT_S = 0.2
 _LINES_KEPT = 4
 
 Send = Callable[[object], None]
@@ -63,37 +52,27 @@ def run_in_child(what: str, job: Callable[..., None], arguments: tuple[Any, ...]
     Raises:
         QuantizeError: if the job fails, or its process crashes.
     """
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="visionward-") as folder:
-        printed = Path(folder) / "stderr"
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=_child, args=(job, arguments, sender, str(printed)), daemon=True)
-        last: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
+    last: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
+    with tempfile.TemporaryFile() as printed:
         try:
-            try:
-                child.start()
-            except OSError as error:
-                raise QuantizeError(f"{what} could not be started: {error}.") from error
-            sender.close()
-            finished = _receive_all(receiver, receive, last)
-            child.join()
-            if not finished or child.exitcode:
-                raise QuantizeError(f"{what} {_end(child.exitcode)}: {_last_words(printed, last)}.")
+            child = PythonProcess(_child, (job, arguments), printed)
+        except OSError as error:
+            raise QuantizeError(f"{what} could not be started: {error.strerror or error}.") from error
+        try:
+            finished = _receive_all(child, receive, last)
+            exit_code = child.wait()
+            if not finished or exit_code:
+                raise QuantizeError(f"{what} {_end(exit_code)}: {_last_words(printed, last)}.")
         finally:
-            receiver.close()
-            with contextlib.suppress(ValueError, AttributeError):  # it was never started
-                child.kill()
-                child.join()
+            child.close()
 
 
-def _receive_all(receiver: Connection, receive: Send, last: collections.deque[str]) -> bool:
+def _receive_all(child: PythonProcess, receive: Send, last: collections.deque[str]) -> bool:
     """Hand on what the child sends until it ends; whether it said that it finished."""
     while True:
-        if not receiver.poll(_WAIT_S):
-            continue
         try:
-            message = receiver.recv()
-        except (EOFError, ConnectionError):
+            message = child.receive()
+        except EOFError:
             return False
         if isinstance(message, _Finished):
             return True
@@ -115,23 +94,20 @@ def _end(exit_code: int | None) -> str:
     return f"ended too early (exit code {exit_code})"
 
 
-def _last_words(printed: Path, last: collections.deque[str]) -> str:
+def _last_words(printed: IO[bytes], last: collections.deque[str]) -> str:
     """What the child printed (an assertion, mostly) and logged at the end."""
-    lines: list[str] = []
-    with contextlib.suppress(OSError):
-        lines = printed.read_text(encoding="utf-8", errors="replace").split("\n")
+    printed.seek(0)
+    lines = printed.read().decode("utf-8", "replace").split("\n")
     said = [line.strip() for line in (*last, *lines[-_LINES_KEPT:]) if line.strip()]
     return "; ".join(said[-_LINES_KEPT:]) or "it said nothing"
 
 
-def _child(job: Callable[..., None], arguments: tuple[Any, ...], sender: Connection, printed: str) -> None:
-    _prepare(printed)
+def _child(job: Callable[..., None], arguments: tuple[Any, ...], sender: Sender) -> None:
     try:
         job(*arguments, sender.send)
         sender.send(_Finished())
     except VisionwardError as error:
         sender.send(_Failed(str(error)))
-    sender.close()
 
 
 class _SendLog(logging.Handler):
@@ -152,30 +128,3 @@ def route_log(send: Send) -> None:
     logger.addHandler(_SendLog(send))
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-
-
-def _prepare(printed: str) -> None:
-    """No core file, no dialog, nothing on the terminal; interrupts are the parent's affair."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ["GGML_NO_BACKTRACE"] = "1"
-    descriptor = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        with contextlib.suppress(OSError):
-            os.dup2(descriptor, stream)
-    if sys.platform == "win32":
-        import ctypes  # noqa: PLC0415
-
-        ctypes.windll.kernel32.SetErrorMode(0x0001 | 0x0002)
-    else:
-        import resource  # noqa: PLC0415 - not on Windows
-
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -8,16 +8,19 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from visionward.quant.gguf_file import write_checksums
 from visionward.quant.imatrix_file import Imatrix, read_imatrix
 from visionward.quant.mmproj_quantizer import MmprojQuantizer
 from visionward.quant.output_file import part_files, prepare_folder
-from visionward.quant.rows import usable_cores
-from visionward.quant.tensor_types import EMBEDDING_TABLES, RECIPES, UNQUANTIZED, Recipe, TypeOverride
+from visionward.quant.tensor_types import RECIPES, UNQUANTIZED, Recipe, TypeOverride
 from visionward.quant.text_quantizer import TextJob, quantize_text
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import ModelFileError, QuantizeError
 from visionward.runtime.gguf_header import GgufHeader, StoredTensor
-from visionward.runtime.text_model import ARCHITECTURE as TEXT_ARCHITECTURE
+from visionward.runtime.mmproj_format import EMBEDDING_TABLES
+from visionward.runtime.processor import usable_cores
+from visionward.runtime.tensor_checksums import check_checksums, has_checksums
+from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
 
 # Is told when a tensor is begun: bytes of the source that are done, bytes in all, the tensor.
 Progress = Callable[[int, int, str], None]
@@ -86,6 +89,8 @@ def quantize_file(
     matrix = None if imatrix is None else read_imatrix(imatrix)
     importance = {} if matrix is None else _importance(header, matrix, imatrix)
     origin = None if matrix is None else matrix.source
+    # The new file's checksums would otherwise vouch for what was damaged before.
+    check_checksums([header])
     on_tensor = _Counter(header, progress).begin
     prepare_folder(target.parent, 0)
     with part_files(target) as (part,):
@@ -113,6 +118,8 @@ def quantize_file(
             prepare_folder(target.parent, quantizer.nbytes)
             quantizer.write(part.file, on_tensor)
             part.file.flush()
+        if has_checksums(header):
+            write_checksums(part.path)
         result = GgufHeader(part.path)
         _check_result(header, result)
     return QuantizedFile(
@@ -120,7 +127,7 @@ def quantize_file(
         source_nbytes=_nbytes(header),
         nbytes=_nbytes(result),
         types=_types(result),
-        notes=(*nearest_notes(result, recipe), *_importance_notes(result, importance)),
+        notes=(*nearest_notes(result, recipe), *_importance_notes(result, importance), *_seal_notes(header)),
     )
 
 
@@ -243,6 +250,12 @@ def nearest_notes(result: GgufHeader, recipe: Recipe) -> list[str]:
 
 def _meant_block(name: str, recipe: Recipe) -> GGMLQuantizationType:
     return recipe.tower if name.startswith(("v.", "mm.")) else recipe.matrix
+
+
+def _seal_notes(source: GgufHeader) -> list[str]:
+    if has_checksums(source):
+        return []
+    return [f"{source.path.name} has no checksums, and so the new file has none: convert the model again to have them."]
 
 
 def _importance_notes(result: GgufHeader, importance: Mapping[str, npt.NDArray[np.float32]]) -> list[str]:

@@ -96,8 +96,8 @@ def _image_bytes(part: ImagePart) -> bytes:
         return part.source
     if isinstance(part.source, str | PathLike):
         try:
-            with open_regular(part.source) as file:
-                return file.read()
+            with open_regular(part.source) as stream:
+                return stream.read()
         except (OSError, ValueError) as cause:
             # Judging it will say the same; the digest must change when the file appears.
             return f"unreadable {fspath(part.source)}: {cause}".encode()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from visionward.runtime.errors import ConversationError, ImageError
 from visionward.runtime.images import ImageSource, decode_data_url
-from visionward.runtime.strict_json import read_json
+from visionward.runtime.strict_json import parse_json, read_json
 
 Role: TypeAlias = Literal["user", "assistant"]
 
@@ -179,14 +179,31 @@ class Conversation:
                 form; the message names it.
         """
         value = read_json(path, ConversationError)
-        if isinstance(value, dict):
-            if "messages" not in value:
-                raise ConversationError(f"{path}: expected a list of messages, or an object with 'messages'")
-            value = value["messages"]
         try:
-            return cls.from_messages(value, Path(path).parent)
+            return cls._from_value(value, Path(path).parent)
         except ConversationError as cause:
             raise ConversationError(f"{path}: {cause}") from cause
+
+    @classmethod
+    def from_json(cls, text: str, base_dir: str | os.PathLike[str] | None = None) -> "Conversation":
+        """A conversation from the text of such a file.
+
+        Args:
+            text: the JSON.
+            base_dir: what relative image paths are relative to; the working directory if None.
+
+        Raises:
+            ConversationError: the text is not of that form.
+        """
+        return cls._from_value(parse_json(text, ConversationError), base_dir)
+
+    @classmethod
+    def _from_value(cls, value: object, base_dir: str | os.PathLike[str] | None) -> "Conversation":
+        if isinstance(value, dict):
+            if "messages" not in value:
+                raise ConversationError("expected a list of messages, or an object with 'messages'")
+            value = value["messages"]
+        return cls.from_messages(value, base_dir)
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
@@ -250,7 +267,8 @@ def _located(number: int, text: object) -> TextPart:
 def _refuse_others(entry: Mapping[Any, Any], known: frozenset[str], what: str) -> None:
     for key, value in entry.items():
         # Messages that a client wrote spell out what they do not have: None, or an empty list.
-        if key not in known and value is not None and value != []:
+        # Not ``value != []``: an empty list broadcast against an array of numpy 1.26 is an empty array, which is false.
+        if key not in known and value is not None and not (isinstance(value, list) and not value):
             raise ConversationError(f"{what} has the key {key!r}, which would not be judged: leave it out")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from visionward.runtime.errors import ConversationError
 from visionward.runtime.verdict import Verdict
 
-# The name that its files carry, so that whoever loads them is told.
+# The name of its files in the cache; what tells that it is a toy is a key in them (mmproj_format.KEY_DEMONSTRATION).
 DEMO_GUARD_NAME = "demo-guard"
 TOY_NOTICE = (
     "this is the demonstration guard: a toy that proves that the machinery works, and no safety classifier; "

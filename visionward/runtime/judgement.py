@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from visionward.runtime.answer import AnswerReader, FirstToken, Logits
 from visionward.runtime.conversation import Conversation
 from visionward.runtime.cross_attention import ImageMemory
-from visionward.runtime.demo_samples import DEMO_GUARD_NAME, TOY_NOTICE
+from visionward.runtime.demo_samples import TOY_NOTICE
 from visionward.runtime.engine import Engine
 from visionward.runtime.policy import Policy
 from visionward.runtime.preprocess import Tiles
@@ -139,7 +139,8 @@ def _read_categories(
 
 
 def _input_warnings(question: Question, engine: Engine) -> tuple[str, ...]:
-    warnings = [TOY_NOTICE] if engine.model.name == DEMO_GUARD_NAME else []
+    warnings = [TOY_NOTICE] if engine.model.demonstration or engine.config.demonstration else []
+    warnings += engine.file_warnings
     if question.tiles is None:
         warnings.append(TEXT_ONLY)
     elif question.conversation.judges_image_alone:

@@ -7,27 +7,27 @@ for the library's file and the processor.
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
-import sys
+import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
 from platformdirs import user_cache_dir
 
 from visionward.runtime.errors import VisionwardError
+from visionward.runtime.python_process import PythonProcess, Sender
 
 Status = Literal["works", "wrong", "crashes", "hangs", "unused", "untested"]
 
 # Quantized activations cost some half a percent.
 LARGEST_ERROR = 0.03
 TIMEOUT_S = 60.0
+_EXIT_S = 5.0
 # Part of what is remembered: raise it when the probe itself changes.
 PROBE_VERSION = 1
 
@@ -93,39 +93,31 @@ def kernel_files() -> list[Path]:
 
 def probe_kernel(kernel: str, threads: int, *, timeout_s: float = TIMEOUT_S) -> KernelResult:
     """Try one kind of kernel in a child process."""
-    # Never forked: the library's threads would be missing in the child.
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_compute, args=(kernel, threads, sender), daemon=True)
     weights: list[WeightResult] = []
     try:
-        child.start()
-        sender.close()
-        failure = _receive(receiver, weights, time.monotonic() + timeout_s)
-        if failure == "timeout":
-            child.kill()
-        child.join(5)
-        return _judge(kernel, weights, failure, child.exitcode)
+        child = PythonProcess(_compute, (kernel, threads), subprocess.DEVNULL)
     except OSError as error:
         return KernelResult(kernel, "untested", f"no child process could be started ({error})", ())
+    try:
+        failure = _receive(child, weights, time.monotonic() + timeout_s)
+        exit_code = child.wait(0 if failure == "timeout" else _EXIT_S)
     finally:
-        receiver.close()
-        with contextlib.suppress(ValueError, AttributeError):  # it was never started
-            child.kill()
-            child.join()
+        child.close()
+    return _judge(kernel, weights, failure, exit_code)
 
 
-def _receive(receiver: Connection, weights: list[WeightResult], deadline: float) -> str | None:
+def _receive(child: PythonProcess, weights: list[WeightResult], deadline: float) -> str | None:
     """Collect what the child sends until it ends; None if it said that it finished, else what went wrong."""
-    while receiver.poll(max(0.0, deadline - time.monotonic())):
+    while True:
         try:
-            message = receiver.recv()
-        except (EOFError, ConnectionError):
+            message = child.receive(deadline - time.monotonic())
+        except TimeoutError:
+            return "timeout"
+        except EOFError:
             return "ended"
         if not isinstance(message, WeightResult):
             return None if message is None else str(message)
         weights.append(message)
-    return "timeout"
 
 
 def _judge(kernel: str, weights: Sequence[WeightResult], failure: str | None, exit_code: int | None) -> KernelResult:
@@ -160,9 +152,8 @@ def _end(exit_code: int | None) -> tuple[Status, str]:
     return "untested", f"the child process ended with {exit_code}"
 
 
-def _compute(kernel: str, threads: int, sender: Connection) -> None:
+def _compute(kernel: str, threads: int, sender: Sender) -> None:
     """The child process: send each weight type's result, then None; or a text that says why not."""
-    _prepare_to_crash()
     try:
         from visionward.runtime.kernel_product import products  # noqa: PLC0415 - the parent needs no library for this
 
@@ -171,26 +162,6 @@ def _compute(kernel: str, threads: int, sender: Connection) -> None:
         sender.send(None)
     except (VisionwardError, KeyError) as error:
         sender.send(str(error))
-    sender.close()
-
-
-def _prepare_to_crash() -> None:
-    """No core files, no debugger, no dialog, nothing on the terminal."""
-    # An interrupt is the parent's business, which ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["GGML_NO_BACKTRACE"] = "1"
-    for descriptor in (1, 2):
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-    if sys.platform == "win32":
-        import ctypes  # noqa: PLC0415
-
-        ctypes.windll.kernel32.SetErrorMode(0x0001 | 0x0002)
-    else:
-        import resource  # noqa: PLC0415 - not on Windows
-
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _memory_file(library_files: Sequence[Path], processor: str, kernels: Sequence[str]) -> Path | None:
