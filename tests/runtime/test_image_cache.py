@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visionward import Engine, Guard
+from visionward.runtime.engine import DEFAULT_IMAGE_CACHE_BYTES
 from visionward.runtime.image_cache import ImageCache
 from visionward.runtime.preprocess import Tiles
 
@@ -111,3 +112,17 @@ def test_without_a_cache(pair_of) -> None:
         assert len(scores) == 1
         assert guard.engine.image_cache.misses == 2
         assert guard.engine.image_cache.nbytes == 0
+
+
+def test_the_guard_takes_its_size(pair_of) -> None:
+    pair = pair_of("plain", "f16")
+    capacities = []
+    for options in ({}, {"image_cache_bytes": 0}, {"image_cache_bytes": 3 * 2**20}):
+        with Guard.load(pair.text, pair.mmproj, n_ctx=512, threads=1, **options) as guard:
+            guard.classify(image=PICTURES[0], prompt="Look")
+            found = guard.engine.image_cache
+            assert found.entries == (found.capacity > 0)
+            capacities.append(found.capacity)
+    assert capacities == [DEFAULT_IMAGE_CACHE_BYTES, 0, 3 * 2**20]
+    with pytest.raises(ValueError, match="image_cache_bytes is -1, it must be at least 0"):
+        Guard.load(pair.text, pair.mmproj, image_cache_bytes=-1)

@@ -11,7 +11,32 @@ from click.core import ParameterSource
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-EXISTING_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+class RegularFile(click.Path):
+    """An existing regular file: a pipe or a device could hang, or have no end.
+
+    Args:
+        instead: what to do with a pipe, for the error.
+    """
+
+    def __init__(self, instead: str = "write what it gives into one first") -> None:
+        super().__init__(exists=True, dir_okay=False, readable=True, path_type=Path)
+        self._instead = instead
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        path: Any = super().convert(value, param, ctx)
+        if not path.is_file():
+            self.fail(
+                f"{click.format_filename(path)!r} is a pipe or a device, and only regular files are read: "
+                f"{self._instead}",
+                param,
+                ctx,
+            )
+        return path
+
+
+EXISTING_FILE = RegularFile()
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B|B)", re.IGNORECASE)
 _UNITS = {"b": 1} | {

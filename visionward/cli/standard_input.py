@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import click
 
-from visionward.cli.model_options import EXISTING_FILE
+from visionward.cli.model_options import RegularFile
 from visionward.runtime.errors import ConversationError
 
 # More than any prompt or picture that could be judged; devices have no end.
@@ -16,12 +16,15 @@ DASH: Literal["-"] = "-"
 _LAST_BREAK = re.compile(r"\r?\n\Z")
 
 
-class InputFile(click.Path):
-    """An existing file, or ``-``; ``./-`` is a file of that name."""
+class InputFile(RegularFile):
+    """An existing regular file, or ``-``; ``./-`` is a file of that name."""
+
+    def __init__(self) -> None:
+        super().__init__("pipe it into standard input, and give -")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A path, or the dash itself."""
-        return DASH if value == DASH else EXISTING_FILE.convert(value, param, ctx)
+        return DASH if value == DASH else super().convert(value, param, ctx)
 
 
 def read_bytes(option: str) -> bytes:

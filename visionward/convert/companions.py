@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from visionward.convert.model_config import ModelConfig
-from visionward.convert.settings import Settings
+from visionward.convert.settings import MOST_BYTES, Settings
 from visionward.convert.tokenizer import Tokenizer
 from visionward.runtime.errors import CheckpointError
+from visionward.runtime.whole_text import read_text
 
 # Settings of preprocessor_config.json that the runtime implements in exactly one way, with the defaults of
 # Transformers' MllamaImageProcessor. resample 2 is PIL's bilinear filter.
@@ -77,8 +78,10 @@ def read_chat_template(checkpoint: Path) -> str | None:
         return _one_template(Settings.load(legacy))
     if raw.exists():
         try:
-            return raw.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
+            return read_text(raw, MOST_BYTES)
+        except OSError as error:
+            raise CheckpointError(f"{raw}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
             raise CheckpointError(f"{raw}: not a readable text file: {error}") from error
     for name in ("processor_config.json", "tokenizer_config.json"):
         template = _one_template(Settings.load_optional(checkpoint / name))

@@ -30,6 +30,8 @@ _LICENSES = {
     "mit": ("MIT License", "https://opensource.org/license/mit"),
 }
 
+# A model card's header is at its beginning.
+_CARD_BYTES = 2**20
 # A key of config.json by which a checkpoint that only shows that the machinery works says so.
 _DEMONSTRATION = "visionward_demonstration"
 
@@ -63,7 +65,8 @@ def _front_matter(checkpoint: Path) -> dict[str, str]:
     path = checkpoint / "README.md"
     if not path.is_file():
         return {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    with path.open("rb") as file:
+        lines = file.read(_CARD_BYTES).decode(errors="replace").splitlines()
     if not lines or lines[0].strip() != "---":
         return {}
     values: dict[str, str] = {}

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from visionward.convert.settings import MOST_BYTES
 from visionward.runtime.errors import CheckpointError
+from visionward.runtime.regular_file import open_regular
+from visionward.runtime.whole_text import read_text
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -70,7 +73,7 @@ class StoredTensor:
         storage = STORAGE[self.dtype]
         unit = row_length * multiple
         step = max(1, CHUNK_BYTES // (unit * storage.itemsize)) * unit
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self.offset)
             for start in range(0, self.size, step):
                 count = min(step, self.size - start)
@@ -112,7 +115,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         CheckpointError: if the file is missing, damaged, cut off, or holds elements that cannot be converted.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file_size = file.seek(0, 2)
             file.seek(0)
             length = int.from_bytes(file.read(8), "little")
@@ -140,11 +143,13 @@ def _shards(checkpoint: Path) -> dict[str, list[str]]:
     """Shard file name -> names of the tensors that the index expects in it."""
     path = checkpoint / INDEX_FILE
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(read_text(path, MOST_BYTES))["weight_map"]
         shards: dict[str, list[str]] = {}
         for name, file in weight_map.items():
             shards.setdefault(str(file), []).append(str(name))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a safetensors index") from error
     for file in shards:
         if Path(file).name != file:

@@ -5,6 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from visionward.runtime.errors import CheckpointError
+from visionward.runtime.whole_text import read_text
+
+# A tokenizer's is the largest: 17 MB for Llama 3.
+MOST_BYTES = 2**28
 
 
 class Settings:
@@ -24,13 +28,16 @@ class Settings:
         """Read a JSON file.
 
         Raises:
-            CheckpointError: if it is missing or is not a JSON object.
+            CheckpointError: if it is missing, is no regular file, is larger than ``MOST_BYTES``, or is not a JSON
+                object.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(read_text(path, MOST_BYTES))
         except FileNotFoundError as error:
             raise CheckpointError(f"{path.parent}: {path.name} is missing") from error
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
             raise CheckpointError(f"{path}: not a readable JSON file: {error}") from error
         if not isinstance(values, dict):
             raise CheckpointError(f"{path}: a JSON object was expected")

@@ -17,6 +17,7 @@ from visionward.runtime import mmproj_format
 from visionward.runtime.errors import QuantizeError
 from visionward.runtime.gguf_header import GgufHeader, StoredTensor
 from visionward.runtime.mmproj_file import expected_tensor, read_config
+from visionward.runtime.regular_file import open_regular
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +135,7 @@ class MmprojQuantizer:
         source, length = target.source, target.shape[-1]
         importance = None if target.element_type in UNQUANTIZED else self._importance.get(target.name)
         step = rows_at_once(length) * row_nbytes(source.kind, length)
-        with self._source.path.open("rb") as file:
+        with open_regular(self._source.path) as file:
             file.seek(source.offset)
             for start in range(0, source.nbytes, step):
                 stored = np.fromfile(file, np.uint8, min(step, source.nbytes - start))

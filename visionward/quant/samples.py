@@ -11,6 +11,8 @@ A line is an object with
 - ``group``: samples that are not independent of each other have the same (variants of a question, pictures of a
   series), so that statistics do not count them as so many; the sample's own otherwise;
 - ``extra``: whatever else you keep; never read.
+
+A line may have 268,435,456 characters (`text_lines.MOST_CHARACTERS`).
 """
 
 import hashlib
@@ -21,6 +23,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from visionward.quant.text_lines import numbered_lines
 from visionward.runtime.conversation import Conversation, ImagePart, TextPart
 from visionward.runtime.errors import ConversationError, DataError
 from visionward.runtime.regular_file import open_regular
@@ -124,10 +127,7 @@ def read_samples(path: str | PathLike[str]) -> list[Sample]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
+        yield from numbered_lines(path)
     except UnicodeDecodeError as cause:
         raise DataError(f"{path}: not UTF-8 text (byte {cause.start})") from cause
     except OSError as cause:

@@ -17,6 +17,7 @@ from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.images import decode_image
 from visionward.runtime.pair_summary import FileSummary, summarize_pair
 from visionward.runtime.processor import read_memory, read_processor
+from visionward.runtime.regular_file import open_regular
 from visionward.runtime.system_report import native_library, package_versions
 from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
 
@@ -159,7 +160,11 @@ def _image(plan: Plan) -> dict[str, Any]:
     source = plan.image
     picture = decode_image(source)
     file = Path(source) if isinstance(source, Path) else None
-    content = picture.tobytes() if file is None else file.read_bytes()
+    if file is None:
+        content = picture.tobytes()
+    else:
+        with open_regular(file) as opened:
+            content = opened.read()
     return {
         "name": "synthetic" if file is None else file.name,
         "width": picture.width,

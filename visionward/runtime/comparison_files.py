@@ -11,6 +11,7 @@ import numpy.typing as npt
 from visionward.runtime.engine import LogitsResult
 from visionward.runtime.errors import ImageError
 from visionward.runtime.preprocess import Tiles
+from visionward.runtime.regular_file import open_regular
 
 _UNREADABLE = (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
@@ -44,8 +45,17 @@ def read_tiles(path: Path) -> Tiles:
 
 def _arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
+        file = open_regular(path)
+    except _UNREADABLE as error:
+        raise ImageError(f"{path}: not an .npz file that can be read ({error}).") from error
+    with file:
+        return _arrays_of(path, file)
+
+
+def _arrays_of(path: Path, file: BinaryIO) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    try:
         # Pickled objects are refused: they could run anything.
-        content = np.load(path, allow_pickle=False)
+        content = np.load(file, allow_pickle=False)
     except _UNREADABLE as error:
         raise ImageError(f"{path}: not an .npz file that can be read ({error}).") from error
     if not isinstance(content, np.lib.npyio.NpzFile):

@@ -175,7 +175,8 @@ class Conversation:
         Relative image paths are relative to the file's directory.
 
         Raises:
-            ConversationError: the file cannot be read or is not of that form; the message names it.
+            ConversationError: the file cannot be read, is no regular file, has more than 256 MiB, or is not of that
+                form; the message names it.
         """
         value = read_json(path, ConversationError)
         try:

@@ -124,9 +124,9 @@ class Engine:
             memory_limit,
         )
         self._room = DecodingRoom(memory_limit)
-        self._worker = Worker()
         self._stack = ExitStack()
-        self._close = weakref.finalize(self, _close, self._worker, self._stack)
+        self._worker = Worker(self._stack.close)
+        weakref.finalize(self, self._worker.close)
         try:
             self._worker.run(
                 partial(
@@ -349,16 +349,11 @@ class Engine:
         return tiles
 
     def close(self) -> None:
-        """Free everything; calling it again does nothing."""
-        self._close()
+        """Free everything; calling it again does nothing, and neither does it in a process that a fork made."""
+        self._worker.close()
 
 
 def _check_least(**arguments: tuple[int | None, int]) -> None:
     for name, (value, least) in arguments.items():
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}, it must be at least {least}.")
-
-
-def _close(worker: Worker, stack: ExitStack) -> None:
-    worker.close()
-    stack.close()

@@ -22,6 +22,7 @@ from gguf import GGMLQuantizationType
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.gguf_values import StringArray, strings, text
 from visionward.runtime.mmproj_format import CHECKSUM_PLACEHOLDER, KEY_HEADER_CHECKSUM
+from visionward.runtime.regular_file import open_regular
 
 T = TypeVar("T")
 MAGIC = b"GGUF"
@@ -145,7 +146,7 @@ class GgufHeader:
         self.tensors: dict[str, StoredTensor] = {}
         self.nbytes = 0
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 magic = file.read(len(MAGIC))
                 if magic != MAGIC:
                     raise ModelFileError(f"{path} is not a GGUF file: it begins with {magic!r} instead of {MAGIC!r}.")
@@ -303,7 +304,7 @@ class GgufHeader:
             ModelFileError: if the key is missing or its value is of another kind.
         """
         place = self.get(key, strings)
-        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_regular(self.path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             cursor = _Cursor(data, place.offset)
             return [cursor.string() for _ in range(place.count)]
 

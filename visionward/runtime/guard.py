@@ -10,7 +10,7 @@ from typing import Any
 
 from visionward.runtime.answer import AnswerReader
 from visionward.runtime.conversation import Conversation
-from visionward.runtime.engine import DEFAULT_N_CTX, Engine
+from visionward.runtime.engine import DEFAULT_IMAGE_CACHE_BYTES, DEFAULT_N_CTX, Engine
 from visionward.runtime.errors import ConversationError, PolicyError
 from visionward.runtime.images import ImageSource
 from visionward.runtime.judgement import Observer, Question, judge, milliseconds_since
@@ -57,6 +57,7 @@ class Guard:
         onnx_tower: str | PathLike[str] | None = None,
         onnx_provider: str = CPU_PROVIDER,
         memory_limit: int | None = None,
+        image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES,
     ) -> "Guard":
         """Load a GGUF pair.
 
@@ -75,6 +76,8 @@ class Guard:
             onnx_provider: what ONNX Runtime computes with, by its own name.
             memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit; an image
                 whose decoding would not is refused.
+            image_cache_bytes: memory for images that were encoded already, so that judging a response after its prompt
+                does not look at the image again; 0 keeps none. ``Engine`` says what one takes.
 
         Raises:
             ModelFileError: if a file is missing, damaged or of another kind, or the files do not belong together.
@@ -93,6 +96,7 @@ class Guard:
             onnx_tower=onnx_tower,
             onnx_provider=onnx_provider,
             memory_limit=memory_limit,
+            image_cache_bytes=image_cache_bytes,
         )
         try:
             guard = cls(engine)

@@ -22,6 +22,7 @@ from visionward.runtime.mmproj_format import (
     VisionConfig,
     all_aspect_ratios,
 )
+from visionward.runtime.regular_file import open_regular
 from visionward.runtime.tensor_checksums import has_checksums
 from visionward.runtime.tensor_table import MATRIX, NUMBERS, VECTOR, ExpectedTensor
 from visionward.runtime.tensor_table import check_tensors as check_table
@@ -171,7 +172,7 @@ def tower_hash(file: GgufHeader) -> str:
     file that was made of a checkpoint.
     """
     digest = hashlib.sha256()
-    with file.path.open("rb") as opened:
+    with open_regular(file.path) as opened:
         for name, stored in sorted(file.tensors.items()):
             if len(stored.shape) == 1 and not name.startswith("cross."):
                 opened.seek(stored.offset)

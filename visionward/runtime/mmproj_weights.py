@@ -12,6 +12,7 @@ from visionward.runtime.errors import ComputeError
 from visionward.runtime.ggml import Tensor
 from visionward.runtime.gguf_header import GgufHeader, StoredTensor
 from visionward.runtime.mmproj_format import MmprojConfig
+from visionward.runtime.regular_file import open_regular
 
 UPLOAD_BYTES = 64 * 2**20
 
@@ -37,7 +38,7 @@ class MmprojWeights:
         self.file = file
         self.config = config
         self._stored = {name: stored for name, stored in file.tensors.items() if tower or name.startswith("cross.")}
-        with file.path.open("rb") as opened:
+        with open_regular(file.path) as opened:
             self._file_map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         self._data = np.frombuffer(self._file_map, np.uint8)
         size = (len(self._stored) + 1) * ggml.tensor_overhead()

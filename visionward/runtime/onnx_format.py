@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from visionward.runtime.checked_files import is_remembered, marker_of, remember
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.mmproj_format import MmprojConfig, VisionConfig
+from visionward.runtime.regular_file import open_regular
 from visionward.runtime.tensor_checksums import Advance
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def check_weights(path: Path, advance: Advance | None = None, *, again: bool = F
     """
     data = data_path(path)
     try:
-        with data.open("rb") as file:
+        with open_regular(data) as file:
             weights = file.seek(-CHECKSUM_BYTES, os.SEEK_END)
             stored = file.read(CHECKSUM_BYTES)
             marker = marker_of(data, stored.hex())
@@ -201,7 +202,8 @@ def read_identity(path: Path) -> TowerIdentity:
         )
     stored = data.stat().st_size if data.is_file() else None
     if stored != data_bytes:
-        state = "is missing" if stored is None else f"has {stored} bytes, expected {data_bytes}"
+        absent = "is no regular file" if data.exists() else "is missing"
+        state = absent if stored is None else f"has {stored} bytes, expected {data_bytes}"
         raise ModelFileError(f"{data}, which holds the weights of {path.name}, {state}: export it again.")
     _check_seal(path, content, model)
     return TowerIdentity(
@@ -226,7 +228,7 @@ def is_tower(path: Path) -> bool:
 def _check_seal(path: Path, content: bytes, model: "ModelProto") -> None:
     data = data_path(path)
     try:
-        with data.open("rb") as file:
+        with open_regular(data) as file:
             file.seek(-CHECKSUM_BYTES, os.SEEK_END)
             of_graph, of_vectors = file.read(_DIGEST_BYTES), file.read(_DIGEST_BYTES)
             if hashlib.sha256(content).digest() != of_graph:
@@ -261,8 +263,9 @@ def _decimal(text: str) -> int:
 
 def _read_graph(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        content = b"" if size > _MOST_GRAPH_BYTES else path.read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = b"" if size > _MOST_GRAPH_BYTES else file.read(size)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not content:

@@ -16,6 +16,9 @@ from os import PathLike
 from visionward.runtime.errors import PolicyError
 from visionward.runtime.strict_json import read_json
 
+# More than any prompt has room for.
+_MOST_BYTES = 2**20
+
 _CODE = re.compile(r"S[1-9][0-9]*")
 _ENTRY_START = re.compile(r"\s*S[0-9]+\s*:")
 _LINE_BREAKS = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
@@ -102,9 +105,10 @@ class Policy:
         """A policy from a JSON file of the form that `from_mapping` takes.
 
         Raises:
-            PolicyError: the file cannot be read or is not of that form; the message names it.
+            PolicyError: the file cannot be read, is no regular file, has more than 1 MiB, or is not of that form; the
+                message names it.
         """
-        mapping = read_json(path, PolicyError)
+        mapping = read_json(path, PolicyError, _MOST_BYTES)
         try:
             return cls.from_mapping(mapping)
         except PolicyError as cause:

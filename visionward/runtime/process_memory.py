@@ -5,6 +5,7 @@ import ctypes
 import re
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +45,7 @@ class MemoryWatch:
 
     def __init__(self) -> None:
         self._largest: dict[str, int] = {}
-        self._stop = threading.Event()
+        self._ended = False
         self._thread = threading.Thread(target=self._watch, name="visionward-memory", daemon=True)
 
     def __enter__(self) -> "MemoryWatch":
@@ -52,21 +53,24 @@ class MemoryWatch:
             # Not every container lets a process do that; then the peak is the one since its beginning.
             with contextlib.suppress(OSError):
                 _RESET.write_text(_RESET_PEAK, encoding="ascii")
-            self._thread.start()
+            try:
+                self._thread.start()
+            except BaseException:
+                # An interrupt may have come when it was running already.
+                self._ended = True
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        # A flag, and nobody waits: an interrupt inside Event could leave the thread running for ever.
+        self._ended = True
 
     def _watch(self) -> None:
-        while True:
+        while not self._ended:
             self._sample()
-            if self._stop.wait(SAMPLE_S):
-                return
+            time.sleep(SAMPLE_S)
 
     def _sample(self) -> None:
         for name, size in _status().items():

@@ -3,27 +3,31 @@
 import json
 from collections.abc import Iterable
 from os import PathLike
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from visionward.runtime.errors import VisionwardError
+from visionward.runtime.whole_text import read_text
+
+# A conversation may hold its pictures as data URLs.
+MOST_BYTES = 2**28
 
 _Error = TypeVar("_Error", bound=VisionwardError)
 
 
-def read_json(path: str | PathLike[str], error: type[_Error]) -> object:
+def read_json(path: str | PathLike[str], error: type[_Error], most_bytes: int = MOST_BYTES) -> object:
     """The value in a UTF-8 JSON file (a byte order mark is allowed).
 
     Args:
         path: the file.
         error: the class to raise; its message names the file and, for bad syntax, the line and column.
+        most_bytes: that the file may have.
 
     Raises:
-        error: the file cannot be read, is not UTF-8, is not JSON, repeats a key in an object (a plain reader would
-            silently keep the last one), or holds ``NaN`` or ``Infinity``.
+        error: the file cannot be read, is no regular file, is larger than it may be, is not UTF-8, is not JSON, repeats
+            a key in an object (a plain reader would silently keep the last one), or holds ``NaN`` or ``Infinity``.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path, most_bytes, "utf-8-sig")
     except UnicodeDecodeError as cause:
         raise error(f"{path}: not UTF-8 text (byte {cause.start})") from cause
     except OSError as cause:

@@ -8,6 +8,7 @@ from gguf import GGMLQuantizationType
 
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.gguf_header import GgufHeader
+from visionward.runtime.regular_file import open_regular
 
 VECTOR = frozenset({GGMLQuantizationType.F32})
 NUMBERS = frozenset({GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
@@ -66,7 +67,7 @@ def check_tensors(file: GgufHeader, table: Mapping[str, ExpectedTensor]) -> None
 
 def _check_vectors(file: GgufHeader, table: Mapping[str, ExpectedTensor]) -> None:
     try:
-        with file.path.open("rb") as opened:
+        with open_regular(file.path) as opened:
             for name, stored in file.tensors.items():
                 if len(stored.shape) != 1:
                     continue

@@ -3,10 +3,12 @@
 Interrupts arrive in the main thread. It waits here while the worker computes; when it is interrupted it tells the
 worker to stop, waits until it has, and only then lets the interrupt through.
 
-Only a plain lock and a SimpleQueue are shared between the two threads: both are written in C, so an interrupt cannot
-leave them half acquired, as it can with the Condition inside Event and Future.
+Only plain locks, a SimpleQueue and flags are shared between the two threads: an interrupt cannot leave them half
+changed, as it can the Condition inside Event and Future, and Thread itself: up to Python 3.12 one that arrives inside
+``is_alive`` or ``join`` makes a running thread pass for one that ended.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -45,33 +47,55 @@ class _Job(Generic[T]):
 
     def wait(self) -> None:
         """Wait for a while, or until the job is done."""
+        # Several threads may wait for the last job, and only the first gets the lock: the flag is what counts.
         if not self.finished:
             self._done.acquire(timeout=WAIT_S)
 
-    def result(self) -> T:
+    def raise_error(self) -> None:
         error, self._error = self._error, None
+        if isinstance(error, Cancelled):
+            raise ComputeError("the guard was closed while it computed: load it again.")
         if error is not None:
             raise error
+
+    def result(self) -> T:
+        self.raise_error()
         return self._result.pop()
 
 
 class Worker:
-    """Runs jobs one at a time in a thread of its own."""
+    """Runs jobs one at a time in a thread of its own.
 
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+    Args:
+        free: the last job, run when the worker is closed.
+    """
+
+    def __init__(self, free: Callable[[], None]) -> None:
+        self._jobs: queue.SimpleQueue[_Job[Any]] = queue.SimpleQueue()
+        self._last = _Job(free)
         self._current: _Job[Any] | None = None
-        self._closed = False
-        # A daemon: nobody ever leaves run() while a job is running, so that none can be cut off at exit.
+        self._closed = self._hurries = self._ended = False
+        self._process = os.getpid()
+        # A daemon: the end of the interpreter waits in close(), where it waits for it, so that no job is cut off.
         self._thread = threading.Thread(target=self._serve, name="visionward", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            # An interrupt may have come when it was running already.
+            self._jobs.put(self._last)
+            raise
 
     def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._current = job
-            job.run()
-            self._current = None
-            del job
+        try:
+            while True:
+                self._current = job = self._jobs.get()
+                job.run()
+                self._current = None
+                if job is self._last:
+                    return
+                del job
+        finally:
+            self._ended = True
 
     def run(self, work: Callable[[], T]) -> T:
         """Run a job and return its result; what it raises is raised here.
@@ -81,50 +105,66 @@ class Worker:
         """
         if threading.current_thread() is self._thread:
             raise ComputeError("the guard was called from within a classification, which would wait for itself.")
-        self._check_alive()
+        if self._process != os.getpid():
+            # Threads stay behind when a process forks.
+            raise ComputeError("the guard was loaded in another process: load it in the one that uses it.")
+        self._check_open()
         job = _Job(work)
         try:
             self._jobs.put(job)
             while not job.finished:
                 job.wait()
                 # Whoever closes the guard may come between the check above and the queue.
-                if not self._thread.is_alive() and not job.finished:
-                    self._check_alive()
+                if self._ended and not job.finished:
+                    self._check_open()
         except BaseException:
             job.cancelled = True
             self._await(job)
             raise
         return job.result()
 
-    def _check_alive(self) -> None:
-        if self._closed:
+    def _check_open(self) -> None:
+        if self._closed or self._ended:
             raise ComputeError("the guard was closed: load it again.")
-        if not self._thread.is_alive():
-            # Threads stay behind when a process forks.
-            raise ComputeError("the guard was loaded in another process: load it in the one that uses it.")
 
     def _await(self, job: _Job[T]) -> None:
         # A job that an interrupt kept out of the queue never finishes: ask the thread, not the job.
         while self._current is job:
             try:
                 job.wait()
-            except KeyboardInterrupt:
+            except BaseException:  # noqa: BLE001, S112 - whatever a signal handler raises; the first is raised again
                 continue
 
     def check_cancelled(self) -> None:
         """Called by the job at safe points.
 
         Raises:
-            Cancelled: if the thread that waits for the job was interrupted.
+            Cancelled: if the thread that waits for the job was interrupted, or the one that closes the worker.
         """
-        if self._current is not None and self._current.cancelled:
+        if self._current is not None and (self._current.cancelled or self._hurries):
             raise Cancelled
 
     def close(self) -> None:
-        """Wait for the running job and end the thread; calling it again does nothing."""
+        """Wait for what was begun, run the last job and end the thread; calling it again only waits.
+
+        An interrupt ends what was begun at its next safe point, and is raised when the thread has ended. In another
+        process than the worker's, which a fork made, nothing happens: what there is to free belongs to the first.
+        """
+        if self._process != os.getpid():
+            return
         if not self._closed:
+            # In this order: after an interrupt between the two, calling it again does what is left.
+            self._jobs.put(self._last)
             self._closed = True
-            self._jobs.put(None)
-            # The garbage collector may run here in the worker itself, which cannot wait for its own end.
-            if threading.current_thread() is not self._thread:
-                self._thread.join()
+        # The garbage collector may run here in the worker itself, which cannot wait for its own end.
+        if threading.current_thread() is self._thread:
+            return
+        interrupt: BaseException | None = None
+        while not self._ended:
+            try:
+                self._last.wait()
+            except BaseException as error:  # noqa: BLE001 - whatever a signal handler raises
+                interrupt, self._hurries = error, True
+        if interrupt is not None:
+            raise interrupt
+        self._last.raise_error()

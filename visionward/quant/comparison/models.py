@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from visionward.runtime.errors import DataError, ModelFileError
 from visionward.runtime.onnx_format import data_path
+from visionward.runtime.regular_file import open_regular
 
 EndpointStyle: TypeAlias = Literal["guard", "zero-shot"]
 
@@ -139,7 +140,7 @@ def file_identity(path: Path) -> str:
     """
     size, changed = _stat(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(_PEEK)
             file.seek(max(0, size - _PEEK))
             tail = file.read(_PEEK)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +14,12 @@ from typing import Any
 from visionward.quant.datasets.dataset import Dataset, LeftOut
 from visionward.quant.requirements import require
 from visionward.quant.samples import Sample
+from visionward.quant.text_lines import numbered_lines
 from visionward.runtime.conversation import Conversation
 from visionward.runtime.errors import ConversationError, DataError
+from visionward.runtime.regular_file import open_regular
+from visionward.runtime.strict_json import MOST_BYTES
+from visionward.runtime.whole_text import read_text
 
 # For sets of pictures alone; the words that Meta's own example has.
 NEUTRAL_PROMPT = "Describe the image"
@@ -142,7 +147,7 @@ def files(path: Path, *patterns: str) -> list[Path]:
 
 def csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """Rows of a CSV file with a header."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
         yield from csv.DictReader(file)
 
 
@@ -153,7 +158,7 @@ def json_value(path: Path) -> Any:
         DataError: it is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path, MOST_BYTES, "utf-8-sig"))
     except json.JSONDecodeError as cause:
         raise DataError(f"{path}: not JSON: {cause}") from cause
 
@@ -164,13 +169,11 @@ def jsonl_rows(path: Path) -> Iterator[Any]:
     Raises:
         DataError: a line is not JSON.
     """
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as cause:
-                    raise DataError(f"{path}: line {number}: not JSON: {cause}") from cause
+    for number, line in numbered_lines(path):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as cause:
+            raise DataError(f"{path}: line {number}: not JSON: {cause}") from cause
 
 
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -181,6 +184,8 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     """
     pyarrow = require("pyarrow", "pyarrow.parquet")
     try:
+        # pyarrow opens what it is given a name of, whatever that is.
+        open_regular(path).close()
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 yield from batch.to_pylist()
