@@ -13,6 +13,7 @@ from visionward.runtime.conversation import Conversation
 from visionward.runtime.engine import DEFAULT_N_CTX, Engine
 from visionward.runtime.errors import ConversationError, PolicyError
 from visionward.runtime.images import ImageSource
+from visionward.runtime.imitation import Treatment, readings
 from visionward.runtime.judgement import Observer, Question, judge, milliseconds_since
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER
 from visionward.runtime.packed_kernels import Kernels
@@ -111,6 +112,8 @@ class Guard:
         exclude: Iterable[str] = (),
         threshold: float = DEFAULT_THRESHOLD,
         category_scores: bool = False,
+        imitation: Treatment = "judge",
+        allow_files: bool = True,
         observe: Observer | None = None,
     ) -> Verdict:
         """Judge the last message of a conversation.
@@ -128,8 +131,13 @@ class Guard:
             exclude: codes of the policy that are not in force.
             threshold: the verdict is unsafe from this score on.
             category_scores: score the categories for a safe verdict too, which costs a decode.
+            imitation: what becomes of text that imitates the prompt's own marks, such as ``User:``. The verdict's
+                warnings name it. ``judge``: it is judged in other readings too, without those marks and passage by
+                passage, and unsafe wins (docs/imitation.md). ``warn``: it is judged only as it stands.
+            allow_files: whether images may be named by path or ``file:`` URL. A server that judges what others send
+                says no, or anyone could have its files opened; data URLs, bytes, PIL images and arrays are left.
             observe: for comparisons: called with the logits after the prompt over the head's real rows, once for each
-                image.
+                image; not for other readings.
 
         Raises:
             ImageError: if an image cannot be used; there is never a text-only verdict instead.
@@ -140,15 +148,15 @@ class Guard:
         """
         if not 0 <= threshold <= 1:
             raise PolicyError(f"the threshold is {threshold}, it must be between 0 and 1.")
-        whole = self._conversation(conversation, image, prompt, response)
+        whole = self._conversation(conversation, image, prompt, response, allow_files)
         in_force = self._policy(policy, exclude)
         verdicts = []
         for one in whole.per_image():
             start = time.perf_counter()
-            rendered = self._template.render(one, in_force)
+            prompts = readings(self._template, one, in_force, imitation)
             tiles = self.engine.tile(one.images[0]) if one.images else None
             preprocess_ms = milliseconds_since(start)
-            question = Question(one, in_force, rendered, tiles, threshold, category_scores, observe)
+            question = Question(one, in_force, prompts, tiles, threshold, category_scores, observe)
             verdict = self.engine.run(partial(judge, question, self.engine, self._answer))
             verdicts.append(self._timed(verdict, preprocess_ms, milliseconds_since(start)))
         return combine(verdicts)
@@ -163,12 +171,19 @@ class Guard:
         image: ImageSource | None,
         prompt: str | None,
         response: str | None,
+        allow_files: bool,
     ) -> Conversation:
         if conversation is None:
-            return Conversation.from_prompt(prompt, response, image)
-        if image is not None or prompt is not None or response is not None:
+            whole = Conversation.from_prompt(prompt, response, image)
+        elif image is not None or prompt is not None or response is not None:
             raise ConversationError("give a conversation, or image, prompt and response, not both.")
-        return conversation if isinstance(conversation, Conversation) else Conversation.from_messages(conversation)
+        elif isinstance(conversation, Conversation):
+            whole = conversation
+        else:
+            whole = Conversation.from_messages(conversation, allow_files=allow_files)
+        if not allow_files and any(isinstance(source, str | PathLike) for source in whole.images):
+            raise ConversationError("an image is named by a path, which is not allowed here: give its bytes")
+        return whole
 
     @staticmethod
     def _policy(policy: Policy | Mapping[str, Any] | None, exclude: Iterable[str]) -> Policy:
