@@ -28,7 +28,6 @@ Treatment: TypeAlias = Literal["judge", "warn"]
 # Different passages that are judged: each is a prompt to read, and whoever writes the text decides how many.
 MOST_PASSAGES = 16
 _WORD = re.compile(r"[^\W_]+")
-_BLANK = string.whitespace + string.punctuation
 _MARKS_IN_A_WARNING = 5
 
 
@@ -111,5 +110,6 @@ def _passages(text: str, imitations: Sequence[Imitation]) -> Iterator[str]:
     starts = [0, *(found.end for found in imitations)]
     ends = [*(found.start for found in imitations), len(text)]
     for start, end in zip(starts, ends, strict=True):
-        if imitations and text[start:end].strip(_BLANK):
-            yield text[start:end].strip()
+        passage = text[start:end].strip()
+        if imitations and passage.strip(string.punctuation + " "):
+            yield passage

@@ -116,11 +116,13 @@ def _enclosed(mark: str) -> str | None:
 def _bare(mark: str) -> str | None:
     """A pattern for a mark without its brackets: several words, or one with its punctuation. None for any other.
 
-    Words that are joined by single hyphens, and nothing else, are how a neutralised mark looks.
+    Words that are joined by single hyphens, and nothing else, are how a neutralised mark looks. (Some of its words may
+    be one to another mark: UNSAFECONTENT.)
     """
     words = _words(mark)
     if len(words) > 1:
-        return f"(?!{'-'.join(words)}{_END}){_GAP.join(words)}{_END}"
+        neutral = rf"(?=[^\W_]+-){'-?'.join(words)}{_END}"
+        return f"(?!{neutral}){_GAP.join(words)}{_END}"
     right = mark.strip()[-1:]
     if not words or _WORD.match(right):
         return None
