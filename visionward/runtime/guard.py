@@ -143,6 +143,7 @@ class Guard:
             ImageError: if an image cannot be used; there is never a text-only verdict instead.
             ConversationError: if the conversation cannot be rendered.
             PolicyError: if a category is unknown or malformed, or the threshold is no probability.
+            ValueError: if imitation is neither of the two.
             ContextLengthError: if the prompt is longer than the context.
             ComputeError: if a computation fails. None of these is ever a verdict of safe.
         """

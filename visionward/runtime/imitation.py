@@ -68,7 +68,7 @@ def _listed(marks: Iterable[str]) -> str:
 def _treated(others: int) -> str:
     if not others:
         return "it was judged only as it stands"
-    return f"{others} more reading{'s' if others > 1 else ''} of it without them judged too, and unsafe wins"
+    return f"it was judged in {others} more reading{'s' if others > 1 else ''} without them, and unsafe wins"
 
 
 def _other_readings(conversation: Conversation, marks: Marks) -> tuple[Conversation, ...]:
@@ -99,10 +99,16 @@ def neutralised(text: str, imitations: Iterable[Imitation]) -> str:
     """A text in which imitated marks have another form: their words, joined by hyphens, on the line before."""
     pieces, position = [], 0
     for found in imitations:
-        words = "-".join(_WORD.findall(text[found.start : found.end]))
-        pieces += [text[position : found.start], f"{words} -" if found.mark.endswith(":") else words]
+        pieces += [text[position : found.start], _neutral(text[found.start : found.end], found.mark)]
         position = found.end
     return " ".join(piece.strip() for piece in (*pieces, text[position:]) if piece.strip())
+
+
+def _neutral(imitated: str, mark: str) -> str:
+    words = _WORD.findall(imitated)
+    if len(words) == 1 < len(_WORD.findall(mark)):  # ENDCONVERSATION
+        words = [words[0][:1], words[0][1:]]
+    return "-".join(words) + (" -" if mark.endswith(":") else "")
 
 
 def _passages(text: str, imitations: Sequence[Imitation]) -> Iterator[str]:
