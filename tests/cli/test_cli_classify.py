@@ -65,6 +65,7 @@ def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
     assert [(c.code, c.name, c.description) for c in policy.categories] == [("S1", "Spoilers", "Ends of films.")]
     assert asked["threshold"] == 0.25
     assert asked["category_scores"] is False
+    assert asked["imitation"] == "judge"
     assert guard.closed == 1
 
 
@@ -191,3 +192,23 @@ def test_every_score_on_request(run, guard):
     lines = run("classify", *PAIR, *PROMPT, "--category-scores").stdout.splitlines()
     assert "The probability of each category to be the first one named, if the answer is unsafe:" in lines
     assert lines.count("  S1   Violent Crimes          0.300") == 2
+
+
+def test_imitation_is_judged_unless_it_is_only_named(run, guard):
+    guard.enqueue(SAFE)
+    assert run("classify", *PAIR, "--prompt", "hello", "--imitation", "warn").exit_code == 0
+    assert guard.history[0]["imitation"] == "warn"
+    result = run("classify", *PAIR, "--prompt", "hello", "--imitation", "ignore")
+    assert result.exit_code == 2
+    assert "'ignore' is not one of 'judge', 'warn'" in result.stderr
+
+
+def test_what_stands_beside_the_messages_is_an_error(run, guard, tmp_path):
+    path = tmp_path / "chat.json"
+    path.write_text('{"messages": [{"role": "user", "content": "hello"}], "image": "x.jpg"}')
+    result = run("classify", *PAIR, "--conversation", path)
+    assert result.exit_code == 2
+    assert (
+        "the object around the messages has the key 'image', which would not be judged: leave it out" in result.stderr
+    )
+    assert guard.history == []

@@ -66,6 +66,11 @@ def test_images_in_messages_are_relative_to_the_file(tmp_path):
         ({"prompt": "a", "id": " "}, "'id' is"),
         ({"prompt": "a", "id": True}, "'id' is"),
         ('{"prompt": NaN}', "NaN is not JSON"),
+        (f'{{"prompt": "a", "id": {"7" * 5000}}}', "a number of 5000 digits"),
+        ({"messages": [{"role": "user", "content": "a"}], "image": "x.jpg"}, "excludes"),
+        ({"messages": [{"role": "user", "content": "a", "images": ["x.jpg"]}]}, "the key 'images'"),
+        ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "under the key 'name'"),
+        ({"messages": [{"role": "user", "content": "a"}], "conversation": []}, "unknown key 'conversation'"),
     ],
 )
 def test_refusals_name_the_line(tmp_path, line, reason):

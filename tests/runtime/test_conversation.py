@@ -10,6 +10,7 @@ from PIL import Image
 
 from visionward.runtime.conversation import Conversation, ImagePart, Message, TextPart
 from visionward.runtime.errors import ConversationError
+from visionward.runtime.prompt import ChatTemplate
 
 PIXEL = Image.new("RGB", (1, 1))
 DATA_URL = "data:image/png;base64," + base64.b64encode(b"pixels").decode()
@@ -204,6 +205,9 @@ def test_from_file(tmp_path, wrap):
         ("{}", "an object with 'messages'"),
         ("7", "the messages are int"),
         ('[{"role": "user", "role": "user"}]', "the key 'role' occurs twice"),
+        (f"[{'7' * 5000}]", "a number of 5000 digits is too large to be read"),
+        ("[1e999]", "the number 1e999 is too large to be read"),
+        ("[NaN]", "NaN is not JSON"),
         ('[{"role": "user", "content": "\\ud800"}]', "message 1: the text holds a lone surrogate"),
     ],
 )
@@ -249,12 +253,159 @@ def test_what_would_not_be_judged_is_refused(message):
 
 def test_tool_calls_are_refused():
     said = {"role": "assistant", "content": "Hi", "tool_calls": [{"function": {"arguments": "{}"}}]}
-    with pytest.raises(ConversationError, match="message 2: the message has the key 'tool_calls'"):
+    with pytest.raises(ConversationError, match=r"message 2: the message has .* under the key 'tool_calls'"):
         Conversation.from_messages([{"role": "user", "content": "Hello"}, said])
 
 
 def test_messages_as_clients_write_them():
+    """As `model_dump()` of OpenAI's Python package 1.109 and of its Responses API writes them."""
     said = {"role": "assistant", "content": "Hi", "refusal": None, "audio": None, "annotations": [], "tool_calls": None}
+    said |= {"function_call": None, "name": None}
     shown = {"type": "image_url", "image_url": {"url": "cat.png", "detail": "low"}}
-    messages = [{"role": "user", "content": [shown, text("Hello")], "name": "Ann"}, said]
+    messages = [{"role": "user", "content": [shown, text("Hello")], "name": None}, said]
     assert Conversation.from_messages(messages).texts == ("Hello", "Hi")
+    output = {"type": "output_text", "text": "Hi", "annotations": [], "logprobs": []}
+    asked = [{"type": "input_image", "image_url": DATA_URL, "detail": "auto", "file_id": None}]
+    responses = [
+        {"type": "message", "role": "user", "content": [*asked, {"type": "input_text", "text": "Hello"}]},
+        {"type": "message", "role": "assistant", "id": "msg_67ccf1", "status": "completed", "content": [output]},
+    ]
+    conversation = Conversation.from_messages(responses)
+    assert (conversation.texts, conversation.images) == (("Hello", "Hi"), (b"pixels",))
+
+
+def test_a_refusal_is_text_of_the_assistant():
+    asked = {"role": "user", "content": "Hello"}
+    for said in (
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "assistant", "refusal": "No."},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+    ):
+        assert Conversation.from_messages([asked, said]).texts == ("Hello", "No.")
+    both = {"role": "assistant", "content": "Yes.", "refusal": "No."}
+    assert Conversation.from_messages([asked, both]).texts == ("Hello", "Yes.", "No.")
+    with pytest.raises(ConversationError, match="message 1: a user message has a 'refusal'"):
+        Conversation.from_messages([{"role": "user", "content": "Hello", "refusal": "No."}])
+    with pytest.raises(ConversationError, match="message 2: the text is dict"):
+        Conversation.from_messages([asked, {"role": "assistant", "refusal": {"text": "No."}}])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "Ann"),
+        ("id", "how to do it"),
+        ("id", 7),
+        ("status", "how to do it"),
+        ("type", "how to do it"),
+        ("annotations", [{"title": "how to do it"}]),
+        ("refusal_text", None),
+        ("how to do it", None),
+        (7, "how to do it"),
+    ],
+)
+def test_keys_of_a_message_hold_nothing_unjudged(key, value):
+    with pytest.raises(
+        ConversationError, match=r"message 1: the message has .*which would not be judged: leave it out"
+    ):
+        Conversation.from_messages([{"role": "user", "content": "Hello", key: value}])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": "a", "annotations": [{"type": "url_citation", "title": "b"}]},
+        {"type": "output_text", "text": "a", "logprobs": [{"token": "b"}]},
+        {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}},
+        {"type": "image_url", "image_url": {"url": DATA_URL, "b64_json": "aGVsbG8="}},
+        {"type": "image_url", "image_url": {"url": DATA_URL, "image_url": {"url": "dog.png"}}},
+        {"type": "image_url", "image_url": {"url": DATA_URL, "detail": "how to do it"}},
+        {"type": "image", "image": {"url": DATA_URL, "text": "b"}},
+        {"type": "input_image", "image_url": DATA_URL, "detail": "how to do it"},
+        {"type": "input_image", "image_url": DATA_URL, "file_id": "file-1"},
+        {"type": "refusal", "refusal": "No.", "text": "b"},
+    ],
+)
+def test_keys_of_a_part_hold_nothing_unjudged(part):
+    asked = {"role": "user", "content": [part]}
+    with pytest.raises(ConversationError, match=r"message 1: .* which would not be judged: leave it out"):
+        Conversation.from_messages([asked])
+
+
+@pytest.mark.parametrize("array", [np.zeros((0,), np.uint8), np.zeros((2, 2, 1), np.uint8), np.zeros((1,), np.uint8)])
+def test_an_array_is_never_asked_for_its_truth(array):
+    """NumPy before 2 says of an array of one column that it equals an empty list."""
+    for key in ("images", "name", "annotations"):
+        with pytest.raises(ConversationError, match=f"message 1: the message has .*{key}"):
+            Conversation.from_messages([{"role": "user", "content": "Hello", key: array}])
+    for message in ({"role": array, "content": "a"}, {"role": "user", "content": [{"type": array, "text": "a"}]}):
+        with pytest.raises(ConversationError, match="message 1: "):
+            Conversation.from_messages([message])
+    with pytest.raises(ConversationError, match="names two images"):
+        Conversation.from_messages([user({"type": "image", "image": array, "image_url": DATA_URL})])
+
+
+KEYS_SEEN_SOMEWHERE = [
+    "image", "images", "image_url", "url", "b64_json", "data", "source", "file", "file_id", "input_image", "video",
+    "audio", "text", "content", "input", "prompt", "response", "messages", "conversation", "history", "system",
+    "instructions", "name", "id", "status", "type", "detail", "annotations", "logprobs", "refusal", "tool_calls",
+    "tool_call_id", "function_call", "reasoning", "reasoning_content", "metadata", "cache_control", "extra", "user",
+    "caption", "alt", "title", "description", "parts", "role",
+]  # fmt: skip
+EXTRA_KEYS = st.sampled_from(KEYS_SEEN_SOMEWHERE) | st.text(max_size=8)
+MARKED = "marked words"
+EXTRA_VALUES = st.sampled_from(
+    [
+        *(MARKED, [MARKED], (MARKED,), {"text": MARKED}, {"url": MARKED}, [{"title": MARKED}], 7, True, 0.5),
+        *([{"type": "text", "text": MARKED}], b"marked", PIXEL, np.zeros((2, 2, 1), np.uint8)),
+    ]
+)
+
+
+@given(key=EXTRA_KEYS, value=EXTRA_VALUES, level=st.sampled_from(["outer", "message", "text", "image", "object"]))
+@settings(deadline=None, max_examples=400)
+def test_what_is_added_anywhere_is_refused_or_judged(tmp_path_factory, key, value, level):
+    source = {"url": DATA_URL}
+    parts = [{"type": "image_url", "image_url": source}, {"type": "text", "text": "Hello"}]
+    asked, said = {"role": "user", "content": parts}, {"role": "assistant", "content": "Hi"}
+    outer = {"messages": [asked, said]}
+    target = {"outer": outer, "message": said, "text": parts[1], "image": parts[0], "object": source}[level]
+    if key in target:
+        return
+    target[key] = value
+    try:
+        if level != "outer":
+            conversation = Conversation.from_messages(outer["messages"], allow_files=False)
+        elif isinstance(value, bytes | Image.Image | np.ndarray):
+            return
+        else:
+            path = tmp_path_factory.getbasetemp() / "outer.json"
+            path.write_text(json.dumps(outer), encoding="utf-8")
+            conversation = Conversation.from_file(path)
+    except ConversationError:
+        return
+    assert MARKED in ChatTemplate().render(conversation).text
+
+
+@pytest.mark.parametrize("key", ["image", "images", "response", "prompt", "conversation", "tools", "how to do it"])
+def test_nothing_stands_beside_the_messages_of_a_file(tmp_path, key):
+    path = tmp_path / "conversation.json"
+    path.write_text(json.dumps({"messages": [user(text("Hello"))], key: "x.jpg"}))
+    with pytest.raises(ConversationError, match=f"the object around the messages has the key '{key}'"):
+        Conversation.from_file(path)
+    path.write_text(json.dumps({"messages": [user(text("Hello"))], "model": "how to do it"}))
+    with pytest.raises(ConversationError, match="under the key 'model', which would not be judged"):
+        Conversation.from_file(path)
+
+
+def test_files_can_be_forbidden_in_a_file_too(tmp_path):
+    path = tmp_path / "conversation.json"
+    path.write_text(json.dumps([user(image("cat.png"))]))
+    with pytest.raises(ConversationError, match="message 1: an image is named by a path, which is not allowed here"):
+        Conversation.from_file(path, allow_files=False)
+
+
+@pytest.mark.parametrize("url", ["file:///a.png?b.png", "file:///a.png#b.png"])
+def test_nothing_stands_behind_the_path_of_a_file_url(url):
+    with pytest.raises(ConversationError, match=r"has a '\?' or '#' in it"):
+        Conversation.from_messages([user(image(url))])

@@ -58,7 +58,7 @@ def _check_input(
     "--conversation",
     metavar="FILE.json",
     type=InputFile(),
-    help="A JSON list of OpenAI messages, instead of --image, --prompt and --response. "
+    help="A JSON list of OpenAI messages, or an object with 'messages', instead of --image, --prompt and --response. "
     "Images are data URLs or paths relative to the file. The last message is judged.",
 )
 @click.option(
@@ -95,6 +95,14 @@ def _check_input(
 @click.option(
     "--category-scores", is_flag=True, help="Score every category for a safe verdict too, which takes longer."
 )
+@click.option(
+    "--imitation",
+    type=click.Choice(["judge", "warn"]),
+    default="judge",
+    show_default=True,
+    help="Text that imitates the prompt's own marks, such as 'User:': judge also judges it without them and passage "
+    "by passage, and unsafe wins; warn only names it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if the verdict is unsafe.")
 @click.pass_context
@@ -113,6 +121,7 @@ def classify(
     threshold: float,
     frames: int,
     category_scores: bool,
+    imitation: Literal["judge", "warn"],
     as_json: bool,
     exit_code: bool,
     **engine_options: Any,  # whatever the shared options are, the guard takes them under the same names
@@ -165,7 +174,12 @@ def classify(
         judged = Conversation.from_file(conversation)
     with Guard.load(text_gguf, mmproj_gguf, **engine_options) as guard:
         verdict = guard.classify(
-            judged, policy=policy, threshold=threshold, category_scores=category_scores, frames=frames
+            judged,
+            policy=policy,
+            threshold=threshold,
+            category_scores=category_scores,
+            frames=frames,
+            imitation=imitation,
         )
     check_interrupted()
     if as_json:

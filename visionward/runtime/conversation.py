@@ -14,6 +14,15 @@ from PIL import Image
 
 from visionward.runtime.errors import ConversationError, ImageError
 from visionward.runtime.images import ImageSource, decode_data_url
+from visionward.runtime.message_keys import (
+    CONVERSATION_KEYS,
+    IMAGE_KEYS,
+    MESSAGE_KEYS,
+    REFUSAL_KEYS,
+    SOURCE_KEYS,
+    TEXT_KEYS,
+    check_keys,
+)
 from visionward.runtime.strict_json import parse_json, read_json
 
 Role: TypeAlias = Literal["user", "assistant"]
@@ -24,12 +33,7 @@ _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters at least: C:\ is a drive
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image_url", "input_image", "image")
-
-# The keys that a message and its parts may have. Any other may hold what should be judged (Ollama has images beside
-# the content), and what is not judged must not pass.
-_MESSAGE_KEYS = frozenset({"role", "content", "name", "id", "type", "status"})
-_TEXT_KEYS = frozenset({"type", "text", "annotations", "logprobs"})
-_IMAGE_KEYS = frozenset({"type", "image_url", "image", "detail"})
+_REFUSAL_TYPE = "refusal"
 
 
 @dataclass(frozen=True)
@@ -150,8 +154,10 @@ class Conversation:
         A message is ``{"role": "user" | "assistant", "content": ...}``; its content a string, or a list of parts:
         ``{"type": "text", "text": "..."}`` (also ``input_text``, ``output_text``),
         ``{"type": "image_url", "image_url": {"url": "..."}}`` (also the URL itself in place of the object, and
-        ``input_image``), and ``{"type": "image", "image": ...}`` with any image that `decode_image` takes.
-        Other keys are refused where they hold something: it would not be judged.
+        ``input_image``), and ``{"type": "image", "image": ...}`` with any image that `decode_image` takes. A refusal
+        (``{"role": "assistant", "content": null, "refusal": "..."}``, or a part of that type) is text of the assistant.
+        Other keys are refused unless they are those that clients send along and hold nothing (`message_keys`): what
+        stands there would not be judged. That goes for ``name``, too.
         A URL is a ``data:`` URL, a ``file:`` URL or a path. Nothing is ever fetched from a network.
 
         Args:
@@ -169,10 +175,15 @@ class Conversation:
         return cls(tuple(_message(index, entry, reader) for index, entry in enumerate(messages, start=1)))
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> "Conversation":
+    def from_file(cls, path: str | os.PathLike[str], *, allow_files: bool = True) -> "Conversation":
         """A conversation from a JSON file: a list of messages, or an object that has one under ``messages``.
 
+        Beside ``messages`` the object may have the name of a ``model``, as a request does, and nothing else.
         Relative image paths are relative to the file's directory.
+
+        Args:
+            path: the file.
+            allow_files: whether images may be named by path or ``file:`` URL.
 
         Raises:
             ConversationError: the file cannot be read, is no regular file, has more than 256 MiB, or is not of that
@@ -180,30 +191,31 @@ class Conversation:
         """
         value = read_json(path, ConversationError)
         try:
-            return cls._from_value(value, Path(path).parent)
+            return cls._from_value(value, Path(path).parent, allow_files=allow_files)
         except ConversationError as cause:
             raise ConversationError(f"{path}: {cause}") from cause
 
     @classmethod
-    def from_json(cls, text: str, base_dir: str | os.PathLike[str] | None = None) -> "Conversation":
+    def from_json(
+        cls, text: str, base_dir: str | os.PathLike[str] | None = None, *, allow_files: bool = True
+    ) -> "Conversation":
         """A conversation from the text of such a file.
 
         Args:
             text: the JSON.
             base_dir: what relative image paths are relative to; the working directory if None.
+            allow_files: whether images may be named by path or ``file:`` URL.
 
         Raises:
             ConversationError: the text is not of that form.
         """
-        return cls._from_value(parse_json(text, ConversationError), base_dir)
+        return cls._from_value(parse_json(text, ConversationError), base_dir, allow_files=allow_files)
 
     @classmethod
-    def _from_value(cls, value: object, base_dir: str | os.PathLike[str] | None) -> "Conversation":
-        if isinstance(value, dict):
-            if "messages" not in value:
-                raise ConversationError("expected a list of messages, or an object with 'messages'")
-            value = value["messages"]
-        return cls.from_messages(value, base_dir)
+    def _from_value(
+        cls, value: object, base_dir: str | os.PathLike[str] | None, *, allow_files: bool
+    ) -> "Conversation":
+        return cls.from_messages(_unwrapped(value), base_dir, allow_files=allow_files)
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
@@ -249,7 +261,7 @@ class Conversation:
 
 
 def _role_refusal(role: object) -> str:
-    if role in ("system", "developer"):
+    if isinstance(role, str) and role in ("system", "developer"):
         return (
             f"the role is {role}: Llama Guard judges what users and assistants say and has no system role; "
             "leave the message out, or put what matters of it into a policy's descriptions"
@@ -264,12 +276,35 @@ def _located(number: int, text: object) -> TextPart:
         raise ConversationError(f"message {number}: {cause}") from cause
 
 
-def _refuse_others(entry: Mapping[Any, Any], known: frozenset[str], what: str) -> None:
-    for key, value in entry.items():
-        # Messages that a client wrote spell out what they do not have: None, or an empty list.
-        # Not ``value != []``: an empty list broadcast against an array of numpy 1.26 is an empty array, which is false.
-        if key not in known and value is not None and not (isinstance(value, list) and not value):
-            raise ConversationError(f"{what} has the key {key!r}, which would not be judged: leave it out")
+def _unwrapped(value: object) -> object:
+    """The messages of a request's body."""
+    if not isinstance(value, dict):
+        return value
+    if "messages" not in value:
+        raise ConversationError("expected a list of messages, or an object with 'messages'")
+    check_keys(value, CONVERSATION_KEYS, "the object around the messages")
+    return value["messages"]
+
+
+def _kind(part: Mapping[Any, Any]) -> str:
+    kind = part.get("type")
+    if not (isinstance(kind, str) and kind in (*_TEXT_TYPES, *_IMAGE_TYPES, _REFUSAL_TYPE)):
+        raise ConversationError(f"the content part type {kind!r} is unknown, expected 'text' or 'image_url'")
+    return kind
+
+
+def _source(part: Mapping[Any, Any], kind: str) -> object:
+    """What names the image of a part: what stands under the one key, or under ``url`` in an object there."""
+    named = [part[key] for key in ("image_url", "image") if part.get(key) is not None]
+    if len(named) > 1:
+        raise ConversationError(f"a {kind!r} part names two images")
+    source = named[0] if named else None
+    if isinstance(source, Mapping):
+        check_keys(source, SOURCE_KEYS, f"the object in a {kind!r} part")
+        source = source.get("url")
+    if source is None:
+        raise ConversationError(f"a {kind!r} part names no image")
+    return source
 
 
 def _message(number: int, entry: object, reader: "_MessageReader") -> Message:
@@ -291,10 +326,15 @@ class _MessageReader:
         if not isinstance(entry, Mapping):
             raise ConversationError(f"found {type(entry).__name__}, expected an object with a role and content")
         role = entry.get("role")
-        if role not in ("user", "assistant"):
+        if not (isinstance(role, str) and role in ("user", "assistant")):
             raise ConversationError("the role is missing" if role is None else _role_refusal(role))
-        _refuse_others(entry, _MESSAGE_KEYS, "the message")
-        return Message(role, self.parts(entry.get("content")))
+        check_keys(entry, MESSAGE_KEYS, "the message")
+        content, refusal = entry.get("content"), entry.get("refusal")
+        if refusal is None:
+            return Message(role, self.parts(content))  # type: ignore[arg-type]  # one of the two
+        if role != "assistant":
+            raise ConversationError("a user message has a 'refusal', which only the assistant can give")
+        return Message("assistant", (*(() if content is None else self.parts(content)), TextPart(refusal)))
 
     def parts(self, content: object) -> tuple[TextPart | ImagePart, ...]:
         """The parts of a message's content; blank text next to an image is left out."""
@@ -304,9 +344,9 @@ class _MessageReader:
             return (TextPart(content),)
         if not isinstance(content, Sequence) or isinstance(content, bytes):
             raise ConversationError(f"the content is {type(content).__name__}, expected a string or a list of parts")
-        if not content:
+        if len(content) == 0:
             raise ConversationError("the content is empty")
-        has_image = any(isinstance(part, Mapping) and part.get("type") in _IMAGE_TYPES for part in content)
+        has_image = any(isinstance(part, Mapping) and _kind(part) in _IMAGE_TYPES for part in content)
         read = (self.part(part, may_be_blank=has_image) for part in content)
         return tuple(part for part in read if part is not None)
 
@@ -314,23 +354,18 @@ class _MessageReader:
         """One part; None for blank text that does not matter."""
         if not isinstance(part, Mapping):
             raise ConversationError(f"a content part is {type(part).__name__}, expected an object with a type")
-        kind = part.get("type")
-        if kind not in _TEXT_TYPES + _IMAGE_TYPES:
-            raise ConversationError(f"the content part type {kind!r} is unknown, expected 'text' or 'image_url'")
-        _refuse_others(part, _TEXT_KEYS if kind in _TEXT_TYPES else _IMAGE_KEYS, f"a {kind!r} part")
-        if kind in _TEXT_TYPES:
-            if "text" not in part:
-                raise ConversationError(f"a {kind!r} part has no 'text'")
-            text = part["text"]
-            return None if may_be_blank and isinstance(text, str) and not text.strip() else TextPart(text)
-        if part.get("image_url") is not None and part.get("image") is not None:
-            raise ConversationError(f"a {kind!r} part names two images")
-        source = part.get("image_url", part.get("image"))
-        if isinstance(source, Mapping):
-            source = source.get("url")
-        if source is None:
-            raise ConversationError(f"a {kind!r} part names no image")
-        return ImagePart(self.image(source))
+        kind = _kind(part)
+        if kind in _IMAGE_TYPES:
+            check_keys(part, IMAGE_KEYS, f"a {kind!r} part")
+            return ImagePart(self.image(_source(part, kind)))
+        if kind == _REFUSAL_TYPE:
+            check_keys(part, REFUSAL_KEYS, f"a {kind!r} part")
+            return TextPart(part.get("refusal"))  # type: ignore[arg-type]  # which it checks
+        check_keys(part, TEXT_KEYS, f"a {kind!r} part")
+        if "text" not in part:
+            raise ConversationError(f"a {kind!r} part has no 'text'")
+        text = part["text"]
+        return None if may_be_blank and isinstance(text, str) and not text.strip() else TextPart(text)
 
     def image(self, source: object) -> ImageSource:
         """The image that a part names: a data URL's bytes, a path, or what was handed in."""
@@ -355,6 +390,8 @@ class _MessageReader:
             raise ConversationError(f"an image's file: URL is malformed: {cause}") from cause
         if parts.netloc not in {"", "localhost"}:
             raise ConversationError(f"an image is on the host {parts.netloc}, and nothing is ever fetched")
+        if parts.query or parts.fragment:
+            raise ConversationError("an image's file: URL has a '?' or '#' in it: write %3F or %23 in a file's name")
         return self.file(Path(url2pathname(parts.path)))
 
     def file(self, path: Path) -> Path:

@@ -13,6 +13,7 @@ from visionward.runtime.conversation import Conversation
 from visionward.runtime.engine import DEFAULT_IMAGE_CACHE_BYTES, DEFAULT_N_CTX, Engine
 from visionward.runtime.errors import ConversationError, PolicyError
 from visionward.runtime.images import ImageSource
+from visionward.runtime.imitation import Treatment, readings
 from visionward.runtime.judgement import Observer, Question, judge, milliseconds_since
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER
 from visionward.runtime.packed_kernels import Kernels
@@ -118,6 +119,8 @@ class Guard:
         threshold: float = DEFAULT_THRESHOLD,
         category_scores: bool = False,
         frames: int = DEFAULT_FRAMES,
+        imitation: Treatment = "judge",
+        allow_files: bool = True,
         observe: Observer | None = None,
     ) -> Verdict:
         """Judge the last message of a conversation.
@@ -138,26 +141,31 @@ class Guard:
             category_scores: score the categories for a safe verdict too, which costs a decode.
             frames: the most to judge of an animation, of a document's pages or an icon's sizes: the first, the last,
                 and evenly between; the verdict says of how many. More take as much longer.
+            imitation: what becomes of text that imitates the prompt's own marks, such as ``User:``. The verdict's
+                warnings name it. ``judge``: it is judged in other readings too, without those marks and passage by
+                passage, and unsafe wins (docs/imitation.md). ``warn``: it is judged only as it stands.
+            allow_files: whether images may be named by path or ``file:`` URL. A server that judges what others send
+                says no, or anyone could have its files opened; data URLs, bytes, PIL images and arrays are left.
             observe: for comparisons: called with the logits after the prompt over the head's real rows, once for each
-                picture that was judged.
+                picture that was judged; not for other readings.
 
         Raises:
             ImageError: if an image cannot be used; there is never a text-only verdict instead.
             ConversationError: if the conversation cannot be rendered.
             PolicyError: if a category is unknown or malformed, or the threshold is no probability.
-            ValueError: if ``frames`` is less than 1.
+            ValueError: if ``frames`` is less than 1, or ``imitation`` neither of the two.
             ContextLengthError: if the prompt is longer than the context.
             ComputeError: if a computation fails. None of these is ever a verdict of safe.
         """
         if not 0 <= threshold <= 1:
             raise PolicyError(f"the threshold is {threshold}, it must be between 0 and 1.")
-        whole = self._conversation(conversation, image, prompt, response)
+        whole = self._conversation(conversation, image, prompt, response, allow_files)
         in_force = self._policy(policy, exclude)
         verdicts = []
         for one in whole.per_image():
             start = time.perf_counter()
-            rendered = self._template.render(one, in_force)
-            question = Question(one, in_force, rendered, None, threshold, category_scores, observe)
+            prompts = readings(self._template, one, in_force, imitation)
+            question = Question(one, in_force, prompts, None, threshold, category_scores, observe)
             verdicts.append(self._judge_image(question, frames, start) if one.images else self._judge(question, start))
         return combine(verdicts)
 
@@ -184,12 +192,19 @@ class Guard:
         image: ImageSource | None,
         prompt: str | None,
         response: str | None,
+        allow_files: bool,
     ) -> Conversation:
         if conversation is None:
-            return Conversation.from_prompt(prompt, response, image)
-        if image is not None or prompt is not None or response is not None:
+            whole = Conversation.from_prompt(prompt, response, image)
+        elif image is not None or prompt is not None or response is not None:
             raise ConversationError("give a conversation, or image, prompt and response, not both.")
-        return conversation if isinstance(conversation, Conversation) else Conversation.from_messages(conversation)
+        elif isinstance(conversation, Conversation):
+            whole = conversation
+        else:
+            whole = Conversation.from_messages(conversation, allow_files=allow_files)
+        if not allow_files and any(isinstance(source, str | PathLike) for source in whole.images):
+            raise ConversationError("an image is named by a path, which is not allowed here: give its bytes")
+        return whole
 
     @staticmethod
     def _policy(policy: Policy | Mapping[str, Any] | None, exclude: Iterable[str]) -> Policy:

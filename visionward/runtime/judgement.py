@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from visionward.runtime.answer import AnswerReader, FirstToken, Logits
@@ -14,7 +14,7 @@ from visionward.runtime.engine import Engine
 from visionward.runtime.policy import Policy
 from visionward.runtime.preprocess import Tiles
 from visionward.runtime.prompt import Prompt, tokenize
-from visionward.runtime.verdict import CategoryScore, Timings, TokenCounts, Verdict
+from visionward.runtime.verdict import CategoryScore, Timings, TokenCounts, Verdict, combine
 
 # Under this mass the model did not really answer.
 LEAST_ANSWER_MASS = 0.5
@@ -33,16 +33,17 @@ class Question:
     Attributes:
         conversation: with one image at most.
         policy: the categories in force.
-        prompt: the conversation and the policy, rendered.
+        prompts: the conversation and the policy, rendered: as it stands first, then its other readings, if it
+            imitates marks of the prompt. Unsafe wins.
         tiles: the image, or None.
         threshold: the verdict is unsafe from this score on.
         category_scores: score the categories for a safe verdict too.
-        observe: sees the first next-token logits.
+        observe: sees the first next-token logits of the first prompt.
     """
 
     conversation: Conversation
     policy: Policy
-    prompt: Prompt
+    prompts: tuple[Prompt, ...]
     tiles: Tiles | None
     threshold: float
     category_scores: bool
@@ -66,26 +67,49 @@ def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
         ContextLengthError: if the prompt is longer than the context.
         ComputeError: if a computation fails.
     """
-    tokens = tokenize(question.prompt, engine.model)
+    tokens = [tokenize(prompt, engine.model) for prompt in question.prompts]
     # An image is the costly part: a prompt that cannot be read must be known before.
-    engine.decoder.check_length(tokens)
+    for ids in tokens:
+        engine.decoder.check_length(ids)
     started = time.perf_counter()
     with _image_memory(question, engine) as memory:
         vision_ms = milliseconds_since(started)
-        try:
-            started = time.perf_counter()
-            logits = _first_logits(tokens, memory, engine)
-            first = answer.first_token(logits)
-            prefill_ms = milliseconds_since(started)
-            if question.observe is not None:
-                question.observe(logits)
+        verdicts = [_judge_prompt(question, index, ids, memory, engine, answer) for index, ids in enumerate(tokens)]
+    whole = combine(verdicts)
+    warnings = whole.warnings
+    if whole.unsafe and not verdicts[0].unsafe:
+        warnings = (*warnings, f"read as it stands the text would be safe (score {verdicts[0].score:.3f}).")
+    return replace(
+        whole,
+        tiles=0 if question.tiles is None else len(question.tiles.pixel_values),
+        timings_ms=replace(whole.timings_ms, vision=vision_ms),
+        warnings=warnings,
+    )
 
-            started = time.perf_counter()
-            verdict, doubts = _decide(first, question.threshold)
-            findings = _read_categories(verdict, question, engine, answer)
-            decode_ms = milliseconds_since(started)
-        finally:
-            engine.decoder.forget()
+
+def _judge_prompt(
+    question: Question,
+    index: int,
+    tokens: list[int],
+    memory: ImageMemory | None,
+    engine: Engine,
+    answer: AnswerReader,
+) -> Verdict:
+    """The verdict on one of the prompts; tiles and the time of vision are left to `judge`."""
+    try:
+        started = time.perf_counter()
+        logits = _first_logits(tokens, memory, engine)
+        first = answer.first_token(logits)
+        prefill_ms = milliseconds_since(started)
+        if question.observe is not None and index == 0:
+            question.observe(logits)
+
+        started = time.perf_counter()
+        verdict, doubts = _decide(first, question.threshold)
+        findings = _read_categories(verdict, question, engine, answer)
+        decode_ms = milliseconds_since(started)
+    finally:
+        engine.decoder.forget()
     return Verdict(
         verdict=verdict,
         score=first.score,
@@ -93,12 +117,12 @@ def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
         categories=findings.categories,
         category_scores={code: (findings.scores or {}).get(code) for code in question.policy.codes},
         role=question.conversation.judged_role,
-        tiles=0 if question.tiles is None else len(question.tiles.pixel_values),
+        tiles=0,
         tokens=TokenCounts(len(tokens), findings.decoded),
-        timings_ms=Timings(load=0, preprocess=0, vision=vision_ms, prefill=prefill_ms, decode=decode_ms, total=0),
+        timings_ms=Timings(load=0, preprocess=0, vision=0, prefill=prefill_ms, decode=decode_ms, total=0),
         model=engine.model.path.name,
         vision_backend=None if question.tiles is None else engine.vision_backend,
-        warnings=(*_input_warnings(question, engine), *question.prompt.warnings, *doubts, *findings.warnings),
+        warnings=(*_input_warnings(question, engine), *question.prompts[index].warnings, *doubts, *findings.warnings),
     )
 
 

@@ -17,7 +17,7 @@ text. It may therefore count as the template's; no special token holds any.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from importlib import resources
@@ -79,10 +79,12 @@ class Prompt:
         pieces: special tokens, and runs of text between them. A run may hold text that looks like a special token:
             a user wrote it, and it is to be tokenized as plain text.
         warnings: what the user must know about how the prompt was made, a sentence each.
+        template_texts: what the template wrote between the texts of users and of a custom policy.
     """
 
     pieces: tuple[Special | str, ...]
     warnings: tuple[str, ...] = ()
+    template_texts: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -167,7 +169,7 @@ class ChatTemplate:
             prompt = self._render_with(_compile(_built_in()), conversation, policy)
         except _UnusableTemplateError as reason:
             raise ConversationError(f"the prompt cannot be rendered: {reason}") from reason
-        return Prompt(prompt.pieces, (*warnings, *prompt.warnings))
+        return replace(prompt, warnings=(*warnings, *prompt.warnings))
 
     def _render_with(self, template: jinja2.Template, conversation: Conversation, policy: Policy) -> Prompt:
         """Render with one template, in the first way of telling it the policy that it honours."""
@@ -181,7 +183,7 @@ class ChatTemplate:
             except _UnusableTemplateError as reason:
                 problem = reason
             else:
-                return Prompt(_framed(pieces), warnings)
+                return Prompt(_framed(pieces), warnings, tuple(segments[0::2]))
         raise problem
 
     def _split(self, segments: Sequence[str]) -> list[Special | str]:

@@ -1,6 +1,7 @@
 """Reading JSON files that people write by hand: what standard JSON readers let pass is an error here."""
 
 import json
+import math
 from collections.abc import Iterable
 from os import PathLike
 from typing import NoReturn, TypeVar
@@ -24,7 +25,8 @@ def read_json(path: str | PathLike[str], error: type[_Error], most_bytes: int = 
 
     Raises:
         error: the file cannot be read, is no regular file, is larger than it may be, is not UTF-8, is not JSON, repeats
-            a key in an object (a plain reader would silently keep the last one), or holds ``NaN`` or ``Infinity``.
+            a key in an object (a plain reader would silently keep the last one), or holds ``NaN``, ``Infinity`` or a
+            number that is too large to be read.
     """
     try:
         text = read_text(path, most_bytes, "utf-8-sig")
@@ -60,8 +62,20 @@ def parse_json(text: str, error: type[_Error]) -> object:
     def refuse(constant: str) -> NoReturn:
         raise error(f"{constant} is not JSON")
 
+    def integer(digits: str) -> int:
+        try:
+            return int(digits)
+        except ValueError as cause:  # past Python's limit on digits, which guards against quadratic time
+            raise error(f"a number of {len(digits)} digits is too large to be read") from cause
+
+    def real(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise error(f"the number {digits[:20]} is too large to be read")
+        return value
+
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_int=integer, parse_float=real)
     except json.JSONDecodeError as cause:
         raise error(f"not JSON: {cause}") from cause
     except RecursionError as cause:
