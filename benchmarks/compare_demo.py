@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from training.demo_data import HELD_OUT_COUNT, HELD_OUT_SEED, Sample, samples
+from visionward.quant.comparison.calibration import Threshold
 
 REFERENCE = "f16"
 CANDIDATES = ("q8_0", "q4_k_m", "q4_0")
@@ -83,7 +84,7 @@ def markdown(report: Path) -> str:
     """The report's tables in Markdown."""
     (figures,) = (one["figures"] for one in json.loads(report.read_text(encoding="utf-8"))["sets"])
     decided = ("model", "precision", "recall", "F1", "false-positive rate", "missed (new, gone)")
-    decided += ("false alarms (new, gone)", "mean KL, nats", "threshold for the same rate")
+    decided += ("false alarms (new, gone)", "mean KL, nats", "thresholds for the same rate")
     cost = ("model", "text file", "mmproj file", "peak memory", "loading", "vision p50, p95", "prefill", "decode")
     lines, costs = _heading(decided), _heading((*cost, "verdict"))
     for model in figures["models"]:
@@ -109,7 +110,7 @@ def _decisions(model: dict[str, Any]) -> list[str]:
         f"{missed} ({unsafe['to_safe']}, {unsafe['to_unsafe']})",
         f"{alarms} ({safe['to_unsafe']}, {safe['to_safe']})",
         f"{against['kl_mean']['value']:.2g}",
-        f"{against['threshold']['threshold']:g}",
+        Threshold(**against["threshold"]).text,
     ]
 
 

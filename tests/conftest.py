@@ -4,9 +4,14 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny_checkpoint import write_tiny_checkpoint
 
 from visionward.convert import ConvertedPair, convert_checkpoint
+
+# How long an example takes is the machine's affair.
+settings.register_profile("visionward", deadline=None)
+settings.load_profile("visionward")
 
 # A shell ignores interrupts for what it starts in the background, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
 from training.demo_data import HELD_OUT_COUNT, HELD_OUT_SEED, NEUTRAL_TEXT, samples
-from visionward import Guard, Verdict
+from visionward import DEFAULT_POLICY, Conversation, Guard, Verdict
 from visionward.convert.demo_guard import demo_pair
+from visionward.runtime.answer import softmax
 from visionward.runtime.demo_samples import TOY_NOTICE, read_demo_samples
+from visionward.runtime.prompt import tokenize
 
 REFERENCE = json.loads((Path(__file__).parent / "fixtures" / "demo_held_out.json").read_text(encoding="utf-8"))
 ROWS = REFERENCE["samples"]
@@ -94,6 +97,34 @@ def test_a_safe_verdict_decodes_nothing(verdicts) -> None:
         assert (verdict.tokens.decoded == 0) == (verdict.verdict == "safe")
         assert len(verdict.category_scores) == 13
         assert (None in verdict.category_scores.values()) == (verdict.verdict == "safe")
+
+
+def test_named_categories_have_their_probability_in_place(guard, verdicts) -> None:
+    """The chain rule over one forced decode of the whole answer, for every sample where the model named two codes."""
+    drawn = list(samples(HELD_OUT_COUNT, HELD_OUT_SEED))
+    pairs = [(s, v) for s, v in zip(drawn, verdicts, strict=True) if len(v.categories) == 2]
+    assert len(pairs) > 40
+    model, template = guard.engine.model, guard._template
+    commas = {model.encode(",")[0], model.encode(",S")[0]}
+    enders = commas | set(model.end_tokens)
+    for sample, verdict in pairs[:12]:
+        messages = sample.messages
+        messages[0]["content"][0] = {"type": "image", "image": sample.image}
+        prompt = tokenize(template.render(Conversation.from_messages(messages), DEFAULT_POLICY), model)
+        first, second = (category.code for category in verdict.categories)
+        answer = model.encode(f"unsafe\n{first},{second}")
+        found = softmax(guard.engine.logits([*prompt, *answer], sample.image).logits[len(prompt) - 1 :])
+        comma = next(i for i, token in enumerate(answer) if token in commas)
+        opening = len(model.encode("unsafe\n"))
+        chosen = np.array([found[i, token] for i, token in enumerate(answer)])
+        after = found[:, sorted(enders)].sum(axis=1)
+        wanted = (
+            chosen[opening:comma].prod() * after[comma],
+            chosen[comma:].prod() / found[comma, sorted(commas)].sum() * after[-1],
+        )
+        assert [c.score for c in verdict.categories] == pytest.approx(wanted, rel=5e-3)
+        assert verdict.categories[0].score == pytest.approx(verdict.category_scores[first], rel=5e-3)
+        assert verdict.category_scores[second] < 0.5 < verdict.categories[1].score
 
 
 def test_every_verdict_says_that_it_is_a_toy(verdicts) -> None:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
 from visionward.quant.gguf_file import header_bytes, write_tensor_data
-from visionward.runtime.gguf_header import GgufHeader, StoredTensor, integers
+from visionward.runtime.gguf_header import GgufHeader, StoredTensor
+from visionward.runtime.gguf_values import integers
 from visionward.runtime.mmproj_format import KEY_CROSS_LAYERS
 
 CHUNK = 1 << 24

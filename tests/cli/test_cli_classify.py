@@ -143,6 +143,7 @@ def test_json(run, guard):
         "timings_ms": {"load": 10, "preprocess": 0, "vision": 0, "prefill": 20, "decode": 30, "total": 50},
         "model": "guard-text-F16.gguf",
         "vision_backend": None,
+        "frames": None,
         "warnings": ["no image was given."],
     }
 
@@ -175,5 +176,5 @@ def test_colours_only_where_they_are_seen(run, guard):
 def test_every_score_on_request(run, guard):
     guard.enqueue(UNSAFE)
     lines = run("classify", *PAIR, *PROMPT, "--category-scores").stdout.splitlines()
-    assert "The probability of each category, if the answer is unsafe:" in lines
+    assert "The probability of each category to be the first one named, if the answer is unsafe:" in lines
     assert lines.count("  S1   Violent Crimes          0.300") == 2

@@ -63,11 +63,11 @@ def test_what_it_wrote_is_taken(program, tiny_pair: ConvertedPair, picture: Path
 
 
 def test_convert_exports_too(run, tiny_checkpoint_dir: Path, tmp_path: Path) -> None:
-    result = run("convert", tiny_checkpoint_dir, tmp_path, "--onnx", "int4", "--name", "guard")
+    result = run("convert", tiny_checkpoint_dir, tmp_path, "--onnx", "int8", "--name", "guard")
     assert result.exit_code == 0, result.stderr
-    tower = tmp_path / "vision-guard-int4.onnx"
+    tower = tmp_path / "vision-guard-int8.onnx"
     assert [line.split("  ")[0] for line in result.stdout.splitlines()[2:]] == [str(tower), str(data_path(tower))]
-    assert read_identity(tower).weight_type == "int4"
+    assert read_identity(tower).weight_type == "int8"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,8 @@ def test_convert_exports_too(run, tiny_checkpoint_dir: Path, tmp_path: Path) -> 
         (("none.gguf",), "No such file"),
         (("{text}",), "where 'clip' is expected"),
         (("{mmproj}", "tower.bin"), "must end in .onnx"),
-        (("{mmproj}", "--type", "q8_0"), "'q8_0' is not one of 'f16', 'f32', 'int8', 'int4'"),
+        (("{mmproj}", "--type", "q8_0"), "'q8_0' is not one of 'f16', 'f32', 'int8'"),
+        (("{mmproj}", "--type", "int4"), "'int4' is not one of 'f16', 'f32', 'int8'"),
     ],
 )
 def test_one_clear_error(run, tiny_pair: ConvertedPair, tmp_path: Path, monkeypatch, arguments, message: str) -> None:

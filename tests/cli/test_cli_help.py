@@ -21,6 +21,7 @@ DOCUMENTED = {
     "quantize": ("--imatrix", "--tensor-type", "--threads", "--allow-requantize", "--force"),
     "imatrix": ("--model", "--mmproj", "--data", "--out", "--limit", "--threads", "--gpu-layers", "--force"),
     "inspect": ("--model", "--mmproj", "--demo", "--template", "--json"),
+    "verify": ("--model", "--mmproj", "--demo", "--onnx-tower", "--files-only", "--json", "--threads", "--gpu-layers"),
     "doctor": ("--fresh", "--json"),
     "bench": (
         *("--model", "--mmproj", "--demo", "--image", "--prompt", "--runs", "--warmup", "--threads", "--gpu-layers"),

@@ -36,10 +36,25 @@ def slow_guard(task, connection):
     """Says on the disk which samples it was asked, and stops answering after three."""
     connection.send(Loaded(1.0, 8, "none", 1))
     for number, item in enumerate(task.items):
-        with Path(task.logits).with_suffix(".asked").open("a") as file:
+        with Path(task.arrays).with_suffix(".asked").open("a") as file:
             file.write(f"{item.digest}\n")
         connection.send(Begun(item.digest))
-        if number == 3 and not Path(task.logits).with_suffix(".go-on").exists():
+        if number == 3 and not Path(task.arrays).with_suffix(".go-on").exists():
             connection.send(KeyboardInterrupt())
         connection.send(_judge(item))
     connection.send(Finished())
+
+
+def opening_guard(task, connection):
+    """Opens only pairs that are not called bad."""
+    if "bad" in task.files.name:
+        connection.send(Failed(f"{task.files.text}: no good"))
+        return
+    crashing_guard(task, connection)
+
+
+def failing_candidate(task, connection):
+    """Opens every pair, but a bad one fails as soon as it is to judge."""
+    if "bad" in task.files.name and task.items:
+        os._exit(11)
+    crashing_guard(task, connection)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import odd_processes
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from visionward.cli.main import cli
 from visionward.convert import convert_checkpoint
 from visionward.quant import requirements
+from visionward.quant.comparison import guard_run
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,33 @@ def test_from_end_to_end(data, pairs, tmp_path):
     again = _run(*arguments)
     assert again.exit_code == 0
     assert "3 of them by an earlier run" in again.stderr
+
+
+def test_a_candidate_that_was_given_up_is_exit_code_1(data, pairs, tmp_path, monkeypatch):
+    """The report is about the others, and names it."""
+    monkeypatch.setattr(guard_run, "run_guard", odd_processes.failing_candidate)
+    out = tmp_path / "report"
+    bad = pairs[1].replace("q8_0=", "bad=")
+    result = _run("--data", data, "--reference", pairs[0], "--candidate", pairs[1], "--candidate", bad, "--out", out)
+    assert result.exit_code == 1, result.output
+    assert "bad could not be run and is in no figure: the process died (exit code 11)" in result.stdout
+    value = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert list(value["given_up"]) == ["bad"]
+    assert [model["name"] for model in value["sets"][0]["figures"]["models"]] == ["f32", "q8_0"]
+
+
+def test_a_candidate_that_cannot_be_opened_is_an_error(data, pairs, tmp_path):
+    """The third pair is no pair: nothing is judged, and nothing is reported."""
+    out = tmp_path / "report"
+    text = pairs[1].removeprefix("q8_0=").rpartition(",")[0]
+    result = _run(
+        *("--data", data, "--reference", pairs[0], "--candidate", pairs[1]),
+        *("--candidate", f"bad={text},{text}", "--out", out, "--threads", 1),
+    )
+    assert result.exit_code == 2
+    assert "nothing was judged, because 1 of 3 pairs cannot be used: bad: " in result.stderr
+    assert _journal_lines(out / "work") == 0
+    assert not (out / "report.json").exists()
 
 
 def _many(folder, count):

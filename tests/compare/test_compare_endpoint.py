@@ -18,7 +18,7 @@ from visionward.quant.comparison.endpoint import (
     endpoint_key,
     judge_with_endpoint,
 )
-from visionward.quant.comparison.endpoint_prompt import data_url, first_word_score, messages, read_answer
+from visionward.quant.comparison.endpoint_prompt import data_urls, first_word_score, messages, read_answer
 from visionward.quant.comparison.journal import Journal
 from visionward.quant.comparison.models import Endpoint
 from visionward.quant.comparison.progress import Silent
@@ -289,7 +289,7 @@ def test_scores_without_a_verdict_word():
 
 
 def test_odd_images_are_sent_as_shown(tmp_path):
-    """What a viewer shows is what must be judged: turned upright, transparency on white."""
+    """What a viewer shows is what must be judged: turned upright, transparency on white and on black."""
     turned = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -298,14 +298,16 @@ def test_odd_images_are_sent_as_shown(tmp_path):
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(clear)
 
     def sent(path):
-        head, _, data = data_url(path).partition(",")
-        return head, Image.open(BytesIO(base64.b64decode(data)))
+        return [
+            (head, Image.open(BytesIO(base64.b64decode(data))))
+            for head, _, data in (url.partition(",") for url in data_urls(path))
+        ]
 
-    head, image = sent(turned)
+    ((head, image),) = sent(turned)
     assert (head, image.size) == ("data:image/png;base64", (4, 8))
-    assert sent(clear)[1].getpixel((0, 0)) == (255, 255, 255)
+    assert [image.getpixel((0, 0)) for _, image in sent(clear)] == [(255, 255, 255), (0, 0, 0)]
     with pytest.raises(ImageError):
-        data_url(tmp_path / "missing.png")
+        data_urls(tmp_path / "missing.png")
 
 
 def test_roles(picture):

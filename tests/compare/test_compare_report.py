@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -102,6 +103,84 @@ def test_few_samples_decide_nothing(tmp_path):
     (only,) = conclusions(figures, 0.02)
     assert only.finding == "undecided"
     assert "it takes 6 flips one way to be seen" in " ".join(only.sentences)
+
+
+def _copies(folder, grouped):
+    """Ten unsafe and ten safe questions, asked twenty times each, on which nothing flips."""
+    samples = [
+        dataclasses.replace(one, id=f"{one.id} {i}", group=one.group if grouped else f"{one.group} {i}")
+        for one in simulated_samples(20).samples
+        for i in range(20)
+    ]
+    dataset = Dataset("copies", tuple(samples))
+    return dataset, simulated_results(folder, dataset, {"f16": (0.0, 100), "q4_0": (0.0, 50)})
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_copies_of_few_questions_recommend_nothing(tmp_path, grouped):
+    """400 samples of 20 questions are 20 observations, and say so, even if nobody said that they are copies."""
+    dataset, results = _copies(tmp_path, grouped)
+    (one,) = make_report([dataset], results, threshold=0.5, margin=0.02).sets
+    assert one.choice == ("Nothing can be recommended yet: 200 unsafe and 200 safe samples cannot tell q4_0 from f16.")
+    text = " ".join(one.conclusions[0].sentences)
+    assert "recall changes by -36.9 to +36.9 and the false-positive rate by -36.9 to +36.9 points" in text
+    assert (
+        "10 groups of unsafe samples show large differences only: it takes at least 6 groups that flip one way" in text
+    )
+    assert "60% of them" in text
+    assert "McNemar" not in text
+
+
+def test_what_one_large_group_could_undo_is_not_certain(tmp_path):
+    """Twenty single samples are lost, but a group of thirty, which did not change, could have been gained."""
+    made = simulated_samples(400).samples
+    alike = {sample.id: "large" for sample in [one for one in made if one.unsafe][-30:]}
+    dataset = Dataset("one large", tuple(dataclasses.replace(s, group=alike.get(s.id, s.group)) for s in made))
+    results = simulated_results(tmp_path, dataset, {"f16": (0.0, 100), "q4_0": (0.0, 50)})
+    judged = {digest: dataclasses.replace(one, unsafe=True) for digest, one in results[0].judged.items()}
+    reference = dataclasses.replace(results[0], judged=judged)
+    lost = dict(judged)
+    for digest in [digest for digest, one in zip(dataset.digests, dataset.samples, strict=True) if one.unsafe][:20]:
+        lost[digest] = dataclasses.replace(lost[digest], unsafe=False)
+    figures = set_figures(dataset, [reference, dataclasses.replace(results[1], judged=lost)])
+    assert figures.models[1].against.flips.unsafe.decisive_p < 0.001
+    (only,) = conclusions(figures, 0.02)
+    assert only.finding == "undecided"
+    assert "Chance may explain the change in misses" in " ".join(only.sentences)
+
+
+def test_nothing_flips_and_nothing_is_to_be_recalibrated(tmp_path):
+    dataset = simulated_samples(40)
+    results = simulated_results(tmp_path, dataset, {"f16": (0.0, 100), "q8_0": (0.0, 50)})
+    report = make_report([dataset], results, threshold=0.5, margin=0.02)
+    assert report.sets[0].figures.models[1].against.threshold.text == "unchanged"
+    assert "--threshold" not in " ".join(report.sets[0].conclusions[0].sentences)
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(report_table(report))
+    assert "unchanged" in stream.getvalue()
+    write_report(tmp_path, report, [dataset], results)
+    assert "unchanged" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("factor", "sentence"),
+    [
+        (1.06, r"verdict takes as long, within the noise of these measurements \("),
+        (2, r"verdict takes .+ in place of "),
+    ],
+)
+def test_times_within_their_noise_are_no_difference(tmp_path, factor, sentence):
+    dataset = simulated_samples(60)
+    base, other = simulated_results(tmp_path, dataset, {"f16": (0.0, 100), "q8_0": (0.0, 50)})
+    noise = np.random.default_rng(5).lognormal(math.log(factor), 0.3, 60)
+    slowed = {
+        digest: dataclasses.replace(one, times_ms={"total": base.judged[digest].times_ms["total"] * own})
+        for (digest, one), own in zip(other.judged.items(), noise, strict=True)
+    }
+    figures = set_figures(dataset, [base, dataclasses.replace(other, judged=slowed)])
+    medians = [model.cost.latency["total"].p50 for model in figures.models]
+    assert abs(medians[1] / medians[0] - 1) > 0.05
+    assert re.search(sentence, " ".join(conclusions(figures, 0.02)[0].sentences))
 
 
 def test_samples_without_labels(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ from PIL import Image
 
 from visionward.convert import convert_checkpoint
 from visionward.convert.onnx_file import export_tower
-from visionward.quant.comparison import guard_run
+from visionward.quant.comparison import guard_run, judging
+from visionward.quant.comparison.array_store import ArrayStore, kl_divergence
 from visionward.quant.comparison.endpoint import EndpointSettings
-from visionward.quant.comparison.guard_run import GuardSettings, features_path, judge_with_guard, logits_path
+from visionward.quant.comparison.guard_run import GuardSettings, arrays_of, judge_with_guard
 from visionward.quant.comparison.html_report import html_report
 from visionward.quant.comparison.journal import FeatureError, Journal, Judged, Loaded
 from visionward.quant.comparison.judging import Plan, judge_all
-from visionward.quant.comparison.logit_store import kl_divergence
 from visionward.quant.comparison.models import Endpoint, GuardFiles, check_names
 from visionward.quant.comparison.progress import Silent
 from visionward.quant.comparison.report import make_report, report_dict
@@ -65,7 +66,7 @@ def test_journal_keeps_everything(tmp_path):
     journal = Journal(tmp_path, "my/model", {"a": 1})
     entries = [
         Loaded(1.5, 12, "CPU", 2),
-        Judged("x", unsafe=True, score=0.75, categories=("S1", "S9"), slots=(0, 1), times_ms={"total": 3.0}, kl=0.5),
+        Judged("x", unsafe=True, score=0.75, categories=("S1", "S9"), times_ms={"total": 3.0}, kl=0.5),
         Judged("y", reason="no such file"),
         FeatureError("x", 0.01),
     ]
@@ -76,7 +77,7 @@ def test_journal_keeps_everything(tmp_path):
     assert (again.loaded, again.judged["x"], again.judged["y"], again.features["x"]) == tuple(
         [entries[0]] if i == 0 else entry for i, entry in enumerate(entries)
     )
-    assert again.next_slot == 2
+    assert again.damaged == 0
     assert "/" not in again.path.name
 
 
@@ -95,13 +96,60 @@ def test_a_half_written_line_is_dropped(tmp_path):
         assert list(Journal(tmp_path, "m", {}).judged) == ["x", "z"]
 
 
-def test_a_damaged_line_is_an_error(tmp_path):
+def test_a_damaged_line_counts_as_missing(tmp_path):
+    """Whatever bit of a line is wrong: what it said is judged again, and is never another verdict."""
     journal = Journal(tmp_path, "m", {})
-    journal.append(Judged("x", unsafe=False, score=0.1))
+    entries = [Judged(name, unsafe=True, score=0.75, categories=("S1",)) for name in ("x", "y", "z")]
+    for entry in entries:
+        journal.append(entry)
     journal.close()
-    journal.path.write_bytes(b'{"kind": "judged"}\n' + journal.path.read_bytes())
-    with pytest.raises(DataError, match="line 1 is damaged"):
-        Journal(tmp_path, "m", {})
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    for place in range(len(lines[1]) - 1):
+        for bit in (0, 3, 6):
+            changed = bytearray(lines[1])
+            changed[place] ^= 1 << bit
+            journal.path.write_bytes(lines[0] + bytes(changed) + lines[2])
+            again = Journal(tmp_path, "m", {})
+            assert again.judged == {"x": entries[0], "z": entries[2]}, bytes(changed)
+            assert again.damaged
+
+
+def test_lines_of_another_version_count_as_missing(tmp_path):
+    journal = Journal(tmp_path, "m", {})
+    journal.path.write_text('{"version": 1, "kind": "judged", "sample": "x", "unsafe": false, "score": 0.1}\n')
+    again = Journal(tmp_path, "m", {})
+    assert (again.judged, again.damaged) == ({}, 1)
+
+
+def test_arrays_are_whole_or_missing(tmp_path):
+    store = ArrayStore(tmp_path / "arrays")
+    values = np.random.default_rng(0).normal(size=(2, 50)).astype(np.float32)
+    assert store.read("x") is None
+    store.folder.mkdir()
+    store.write("x", values)
+    np.testing.assert_array_equal(store.read("x"), values)
+    (path,) = store.folder.iterdir()
+    np.testing.assert_array_equal(np.load(path), values)
+    whole = path.read_bytes()
+    damaged = [whole[:cut] for cut in range(0, len(whole), 7)]
+    damaged += [whole[:cut] + bytes(len(whole) - cut) for cut in range(0, len(whole), 7)]
+    damaged += [whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :] for place in range(0, len(whole), 7)]
+    for data in damaged:
+        path.write_bytes(data)
+        assert store.read("x") is None
+    store.write("x", values)
+    np.testing.assert_array_equal(store.read("x"), values)
+    (store.folder / ".y.npy.0000.part").write_bytes(whole[:9])
+    store.remove()
+    assert not store.folder.exists()
+
+
+def test_an_interrupted_array_has_no_name(tmp_path, monkeypatch):
+    store = ArrayStore(tmp_path)
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        store.write("x", np.ones(3, np.float32))
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_settings_are_not_mixed(tmp_path):
@@ -170,12 +218,12 @@ def test_an_interrupted_run_goes_on(tmp_path, files, monkeypatch):
         judge_with_guard(files, samples, SETTINGS, journal, None, Silent())
     journal.close()
     assert list(journal.judged) == list(samples)[:3]
-    logits_path(journal).with_suffix(".go-on").touch()
+    arrays_of(journal).folder.with_suffix(".go-on").touch()
     again, progress = Journal(tmp_path, "m", {}), Recorder()
     assert judge_with_guard(files, samples, SETTINGS, again, None, progress) is None
     assert list(again.judged) == list(samples)
     assert progress.begun == [("model", 3, 7)]
-    asked = logits_path(journal).with_suffix(".asked").read_text().split()
+    asked = arrays_of(journal).folder.with_suffix(".asked").read_text().split()
     assert asked[-4:] == list(samples)[3:]
 
 
@@ -243,15 +291,17 @@ def test_a_real_pair(tmp_path, dataset, pairs):
     assert reference.judged[picture].peak_bytes > 1e7
     assert set(reference.judged[picture].times_ms) == {"preprocess", "vision", "prefill", "decode", "total"}
     journal = Journal(tmp_path, "f32", guard_run.journal_key(pairs[0], SETTINGS, None))
-    logits = np.fromfile(logits_path(journal), np.float32).reshape(-1, reference.loads[0].rows)
-    assert len(logits) == 2
+    arrays = arrays_of(journal)
+    assert len(list(arrays.folder.glob("*.logits.npy"))) == 2
+    logits = arrays.read(f"{picture}.logits")
+    assert logits.shape == (1, reference.loads[0].rows)
     seen = []
     with Guard.load(pairs[1].text, pairs[1].mmproj, threads=1) as guard:
         verdict = guard.classify(dataset.samples[0].conversation, observe=lambda row: seen.append(row.copy()))
         features = guard.engine.encode_image(dataset.samples[0].image)
     assert candidate.judged[picture].kl == pytest.approx(kl_divergence(logits[0], seen[0]), rel=1e-4)
     assert candidate.judged[picture].score == pytest.approx(verdict.score, rel=1e-5)
-    expected = np.load(features_path(journal) / f"{picture}.npy")
+    expected = arrays_of(journal).read(f"{picture}.features")
     (found,) = candidate.features
     assert found.error == pytest.approx(np.linalg.norm(features - expected) / np.linalg.norm(expected), rel=1e-3)
     assert 0 < found.error < 0.1
@@ -278,7 +328,7 @@ def test_an_onnx_tower_is_a_candidate(tmp_path, dataset, pairs):
     with Guard.load(towered.text, towered.mmproj, threads=1, vision_backend="onnx", onnx_tower=tower) as guard:
         features = guard.engine.encode_image(dataset.samples[0].image)
         verdict = guard.classify(dataset.samples[0].conversation)
-    expected = np.load(features_path(journal) / f"{picture}.npy")
+    expected = arrays_of(journal).read(f"{picture}.features")
     (found,) = results[1].features
     assert found.error == pytest.approx(np.linalg.norm(features - expected) / np.linalg.norm(expected), rel=1e-3)
     assert 1e-3 < found.error < 2e-2
@@ -305,19 +355,96 @@ def test_an_onnx_tower_is_a_candidate(tmp_path, dataset, pairs):
 def test_removed_logits_are_made_again(tmp_path, dataset, pairs):
     plan = _plan(tmp_path, dataset, pairs)
     judge_all(plan, Silent())
-    assert not list(tmp_path.glob("*.logits"))
-    assert not list(tmp_path.glob("*.features"))
+    assert not list(tmp_path.glob("*.arrays"))
     progress = Recorder()
     judge_all(plan, progress)
     assert progress.advanced == 0
     third = GuardFiles("third", pairs[1].text, pairs[0].mmproj)
     judge_all(dataclasses.replace(plan, candidates=(pairs[1], third)), progress)
-    assert any("it is judged again" in note for note in progress.notes)
-    assert progress.begun[-3:] == [("f32", 0, 3), ("q8_0", 3, 3), ("third", 0, 3)]
+    assert any("2 samples are judged again" in note for note in progress.notes)
+    assert progress.begun[-3:] == [("f32", 1, 3), ("q8_0", 3, 3), ("third", 0, 3)]
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory, dataset, pairs):
+    """A finished comparison whose arrays were kept; copy its folder."""
+    plan = _plan(tmp_path_factory.mktemp("judged"), dataset, pairs, keep_logits=True)
+    return plan, judge_all(plan, Silent())[1]
+
+
+def test_damaged_arrays_are_made_again(tmp_path, judged):
+    """And only those: the candidate's figures are the ones that it has with whole arrays."""
+    plan, expected = judged
+    work = shutil.copytree(plan.work, tmp_path / "work")
+    picture, response, *_ = plan.datasets[0].digests
+    (logits,) = work.glob(f"*.arrays/{response}.logits.npy")
+    (features,) = work.glob(f"*.arrays/{picture}.features.npy")
+    logits.write_bytes(bytes(logits.stat().st_size))
+    features.write_bytes(features.read_bytes()[:-1])
+    third, progress = dataclasses.replace(plan.candidates[0], name="third"), Recorder()
+    results = judge_all(dataclasses.replace(plan, candidates=(third,), work=work), progress)
+    assert progress.begun == [("f32", 1, 3), ("third", 0, 3)]
+    assert any("2 samples are judged again" in note for note in progress.notes)
+    assert results[1].judged[response].kl == pytest.approx(expected.judged[response].kl)
+    assert results[1].features[0].error == pytest.approx(expected.features[0].error)
+
+
+def test_features_that_were_not_compared_before_an_interruption(tmp_path, judged):
+    """The last lines of the journals are lost, which are those of the features: they are made again."""
+    plan, expected = judged
+    work = shutil.copytree(plan.work, tmp_path / "work")
+    for path in work.glob("*.jsonl"):
+        *lines, last = path.read_bytes().splitlines(keepends=True)
+        assert b"features" in last
+        path.write_bytes(b"".join(lines))
+    progress = Recorder()
+    again = judge_all(dataclasses.replace(plan, work=work), progress)[1]
+    assert progress.advanced == 0
+    assert again.features == expected.features
+
+
+def _odd_plan(tmp_path, monkeypatch, process, *names):
+    monkeypatch.setattr(guard_run, "run_guard", process)
+    monkeypatch.setattr(judging, "_vocabulary", lambda _: 8)
+    paths = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    for path in paths:
+        path.write_bytes(b"GGUF" * 10)
+    reference, *candidates = (GuardFiles(name, *paths) for name in names)
+    dataset = Dataset("odd", tuple(_samples("one", "two").values()))
+    return _plan(tmp_path / "work", dataset, (reference, reference), candidates=tuple(candidates)), dataset
+
+
+def test_every_pair_is_opened_before_the_first_sample(tmp_path, monkeypatch):
+    plan, _ = _odd_plan(tmp_path, monkeypatch, odd_processes.opening_guard, "f16", "good", "bad", "worse bad")
+    progress = Recorder()
+    with pytest.raises(ComputeError, match=r"nothing was judged, because 2 of 4 pairs .* bad: .*no good; worse bad: "):
+        judge_all(plan, progress)
+    assert progress.begun == []
+    assert not any(b"judged" in path.read_bytes() for path in plan.work.glob("*.jsonl"))
+    monkeypatch.setattr(guard_run, "run_guard", odd_processes.dying_guard)
+    with pytest.raises(ComputeError, match=r"f16: the process died \(exit code 9\) while it loaded the model"):
+        judge_all(plan, progress)
+
+
+def test_pairs_without_anything_to_do_are_not_opened(tmp_path, monkeypatch):
+    plan, _ = _odd_plan(tmp_path, monkeypatch, odd_processes.crashing_guard, "f16", "bad")
+    judge_all(plan, Silent())
+    monkeypatch.setattr(guard_run, "run_guard", odd_processes.dying_guard)
+    assert [result.given_up for result in judge_all(plan, Silent())] == [None, None]
+
+
+def test_an_endpoint_that_cannot_be_asked_is_found_first(tmp_path, monkeypatch):
+    plan, _ = _odd_plan(tmp_path, monkeypatch, odd_processes.crashing_guard, "f16")
+    settings = dataclasses.replace(SETTINGS, policy=DEFAULT_POLICY.exclude(["S5"]))
+    endpoint = Endpoint.parse("other=http://127.0.0.1:1/v1,m", "guard")
+    progress = Recorder()
+    with pytest.raises(DataError, match="its own policy"):
+        judge_all(dataclasses.replace(plan, endpoints=(endpoint,), settings=settings), progress)
+    assert progress.begun == []
 
 
 def test_a_reference_that_cannot_be_used_ends_it(tmp_path, dataset, pairs):
-    with pytest.raises(ComputeError, match="the reference mixed cannot be run"):
+    with pytest.raises(ComputeError, match="nothing was judged, because 1 of 2 pairs cannot be used: mixed: "):
         judge_all(_plan(tmp_path, dataset, (GuardFiles("mixed", pairs[0].mmproj, pairs[0].text), pairs[1])), Silent())
     missing = dataclasses.replace(pairs[1], text=tmp_path / "missing.gguf")
     with pytest.raises(ModelFileError, match=r"missing\.gguf"):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse.csgraph import connected_components
+from scipy.stats import binomtest, poisson
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from visionward.quant.comparison import calibration, decisions, flips, intervals
-from visionward.quant.comparison.logit_store import kl_divergence, relative_error
+from visionward.quant.comparison import calibration, decisions, flips, intervals, times
+from visionward.quant.comparison.array_store import kl_divergence, relative_error
 
 BOOLS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -47,6 +49,23 @@ def test_group_sums_keep_the_total(pairs, size):
     summed = decisions.sum_by_group(counts, [str(i % size) for i in range(len(pairs))])
     assert len(summed) == min(size, len(pairs))
     np.testing.assert_array_equal(summed.sum(axis=0), counts.sum(axis=0))
+
+
+def test_copies_are_in_one_group():
+    groups = ["a", "b", "b", "c", "d", "e"]
+    joined = decisions.join_copies(groups, ["1", "1", "2", "2", "3", "4"])
+    assert [joined.index(name) for name in joined] == [0, 0, 0, 0, 4, 5]
+    assert decisions.join_copies(groups, list("123456")) == groups
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=25))
+def test_copies_join_the_groups_that_graphs_say(rows):
+    """Samples are joined exactly where a path of equal groups and equal digests leads from one to the other."""
+    groups, digests = [f"g{group}" for group, _ in rows], [f"d{digest}" for _, digest in rows]
+    edges = np.array([[one[0] == other[0] or one[1] == other[1] for other in rows] for one in rows], bool)
+    components = connected_components(edges, directed=False)[1] if rows else []
+    joined = decisions.join_copies(groups, digests)
+    assert [joined.index(name) for name in joined] == [list(components).index(i) for i in components]
 
 
 def test_mcnemar_by_hand():
@@ -136,13 +155,87 @@ def test_everything_right_is_not_certain():
     assert found["f1"].low == pytest.approx(0.025 ** (1 / 20))
 
 
+def test_larger_groups_make_everything_right_less_certain():
+    """Clopper and Pearson's bound for as many groups as there were if all were as large as the largest."""
+    labels = np.ones(40, bool)
+    groups = ["a"] * 10 + [str(i) for i in range(30)]
+    found = intervals.measure_estimates(decisions.decision_counts(labels, labels), groups)
+    assert found["recall"].low == pytest.approx(0.025 ** (1 / 4))
+
+
+def test_gamma_interval_is_the_published_one():
+    """Down's syndrome by mother's age, children of fifth and later births (Fay and Feuer 1997, Table II).
+
+    The limits are those that the R package dsrTest 1.0.0 prints in its vignette.
+    """
+    cases = [0, 8, 63, 112, 262, 295]
+    births = np.array([327, 30666, 123419, 149919, 104088, 34392])
+    standard = np.array([319933, 931318, 786511, 488235, 237863, 61313])
+    weights = 1e5 * standard / standard.sum() / births
+    low, high = intervals.gamma_bounds(np.repeat(weights, cases), weights.max())
+    assert (weights @ cases, low, high) == pytest.approx((75.52901, 67.70212, 188.30017), rel=1e-7)
+
+
+@pytest.mark.parametrize("seen", [0, 1, 5, 30])
+def test_equal_weights_are_a_poisson_mean(seen):
+    low, high = intervals.gamma_bounds(np.ones(seen), 1.0)
+    assert poisson.cdf(seen, high) == pytest.approx(0.025)
+    assert poisson.sf(seen - 1, low) == pytest.approx(0.025 if seen else 1)
+
+
 def test_no_flips_do_not_prove_equality():
     labels = np.array([True, False] * 10)
     counts = decisions.decision_counts(labels, labels)
     found = intervals.difference_estimates(counts, counts, [str(i) for i in range(20)])
     assert found["recall"].value == 0
-    assert found["recall"].low == pytest.approx(-(1 - 0.025 ** (1 / 10)))
-    assert found["recall"].method == "exact"
+    assert found["recall"].low == pytest.approx(math.log(0.025) / 10)
+    assert found["recall"].method == "gamma"
+
+
+def test_no_flips_among_many_are_as_clopper_and_pearson_say():
+    labels = np.ones(400, bool)
+    counts = decisions.decision_counts(labels, labels)
+    found = intervals.difference_estimates(counts, counts, [str(i) for i in range(400)])["recall"]
+    assert found.high == pytest.approx(binomtest(0, 400).proportion_ci(method="exact").high, rel=0.01)
+    assert found.low == -found.high
+
+
+def test_copies_are_as_uncertain_as_what_they_are_copies_of():
+    labels = np.array([True] * 10 + [False] * 10)
+    once = decisions.decision_counts(labels, labels)
+    names = [str(i) for i in range(20)]
+    copied = np.repeat(once, 20, axis=0)
+    alone = intervals.difference_estimates(once, once, names)
+    grouped = intervals.difference_estimates(copied, copied, list(np.repeat(names, 20)))
+    for name in ("recall", "fpr"):
+        assert (grouped[name].low, grouped[name].high) == pytest.approx((alone[name].low, alone[name].high))
+        assert grouped[name].high > 0.3
+
+
+def test_a_group_that_flips_is_one_flip():
+    """Precision and F1 have no interval where few groups change, however many decisions that are."""
+    labels = np.array([True] * 40 + [False] * 40)
+    flipped = labels.copy()
+    flipped[:20] = False
+    counts = [decisions.decision_counts(labels, decided) for decided in (labels, flipped)]
+    found = intervals.difference_estimates(*counts, [str(i // 20) for i in range(80)])
+    assert found["f1"].value < 0
+    assert found["f1"].low is None
+    assert found["recall"].value == -0.5
+    assert found["recall"].high > 0
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+@settings(deadline=None)
+def test_significant_flips_exclude_no_change(one, other):
+    """Of independent samples the interval never contradicts the exact McNemar test."""
+    gained = np.array([True] * one + [False] * other + [True] * 100)
+    labels = np.ones(len(gained), bool)
+    reference = np.array([False] * one + [True] * other + [True] * 100)
+    both = np.concatenate([decisions.decision_counts(labels, decided) for decided in (reference, gained)], axis=1)
+    found = intervals.change_of_rate(both, *decisions.PROPORTIONS["recall"])
+    if flips.mcnemar(one, other) < flips.SIGNIFICANCE:
+        assert not found.low <= 0 <= found.high
 
 
 @given(BOOLS, st.integers(1, 5))
@@ -166,37 +259,104 @@ SCORES = st.lists(
 )
 
 
-@given(SCORES, st.integers(0, 12))
-def test_matching_threshold_is_the_best_of_all(rows, allowed):
+@given(SCORES, st.integers(0, 12), st.integers(0, 12), st.integers(0, 20).map(lambda i: i / 20))
+def test_matching_threshold_is_the_best_of_all(rows, allowed, caught, threshold):
     labels, scores, always = (np.array(column) for column in zip(*rows, strict=True))
     always &= scores > 0.7
-    found = calibration.matching_threshold(labels, scores, always, allowed)
 
     def confusion(threshold):
         return decisions.Confusion.of(decisions.decision_counts(labels, always | (scores >= threshold)))
 
-    fitting = [confusion(t) for t in [*np.arange(41) / 40] if t <= 1 and confusion(t).false_alarms <= allowed]
+    present, reference = confusion(threshold), decisions.Confusion(caught, allowed, 0, 0)
+    found = calibration.matching_threshold(labels, scores, always, present, reference)
+    fitting = [confusion(t) for t in [*np.arange(41) / 40] if confusion(t).false_alarms <= allowed]
+    best = max((one.caught for one in fitting), default=0)
     if labels.all():
         assert found is None
     elif found is None:
-        assert not fitting or max(one.caught for one in fitting) <= confusion(1.0).caught
+        assert not fitting or best <= confusion(1.0).caught
+    elif found.unchanged:
+        assert found.confusion == present
+        assert present.false_alarms <= allowed
+        assert present.caught >= min(best, caught)
+        assert (found.low, found.high, found.text) == (None, None, "unchanged")
     else:
-        assert found.confusion == confusion(found.threshold)
+        assert present.false_alarms > allowed or present.caught < min(best, caught)
         assert found.confusion.false_alarms <= allowed
-        assert found.confusion.caught >= max((one.caught for one in fitting), default=0)
-        assert 0 <= found.low <= found.threshold <= found.high <= 1
+        assert found.confusion.caught == best
+        assert 0 <= found.low <= found.high <= 1
         assert confusion(found.high) == found.confusion
+        # What a person reads off the text decides alike, at both ends.
+        for end in found.text.split(" to "):
+            assert confusion(float(end)) == found.confusion
 
 
 def test_matching_threshold_by_hand():
     labels = np.array([False, False, False, False, True, True])
     scores = np.array([0.1, 0.2, 0.6, 0.9, 0.5, 0.95])
     none = np.zeros(6, bool)
-    found = calibration.matching_threshold(labels, scores, none, 1)
+    present, reference = decisions.Confusion(2, 2, 0, 2), decisions.Confusion(2, 1, 0, 3)
+    found = calibration.matching_threshold(labels, scores, none, present, reference)
     # One false alarm is allowed, so above 0.6; the next score up is 0.9.
-    assert (found.low, found.high) == (0.6, 0.9)
-    assert 0.6 < found.threshold <= 0.9
+    assert (found.unchanged, found.low, found.high) == (False, 0.6, 0.9)
+    assert found.text == "0.61 to 0.90"
     assert (found.fpr, found.recall) == (0.25, 0.5)
+
+
+def test_where_nothing_flips_the_threshold_stays():
+    labels = np.array([False, False, True, True, True])
+    scores = np.array([0.02, 0.46, 0.48, 0.97, 0.99])
+    decided = decisions.Confusion.of(decisions.decision_counts(labels, scores >= 0.5))
+    found = calibration.matching_threshold(labels, scores, np.zeros(5, bool), decided, decided)
+    assert found.text == "unchanged"
+    assert found.confusion == decided
+
+
+def test_narrow_intervals_get_the_digits_that_they_need():
+    confusion = decisions.Confusion(0, 0, 0, 0)
+    for low, high, text in (
+        (0.4812, 0.494, "0.482 to 0.494"),
+        (0.0, 0.031, "0.01 to 0.03"),
+        (0.69999, 0.70001, "0.70000 to 0.70001"),
+        (0.3, math.nextafter(0.3, 1), repr(math.nextafter(0.3, 1))),
+    ):
+        assert calibration.Threshold(False, low, high, confusion, None, 0.0).text == text
+
+
+def _times(rng, count, ratio, spread):
+    """Two models' times on pictures that differ much from each other."""
+    base = rng.gamma(4, 50, count)
+    return [(ratio * one * rng.lognormal(0, spread), one * rng.lognormal(0, spread)) for one in base]
+
+
+def test_times_of_equal_models_do_not_differ():
+    rng = np.random.default_rng(0)
+    ratios = [times.ratio_estimate(_times(rng, 60, 1.0, 0.3)) for _ in range(1000)]
+    assert np.mean([one.low <= 1 <= one.high for one in ratios]) == pytest.approx(0.95, abs=0.02)
+    assert np.mean([times.exceeds_noise(one) for one in ratios]) < 0.025
+
+
+def test_disturbances_that_last_are_noise():
+    """One model was slowed down by half for a third of its run: neighbours are not independent."""
+    rng = np.random.default_rng(1)
+    pairs = _times(rng, 300, 1.0, 0.05)
+    pairs = [(one * (1.5 if i < 100 else 1), other) for i, (one, other) in enumerate(pairs)]
+    ratio = times.ratio_estimate(pairs)
+    assert binomtest(sum(one > other for one, other in pairs), 300).pvalue < 1e-6
+    assert not times.exceeds_noise(ratio)
+
+
+def test_times_that_differ_are_told():
+    ratio = times.ratio_estimate(_times(np.random.default_rng(2), 60, 0.6, 0.2))
+    assert ratio.low < 0.6 < ratio.high
+    assert times.exceeds_noise(ratio)
+    exact = times.ratio_estimate([(3.0, 2.0)] * 5)
+    assert (exact.low, exact.high) == pytest.approx((1.5, 1.5))
+
+
+@pytest.mark.parametrize("pairs", [[], [(0.0, 1.0)], [(2.0, 1.0)]])
+def test_a_single_time_tells_nothing(pairs):
+    assert not times.exceeds_noise(times.ratio_estimate(pairs))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=2, max_size=80))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from gguf_edit import GgufFile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -23,15 +24,15 @@ from visionward.convert import ConvertedPair, OutputError, convert_checkpoint
 from visionward.convert.onnx_file import MmprojSource, export_tower, tower_path
 from visionward.convert.onnx_graph import LARGE, LINE, MICROSOFT, PAGE, OnnxGraph
 from visionward.convert.onnx_rows import GELU_LOWEST, Rows, quantized_gelu, quantized_rows
-from visionward.convert.onnx_weights import INT4, INT8, IntegerType, balance_columns, packed, quantize_columns
+from visionward.convert.onnx_weights import LARGEST, balance_columns, quantize_columns
 from visionward.runtime.errors import ModelFileError, QuantizeError
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.mmproj_file import read_config, tower_hash
-from visionward.runtime.onnx_format import SEAL_BYTES, WEIGHT_TYPES, TowerIdentity, data_path, read_identity
+from visionward.runtime.onnx_format import CHECKSUM_BYTES, WEIGHT_TYPES, TowerIdentity, data_path, read_identity
 from visionward.runtime.onnxruntime_session import import_onnxruntime
 
 REPOSITORY = Path(__file__).parents[2]
-BITS = {TensorProto.FLOAT: 32, TensorProto.FLOAT16: 16, TensorProto.INT8: 8, TensorProto.INT4: 4}
+BITS = {TensorProto.FLOAT: 32, TensorProto.FLOAT16: 16, TensorProto.INT8: 8}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_offsets_are_aligned_and_sizes_add_up(exported, weight_type: str) -> Non
         assert length == int(np.prod(tensor.dims)) * BITS[tensor.data_type] // 8
         end = offset + length
     identity = read_identity(path)
-    assert data_path(path).stat().st_size == end + SEAL_BYTES == identity.data_bytes
+    assert data_path(path).stat().st_size == end + CHECKSUM_BYTES == identity.data_bytes
     assert identity.weight_type == weight_type
     assert path.stat().st_size < 2**20
 
@@ -102,13 +103,12 @@ def test_large_weights_begin_on_a_page(tmp_path: Path) -> None:
 
 def test_integers_are_smaller(exported) -> None:
     sizes = {weight_type: data_path(exported(weight_type)).stat().st_size for weight_type in WEIGHT_TYPES}
-    assert sizes["int4"] < sizes["int8"] < sizes["f16"] < sizes["f32"]
+    assert sizes["int8"] < sizes["f16"] < sizes["f32"]
     models = {weight_type: onnx.load(exported(weight_type), load_external_data=False) for weight_type in WEIGHT_TYPES}
     kinds = {name: {tensor.data_type for tensor in large_tensors(model)} for name, model in models.items()}
     assert kinds["f32"] == {TensorProto.FLOAT}
     assert kinds["f16"] == {TensorProto.FLOAT, TensorProto.FLOAT16}
     assert TensorProto.INT8 in kinds["int8"]
-    assert TensorProto.INT4 in kinds["int4"]
 
 
 def test_what_it_says_of_itself(exported, tiny_pair: ConvertedPair) -> None:
@@ -143,32 +143,25 @@ def test_weights_are_those_of_the_mmproj_file(exported, tiny_pair: ConvertedPair
 
 
 @given(
-    weight=st.integers(1, 3).flatmap(
-        lambda blocks: hnp.arrays(
-            np.float32, (64 * blocks, 3), elements=st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=True)
+    weight=st.integers(1, 192).flatmap(
+        lambda rows: hnp.arrays(
+            np.float32, (rows, 3), elements=st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=True)
         )
-    ),
-    kind=st.sampled_from([INT8, INT4]),
+    )
 )
-def test_integers_against_the_standards_own_operator(weight: np.ndarray, kind: IntegerType) -> None:
-    integers, scales = quantize_columns(weight, kind)
-    block = kind.block or len(weight)
-    stored = TensorProto(name="w", data_type=kind.data_type, dims=weight.shape)
-    stored.raw_data = packed(integers, kind).tobytes()
-    assert np.array_equal(numpy_helper.to_array(stored).astype(np.int8), integers)
-    blocks = {"axis": 0, "block_size": kind.block} if kind.block else {"axis": 1}
-    node = helper.make_node("DequantizeLinear", ["w", "scales"], ["y"], **blocks)
+def test_integers_against_the_standards_own_operator(weight: np.ndarray) -> None:
+    integers, scales = quantize_columns(weight)
+    node = helper.make_node("DequantizeLinear", ["w", "scales"], ["y"], axis=1)
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, weight.shape)
-    weights = [stored, numpy_helper.from_array(scales if kind.block else scales[0], "scales")]
+    weights = [numpy_helper.from_array(integers, "w"), numpy_helper.from_array(scales, "scales")]
     graph = helper.make_graph([node], "g", [], [result], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
     (found,) = ReferenceEvaluator(model).run(None, {})
-    assert np.array_equal(found, integers * np.repeat(scales, block, axis=0))
-    # Half a step off at most: a step is the largest magnitude of a block by the largest integer.
-    largest = np.abs(weight.reshape(-1, block, 3)).max(axis=1) / kind.largest
-    step = np.repeat(largest, block, axis=0).astype(np.float64)
+    assert np.array_equal(found, integers * scales)
+    # Half a step off at most: a step is the largest magnitude of a column by the largest integer.
+    step = (np.abs(weight).max(axis=0) / LARGEST).astype(np.float64)
     assert (np.abs(found.astype(np.float64) - weight) <= step * 0.5001 + np.finfo(np.float32).tiny * 128).all()
-    assert np.abs(integers.astype(int)).max(initial=0) <= kind.largest
+    assert np.abs(integers.astype(int)).max() <= LARGEST
 
 
 def small_graph(build: Callable[[OnnxGraph], str]) -> onnx.ModelProto:
@@ -213,10 +206,10 @@ def test_rows_of_integers(engine: str, x: np.ndarray, seed: int) -> None:
 def test_rounding_errors_of_a_column_cancel(seed: int, rows: int, skew: float) -> None:
     weight = np.random.default_rng(seed).standard_normal((rows, 4)).astype(np.float32) + np.float32(skew)
     weight[:, 3] = 0
-    integers, scales = quantize_columns(weight, INT8)
+    integers, scales = quantize_columns(weight)
     rounded = integers.copy()
-    balance_columns(integers, weight, scales[0])
-    errors = integers - np.divide(weight, scales[0], out=np.zeros_like(weight), where=scales[0] > 0).astype(np.float64)
+    balance_columns(integers, weight, scales)
+    errors = integers - np.divide(weight, scales, out=np.zeros_like(weight), where=scales > 0).astype(np.float64)
     assert (np.abs(errors.sum(axis=0)) <= 0.501).all()
     assert (np.abs(errors) <= 1).all()
     assert np.abs(integers.astype(int)).max() <= 127
@@ -226,24 +219,13 @@ def test_rounding_errors_of_a_column_cancel(seed: int, rows: int, skew: float) -
     assert rows < 50 or (changed < 0.75).all()
 
 
-@given(values=hnp.arrays(np.int8, (32, 2), elements=st.integers(-8, 7)))
-def test_four_bits_are_packed_as_onnx_does(values: np.ndarray) -> None:
-    kind = IntegerType(4, 32)
-    wanted = helper.make_tensor("w", TensorProto.INT4, values.shape, values.reshape(-1).tolist())
-    unpacked = numpy_helper.to_array(wanted).astype(np.int8)
-    assert np.array_equal(unpacked, values)
-    stored = TensorProto(name="w", data_type=TensorProto.INT4, dims=values.shape)
-    stored.raw_data = packed(values, kind).tobytes()
-    assert np.array_equal(numpy_helper.to_array(stored).astype(np.int8), values)
-
-
-def test_blocks_of_next_to_nothing_become_zero() -> None:
+def test_columns_of_next_to_nothing_become_zero() -> None:
     weight = np.full((64, 2), 1e-42, np.float32)
     weight[:, 1] = np.linspace(-1, 1, 64)
     with np.errstate(all="raise", under="ignore"):
-        integers, scales = quantize_columns(weight, INT8)
+        integers, scales = quantize_columns(weight)
     assert not integers[:, 0].any()
-    assert scales[0, 0] == 0
+    assert scales[0] == 0
     assert np.abs(integers[:, 1]).max() == 127
 
 
@@ -285,18 +267,20 @@ def test_progress_ends_at_the_size(tiny_pair: ConvertedPair, tmp_path: Path) -> 
     seen: list[tuple[int, int]] = []
     tower = export_tower(tiny_pair.mmproj, tmp_path / "vision-x.onnx", progress=lambda *told: seen.append(told))
     assert seen == sorted(seen)
-    assert seen[-1][0] == seen[-1][1] == data_path(tower).stat().st_size - SEAL_BYTES
+    assert seen[-1][0] == seen[-1][1] == data_path(tower).stat().st_size - CHECKSUM_BYTES
 
 
 # Refusals.
 
 
 def test_an_unknown_type(tiny_checkpoint_dir, tiny_pair: ConvertedPair, tmp_path: Path) -> None:
-    message = "'q8_0' is no type of an ONNX tower, expected one of f16, f32, int8, int4"
+    message = "'q8_0' is no type of an ONNX tower, expected one of f16, f32, int8"
     with pytest.raises(QuantizeError, match=message):
         export_tower(tiny_pair.mmproj, tmp_path / "vision-x.onnx", weight_type="q8_0")
     with pytest.raises(QuantizeError, match=message):
         convert_checkpoint(tiny_checkpoint_dir, tmp_path / "none", onnx_type="q8_0")
+    with pytest.raises(QuantizeError, match="'int4' is no type of an ONNX tower"):
+        export_tower(tiny_pair.mmproj, tmp_path / "vision-x.onnx", weight_type="int4")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -326,10 +310,10 @@ def test_weights_beyond_float16(tmp_path: Path) -> None:
 
 def test_values_that_are_not_finite(tiny_pair: ConvertedPair, tmp_path: Path) -> None:
     mmproj = tmp_path / "mmproj-nan-F32.gguf"
-    content = bytearray(tiny_pair.mmproj.read_bytes())
-    offset = GgufHeader(tiny_pair.mmproj).tensors["v.blk.0.attn_q.weight"].offset
-    content[offset : offset + 4] = np.float32(np.nan).tobytes()
-    mmproj.write_bytes(content)
+    file = GgufFile(tiny_pair.mmproj)
+    weight = file.tensor("v.blk.0.attn_q.weight")
+    weight.data = np.float32(np.nan).tobytes() + weight.data[4:]
+    file.write(mmproj)
     with pytest.raises(ModelFileError, match=r"v\.blk\.0\.attn_q\.weight holds values that are infinite or not num"):
         export_tower(mmproj)
     assert list(tmp_path.iterdir()) == [mmproj]

@@ -8,6 +8,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from gguf_edit import GgufFile
 from PIL import Image
 from quantize_reference import ggml_encode, keys, relative_error, tensors, values
 from tiny_checkpoint import IMAGE_TOKEN_ID
@@ -259,9 +260,12 @@ def test_files_that_are_no_importance_matrix(f16_pair, tmp_path):
         ({"blk.99.attn_q.weight": Statistics(np.ones(256), 1)}, "no statistics for any matrix"),
         ({"blk.0.attn_q.weight": Statistics(np.ones(64), 1)}, "has 64 columns for blk.0.attn_q.weight"),
         ({"blk.0.attn_q.weight": Statistics(np.full(256, np.nan), 1)}, "are not finite"),
-        ({}, "has no statistics"),
     ):
         write_imatrix(other, statistics, dataset="x", samples=1, sample_tokens=1, overwrite=True)
         with pytest.raises(QuantizeError, match=message):
             quantize_file(f16_pair.text, target, "q4_0", imatrix=other)
+    empty = GgufFile(other)
+    empty.tensors = []
+    with pytest.raises(QuantizeError, match="has no statistics"):
+        quantize_file(f16_pair.text, target, "q4_0", imatrix=empty.write(other))
     assert not target.exists()

@@ -3,6 +3,7 @@
 import gguf
 import numpy as np
 import pytest
+from gguf_edit import GgufFile
 from quantize_reference import KINDS, ggml_encode, keys, relative_error, tensors, values
 from tiny_checkpoint import IMAGE_TOKEN_ID
 
@@ -103,6 +104,7 @@ def test_lists_of_text_are_kept(f16_pair, tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    GgufFile(tmp_path / "tagged.gguf").write(tmp_path / "tagged.gguf")
     quantize_file(tmp_path / "tagged.gguf", tmp_path / "m.gguf", "q8_0", threads=1)
     assert keys(tmp_path / "m.gguf")["general.tags"] == ["guard", "vision"]
 
@@ -223,10 +225,10 @@ def test_an_importance_matrix_changes_what_iq4_xs_gives():
 
 @pytest.mark.parametrize(("bits", "kind"), [(0x7C00, "q4_0"), (0x7E00, "f16"), (0xFC00, "bf16")])
 def test_numbers_that_are_none(f16_pair, tmp_path, bits, kind):
-    data = bytearray(f16_pair.mmproj.read_bytes())
-    tensor = next(t for t in gguf.GGUFReader(f16_pair.mmproj).tensors if t.name == "cross.blk.1.attn_q.weight")
-    data[tensor.data_offset : tensor.data_offset + 2] = bits.to_bytes(2, "little")
-    (tmp_path / "bad.gguf").write_bytes(data)
+    file = GgufFile(f16_pair.mmproj)
+    weight = file.tensor("cross.blk.1.attn_q.weight")
+    weight.data = bits.to_bytes(2, "little") + weight.data[2:]
+    file.write(tmp_path / "bad.gguf")
     with pytest.raises(QuantizeError, match=r"cross\.blk\.1\.attn_q\.weight holds values that are no finite numbers"):
         quantize_file(tmp_path / "bad.gguf", tmp_path / "m.gguf", kind, threads=1)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.gguf"]

@@ -7,6 +7,7 @@ import gguf
 import llama_cpp
 import numpy as np
 import pytest
+from gguf_edit import GgufFile
 from llama_text import text_logits
 from quantize_reference import KINDS, keys, relative_error, tensors
 from tiny_checkpoint import VOCABULARY, write_tiny_checkpoint
@@ -44,6 +45,8 @@ def stock(source, target, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_are_those_of_llama_cpp(f16_pair, quantized, tmp_path, kind):
     stock(f16_pair.text, tmp_path / "stock.gguf", kind)
+    # Which copies the digests of its source.
+    GgufFile(tmp_path / "stock.gguf").write(tmp_path / "stock.gguf")
     assert quantized(kind).text.read_bytes() == (tmp_path / "stock.gguf").read_bytes()
 
 
@@ -158,10 +161,10 @@ def test_sources_that_will_not_do(f16_pair, tmp_path):
 
 def test_numbers_that_are_none(f16_pair, tmp_path):
     """llama.cpp finds them while it reads, and its reason is in the error."""
-    data = bytearray(f16_pair.text.read_bytes())
-    tensor = next(t for t in gguf.GGUFReader(f16_pair.text).tensors if t.name == "blk.1.ffn_up.weight")
-    data[tensor.data_offset : tensor.data_offset + 2] = b"\x00\x7c"  # infinity
-    (tmp_path / "bad.gguf").write_bytes(data)
+    file = GgufFile(f16_pair.text)
+    weight = file.tensor("blk.1.ffn_up.weight")
+    weight.data = b"\x00\x7c" + weight.data[2:]  # infinity
+    file.write(tmp_path / "bad.gguf")
     with pytest.raises(QuantizeError, match=r"could not be quantized: .*(invalid|inf)"):
         quantize_file(tmp_path / "bad.gguf", tmp_path / "t.gguf", "q4_0", threads=1)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.gguf"]

@@ -85,7 +85,7 @@ def named(text: str, policy: Policy = DEFAULT_POLICY, *, ends: bool = True):
 )
 def test_codes_that_the_model_names(text: str, codes: tuple[str, ...], warning: str | None) -> None:
     found = named(text)
-    assert found.codes == codes
+    assert tuple(found.scores) == codes
     assert (found.warnings == ()) if warning is None else (warning in " ".join(found.warnings))
 
 
@@ -97,8 +97,74 @@ def test_an_answer_without_end_leaves_out_its_last_part() -> None:
 
 def test_a_code_that_was_excluded_is_left_out() -> None:
     found = named("S1,S9", DEFAULT_POLICY.exclude(["S9"]))
-    assert found.codes == ("S1",)
+    assert tuple(found.scores) == ("S1",)
     assert "S9" in found.warnings[0]
+
+
+class Tree:
+    """A decoder whose distributions depend on what was read behind the prompt: a few tokens, the others improbable."""
+
+    def __init__(self, distributions: dict[tuple[int, ...], dict[int, float]]) -> None:
+        self._distributions = distributions
+        self._read: tuple[int, ...] = ()
+
+    def _logits(self, read: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        logits = np.full(SIZE, -60, np.float32)
+        for token, probability in self._distributions.get(read, {END: 1.0}).items():
+            logits[token] = np.log(probability)
+        return logits
+
+    def extend(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        self._read += tuple(tokens)
+        return self._logits(self._read)
+
+    def branch(self, continuations: Sequence[Sequence[int]]) -> list[npt.NDArray[np.float32]]:
+        return [
+            np.stack([self._logits(self._read + tuple(one[: i + 1])) for i in range(len(one))]) for one in continuations
+        ]
+
+
+def test_a_further_code_is_scored_behind_the_comma() -> None:
+    opening, one, ten = (2, 3), (4, 11), (4, 30)
+    tree = Tree(
+        {
+            opening: {4: 1.0},
+            (*opening, 4): {11: 0.9, 30: 0.08, 14: 0.02},
+            # Whether another code follows is undecided, and which way the comma is written, too.
+            (*opening, *one): {6: 0.5, 5: 0.1, END: 0.3, 10: 0.1},
+            (*opening, *one, 6): {30: 0.95, 14: 0.05},
+            (*opening, *one, 6, 30): {END: 0.8, 5: 0.1, 6: 0.05, 10: 0.05},
+            (*opening, *ten): {END: 1.0},
+        }
+    )
+    reader = AnswerReader(Vocabulary())
+    scores, logits = reader.category_scores(tree, DEFAULT_POLICY)
+    found = reader.named_codes(tree, logits, DEFAULT_POLICY)
+    assert found.tokens == 4
+    assert list(found.scores) == ["S1", "S10"]
+    assert found.scores["S1"] == pytest.approx(0.9 * 0.9)
+    assert found.scores["S10"] == pytest.approx(0.5 / 0.6 * 0.95 * 0.95)
+    assert scores["S1"] == found.scores["S1"]
+    assert scores["S10"] == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize("comma", [5, 6])
+def test_the_comma_that_the_model_wrote_has_its_share(comma: int) -> None:
+    """A comma alone, or one that is joined with the letter: the letter's probability counts where it was a choice."""
+    opening, other = (2, 3), 11 - comma
+    code = (30,) if comma == 6 else (4, 30)
+    tree = Tree(
+        {
+            opening: {4: 1.0},
+            (*opening, 4): {11: 1.0},
+            (*opening, 4, 11): {comma: 0.6, other: 0.2, END: 0.2},
+            (*opening, 4, 11, comma): {code[0]: 0.9, 12: 0.1},
+            (*opening, 4, 11, comma, 4): {30: 0.7, 12: 0.3},
+        }
+    )
+    reader = AnswerReader(Vocabulary())
+    found = reader.named_codes(tree, tree.extend(opening), DEFAULT_POLICY)
+    assert found.scores["S10"] == pytest.approx(0.75 * 0.9 * (0.7 if comma == 5 else 1))
 
 
 def test_first_token_scores() -> None:

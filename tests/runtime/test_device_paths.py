@@ -6,7 +6,7 @@ from image_variants import CASES
 
 from visionward import Engine
 from visionward.runtime.device import Device
-from visionward.runtime.mmproj_file import MmprojWeights
+from visionward.runtime.mmproj_weights import MmprojWeights
 from visionward.runtime.preprocess import Tiles
 
 CASE = next(case for case in CASES if case.text_before == 15)

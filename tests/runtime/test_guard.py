@@ -40,7 +40,7 @@ def test_every_field_of_a_verdict(guard: Guard) -> None:
     found = verdict.to_dict()
     assert list(found) == [
         "verdict", "score", "answer_mass", "categories", "category_scores", "role", "tiles", "tokens", "timings_ms",
-        "model", "vision_backend", "warnings",
+        "model", "vision_backend", "frames", "warnings",
     ]  # fmt: skip
     assert found["verdict"] == "unsafe"
     assert 0 < found["score"] < 1
@@ -51,6 +51,7 @@ def test_every_field_of_a_verdict(guard: Guard) -> None:
     assert found["tokens"]["prompt"] > 100
     assert found["model"] == "plain-text-F16.gguf"
     assert found["vision_backend"] == "ggml"
+    assert found["frames"] == {"judged": 1, "total": 1}
     times = found["timings_ms"]
     stages = times["preprocess"] + times["vision"] + times["prefill"] + times["decode"]
     assert all(time > 0 for time in times.values())

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visionward.runtime.errors import ImageError
-from visionward.runtime.images import decode_data_url, decode_image, to_rgb
+from visionward.runtime.images import decode_data_url, decode_image
+from visionward.runtime.rendering import Rendering
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -96,7 +97,7 @@ def palette_image(**info):
     ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
 )
 def test_every_mode_becomes_rgb(image, expected):
-    assert pixels(to_rgb(image)) == expected
+    assert pixels(Rendering.of(image).whole()) == expected
 
 
 def test_16_bit_greyscale_is_scaled_and_not_clipped():

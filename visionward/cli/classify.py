@@ -84,6 +84,15 @@ def _check_input(
 @vision_options
 @context_option
 @click.option(
+    "--frames",
+    metavar="N",
+    type=click.IntRange(1, 10000),
+    default=8,
+    show_default=True,
+    help="Of an animation, a document's pages or an icon's sizes judge at most N: the first, the last, and evenly "
+    "between. Each takes as long as an image.",
+)
+@click.option(
     "--category-scores", is_flag=True, help="Score every category for a safe verdict too, which takes longer."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -102,6 +111,7 @@ def classify(
     categories: Path | None,
     exclude: list[str],
     threshold: float,
+    frames: int,
     category_scores: bool,
     as_json: bool,
     exit_code: bool,
@@ -111,6 +121,8 @@ def classify(
 
     Judges the last message: what the user says and shows, or, with --response, what the assistant answered.
     The model is two files that `visionward convert` wrote; --demo takes the packaged toy instead.
+    Every picture that an image shows is judged, and unsafe wins: the frames of an animation, and what is transparent on
+    white and on black.
 
     One of --image, --prompt, --response and --conversation may be -, which reads standard input: a picture's bytes, or
     UTF-8 text, of which one line break at the end is left out. Empty input is an error. Images of a conversation from
@@ -118,9 +130,10 @@ def classify(
     file.
 
     The keys of the JSON object: verdict ("safe" or "unsafe"), score, answer_mass, categories (those that the model
-    named: code, name, score), category_scores (all in force; null for a safe verdict without --category-scores), role
-    ("User" or "Agent"), tiles, tokens (prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total),
-    model, vision_backend ("ggml", "onnx", "openvino"; null without an image), warnings.
+    named: code, name, score: how probable the code was in its place), category_scores (all in force: how probable each
+    was as the first; null for a safe verdict without --category-scores), role ("User" or "Agent"), tiles, tokens
+    (prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total), model, vision_backend ("ggml",
+    "onnx", "openvino"; null without an image), frames (judged, total; null without an image), warnings.
 
     Exit codes: 0, whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
 
@@ -151,7 +164,9 @@ def classify(
     else:
         judged = Conversation.from_file(conversation)
     with Guard.load(text_gguf, mmproj_gguf, **engine_options) as guard:
-        verdict = guard.classify(judged, policy=policy, threshold=threshold, category_scores=category_scores)
+        verdict = guard.classify(
+            judged, policy=policy, threshold=threshold, category_scores=category_scores, frames=frames
+        )
     check_interrupted()
     if as_json:
         click.echo(json.dumps(verdict.to_dict(), allow_nan=False))

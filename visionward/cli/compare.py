@@ -93,7 +93,9 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
 @device_options
 @click.option("--quoted", is_flag=True, help="Show the model card's published figures beside, marked as quoted.")
 @click.option("--keep", is_flag=True, help="Keep the reference's logits, so that candidates can be added later.")
+@click.pass_context
 def compare(
+    ctx: click.Context,
     data: tuple[Path, ...],
     forms: tuple[str, ...],
     reference: str,
@@ -115,13 +117,16 @@ def compare(
 
     Every model judges every sample. The report starts with what to conclude, in words: what was missed, what was
     refused in error, and whether the samples can tell. Then precision, recall, F1, false-positive rate, the decisions
-    that flipped with an exact test, sizes, memory and times. An interrupted run goes on where it was if the same
-    command is given again.
+    that flipped with an exact test, sizes, memory and times. Every model is opened before the first sample is judged.
+    An interrupted run goes on where it was if the same command is given again.
 
     \b
     DIR gets report.html (plots, and the samples that flipped), report.json, samples.csv, and work/ with the results so
     far. Those of an older comparison are replaced, and files of other origin never. A line of DATA.jsonl:
         {"image": "a.png", "prompt": "What is this?", "label": "unsafe", "categories": ["S9"]}
+
+    Exit codes: 0 if every model was run; 1 if a candidate or an endpoint was given up on the way: the report says so,
+    and is about the others; 2 for errors, without a report; 130 when interrupted.
 
     \b
     Example:
@@ -181,3 +186,5 @@ def compare(
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(report_table(report))
     click.echo(f"{out / 'report.html'}")
+    if report.given_up:
+        ctx.exit(1)

@@ -11,7 +11,7 @@ from visionward.cli.quantize import progress_bar
 from visionward.cli.sizes import size_text
 
 # Spelled here too, because the command's help must not load the native library; a test keeps them equal.
-ONNX_TYPES = ("f16", "f32", "int8", "int4")
+ONNX_TYPES = ("f16", "f32", "int8")
 
 
 @click.command("export-onnx", cls=GivenOnce)

@@ -21,6 +21,10 @@ _COMMANDS = {
         "Gather an importance matrix over calibration samples, for `visionward quantize --imatrix`.",
     ),
     "inspect": ("visionward.cli.inspect", "Show what is in a GGUF pair."),
+    "verify": (
+        "visionward.cli.verify",
+        "Check that a model's files are as they were written, and that the model sees the image.",
+    ),
     "doctor": ("visionward.cli.doctor", "Report on this machine, the installed libraries and the kernels that work."),
     "bench": (
         "visionward.cli.bench",

@@ -90,7 +90,8 @@ def vision_options(command: Command) -> Command:
         "--memory-limit",
         metavar="SIZE",
         callback=_byte_count,
-        help="What the process may take, such as 9GiB: auto keeps to it, and to a container's limit.",
+        help="What the process may take, such as 9GiB: auto keeps to it, and to a container's limit; an image whose "
+        "decoding would not is refused.",
     )(command)
     command = click.option(
         "--onnx-provider",

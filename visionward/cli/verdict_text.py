@@ -38,6 +38,8 @@ def verdict_lines(verdict: Verdict, policy: Policy, threshold: float, *, all_sco
     """
     yield f"{coloured(verdict.verdict)}  score {verdict.score:.3f} (unsafe from {threshold:g} on)"
     yield f"Judged: {_JUDGED[verdict.role]}"
+    if verdict.frames is not None and verdict.frames.total > 1:
+        yield f"Frames: {verdict.frames.judged} of {verdict.frames.total}"
     named = {category.code: category.score for category in verdict.categories}
     names = {category.code: category.name for category in policy.categories}
     if named:
@@ -47,7 +49,7 @@ def verdict_lines(verdict: Verdict, policy: Policy, threshold: float, *, all_sco
         yield "Categories: the model named none."
     scored = {code: score for code, score in verdict.category_scores.items() if score is not None}
     if all_scores and scored:
-        yield "The probability of each category, if the answer is unsafe:"
+        yield "The probability of each category to be the first one named, if the answer is unsafe:"
         yield from _named(scored, names)
     for warning in verdict.warnings:
         yield f"Note: {warning}"

@@ -23,19 +23,26 @@ from visionward.convert.tensor_names import (
     expected_shapes,
     text_names,
 )
-from visionward.convert.text_file import (
-    ARCHITECTURE as TEXT_ARCHITECTURE,
-)
-from visionward.convert.text_file import HASH_PLACEHOLDER, TextHash, general_metadata, plan_text, text_metadata
+from visionward.convert.text_file import TextHash, general_metadata, plan_text, text_metadata
 from visionward.convert.tokenizer import Tokenizer, read_tokenizer
-from visionward.quant.gguf_file import MetadataValue, header_bytes, padded_size, string_entry, write_tensor_data
+from visionward.quant.gguf_file import (
+    MetadataValue,
+    checksum_placeholders,
+    header_bytes,
+    padded_size,
+    string_entry,
+    write_checksums,
+    write_tensor_data,
+)
 from visionward.quant.output_file import GGUF, Outputs, PartFile, part_files, prepare_folder, scratch_file
-from visionward.quant.rows import usable_cores
 from visionward.quant.tensor_types import RECIPES, Recipe
 from visionward.quant.text_quantizer import TextJob, quantize_text
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import CheckpointError
 from visionward.runtime.onnx_format import data_path
+from visionward.runtime.pair_files import PairFiles
+from visionward.runtime.processor import usable_cores
+from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
 
 
 @dataclass(frozen=True)
@@ -139,16 +146,20 @@ def _write_text(
     text_hash = TextHash()
     header = header_bytes(TEXT_ARCHITECTURE, metadata, plans)
     part.file.write(header)
-    write_tensor_data(
+    checksums = write_tensor_data(
         part.file, plans, lambda plan: encoded_chunks(plan, partial(text_hash.observe, plan)), advance=advance
     )
     digest = text_hash.hexdigest()
     # Packing a vocabulary takes seconds: the header is not made anew.
-    before, placeholder, _ = header.partition(string_entry(mmproj_format.KEY_TEXT_HASH, HASH_PLACEHOLDER))
+    before, placeholder, _ = header.partition(
+        string_entry(mmproj_format.KEY_TEXT_HASH, mmproj_format.CHECKSUM_PLACEHOLDER)
+    )
     if not placeholder:
         raise AssertionError("the header has no place for the hash")
     part.file.seek(len(before))
     part.file.write(string_entry(mmproj_format.KEY_TEXT_HASH, digest))
+    part.file.flush()
+    write_checksums(part.path, checksums)
     return digest
 
 
@@ -170,8 +181,6 @@ def _write_quantized_text(
     by_name = {plan.name: plan for plan in plans}
     with scratch_file(unquantized) as scratch:
         digest = write(scratch)
-        # Not closed: the lock on it says that it is in use.
-        scratch.file.flush()
         job = TextJob(
             source=str(scratch.path),
             target=str(part.path),
@@ -183,6 +192,8 @@ def _write_quantized_text(
             advance(by_name[name], by_name[name].nbytes)
 
         quantize_text(job, lambda size: prepare_folder(part.path.parent, size), on_tensor)
+        # llama.cpp's quantizer copied the keys of the source, its checksums too.
+        write_checksums(part.path)
     return digest
 
 
@@ -254,8 +265,9 @@ def convert_checkpoint(
     def write_text(part: PartFile) -> str:
         metadata = text_metadata(
             source.config,
-            general_metadata(name, GGUFType.MODEL, plain_recipe, source.provenance),
-            HASH_PLACEHOLDER,
+            general_metadata(name, GGUFType.MODEL, plain_recipe, source.provenance)
+            | checksum_placeholders(len(text_plans)),
+            mmproj_format.CHECKSUM_PLACEHOLDER,
             tokenizer=source.tokenizer,
             chat_template=source.chat_template,
             end_token_ids=source.end_token_ids,
@@ -280,9 +292,14 @@ def convert_checkpoint(
         else:
             text_hash = write_text(text_part)
         general = general_metadata(name, GGUFType.MMPROJ, mmproj_recipe, source.provenance)
+        general |= checksum_placeholders(len(mmproj_plans))
         mmproj_keys = mmproj_metadata(source.config, general, text_hash)
         mmproj_part.file.write(header_bytes(mmproj_format.ARCHITECTURE, mmproj_keys, mmproj_plans))
-        write_tensor_data(mmproj_part.file, mmproj_plans, encoded_chunks, advance=advance)
+        checksums = write_tensor_data(mmproj_part.file, mmproj_plans, encoded_chunks, advance=advance)
+        mmproj_part.file.flush()
+        write_checksums(mmproj_part.path, checksums)
+        # What was written is what the runtime takes.
+        PairFiles.open(text_part.path, mmproj_part.path)
     if onnx_type is None or tower_files is None:
         return pair
     tower = PlannedSource.of(pair.mmproj, mmproj_plans)

@@ -17,6 +17,7 @@ from visionward.convert.conversion import ConvertedPair, convert_checkpoint
 from visionward.quant.output_file import OutputError
 from visionward.runtime.demo_samples import DEMO_GUARD_NAME
 from visionward.runtime.errors import CheckpointError
+from visionward.runtime.mmproj_format import FORMAT_VERSION
 
 _FOLDER = "demo_guard"
 
@@ -88,7 +89,8 @@ def demo_pair(text_type: str = "f16", mmproj_type: str = "f16") -> ConvertedPair
     with resources.as_file(resources.files("visionward").joinpath(_FOLDER)) as checkpoint:
         if not (checkpoint / "config.json").is_file():
             raise CheckpointError("this installation of visionward comes without the demo guard's checkpoint")
-        key = f"{_package_version()}-{_fingerprint(checkpoint)}-{text_type}-{mmproj_type}".lower()
+        kind = f"v{FORMAT_VERSION}-{text_type}-{mmproj_type}"
+        key = f"{_package_version()}-{_fingerprint(checkpoint)}-{kind}".lower()
         final = Path(user_cache_dir("visionward")) / DEMO_GUARD_NAME / key
         try:
             return _pair_in(final) or _convert_into(checkpoint, final, text_type, mmproj_type)

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from visionward.convert.safetensors_reader import STORAGE, StoredTensor
-from visionward.quant.rows import encode_rows, usable_cores
+from visionward.quant.rows import encode_rows
 from visionward.quant.tensor_types import UNQUANTIZED
 from visionward.runtime.errors import CheckpointError, QuantizeError
+from visionward.runtime.processor import usable_cores
 
 Array = npt.NDArray[Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from visionward.convert.settings import Settings
 from visionward.runtime.errors import CheckpointError
-from visionward.runtime.mmproj_format import CrossAttentionConfig, VisionConfig
+from visionward.runtime.mmproj_format import CrossAttentionConfig, VisionConfig, all_aspect_ratios
 
 # Rows that MllamaTextModel gives its embedding on top of the vocabulary; <|image|> is the first of them.
 EXTRA_EMBEDDING_ROWS = 8
@@ -78,12 +78,6 @@ class ModelConfig:
     def self_attention_layers(self) -> tuple[int, ...]:
         """Index in the checkpoint of each layer of the text file, in order."""
         return tuple(i for i in range(self.text.layer_count) if i not in self.cross_attention.layers)
-
-
-def all_aspect_ratios(max_tiles: int) -> tuple[tuple[int, int], ...]:
-    """Every canvas of at most ``max_tiles`` tiles, in the order that aspect ratio ids count them."""
-    sides = range(1, max_tiles + 1)
-    return tuple((high, wide) for high in sides for wide in sides if high * wide <= max_tiles)
 
 
 def _divides(settings: Settings, part: str, whole: str, part_value: int, whole_value: int) -> None:

@@ -19,7 +19,8 @@ from visionward.runtime.errors import ModelFileError, QuantizeError
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.mmproj_file import check_tensors, read_config, tower_hash
 from visionward.runtime.mmproj_format import MmprojConfig
-from visionward.runtime.onnx_format import WEIGHT_TYPES, data_path, is_tower, seal
+from visionward.runtime.onnx_format import WEIGHT_TYPES, checksums, data_path, is_tower
+from visionward.runtime.tensor_checksums import check_checksums
 
 Floats = npt.NDArray[np.float32]
 # Is told after every weight: bytes written so far, bytes in all.
@@ -67,6 +68,7 @@ class MmprojSource:
         self._file = GgufHeader(path, mmproj_format.ARCHITECTURE)
         self.config = read_config(self._file)
         check_tensors(self._file, self.config)
+        check_checksums([self._file])
         self.tower_hash = tower_hash(self._file)
         self._data = np.memmap(path, np.uint8, "r")
 
@@ -175,8 +177,8 @@ def write_tower(
             written += content.nbytes
             if progress is not None:
                 progress(written, total)
-        sealed = seal(graph, data_part.file)
+        found = checksums(graph, data_part.file, total)
         data_part.file.seek(0, os.SEEK_END)
-        data_part.file.write(sealed)
+        data_part.file.write(found)
         graph_part.file.write(graph)
     return target

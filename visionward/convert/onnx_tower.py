@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from visionward.convert.onnx_graph import MICROSOFT, OnnxGraph
 from visionward.convert.onnx_rows import Rows, quantized_gelu, quantized_rows
 from visionward.convert.onnx_weights import TowerSource, WeightEncoder
-from visionward.runtime.onnx_format import FEATURES, PIXELS, RATIO_ID, SEAL_BYTES, TowerIdentity
+from visionward.runtime.onnx_format import CHECKSUM_BYTES, FEATURES, PIXELS, RATIO_ID, TowerIdentity
 
 Floats = npt.NDArray[np.float32]
 _BIAS_COLUMNS = 2
@@ -52,7 +52,7 @@ class TowerEmitter:
         ]
         output = helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["tiles", config.tile_tokens, width])
         identity = TowerIdentity.of(
-            self._source.config, self._source.tower_hash, self._weight_type, self.graph.data_bytes + SEAL_BYTES
+            self._source.config, self._source.tower_hash, self._weight_type, self.graph.data_bytes + CHECKSUM_BYTES
         )
         return self.graph.model(inputs, output, result, location=location, metadata=identity.metadata())
 

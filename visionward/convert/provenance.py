@@ -6,8 +6,6 @@ from pathlib import Path
 
 from visionward.convert.settings import Settings
 
-KEY_LICENSE_NOTICE = "visionward.license_notice"
-
 # The notice that Meta's licence asks every distributed copy to carry.
 LLAMA_3_2_NOTICE = (
     "Llama 3.2 is licensed under the Llama 3.2 Community License, Copyright © Meta Platforms, Inc. All Rights Reserved."

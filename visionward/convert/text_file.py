@@ -10,18 +10,14 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, Keys
 
 from visionward.convert.encoding import Array, PlannedTensor, Reorder, rope_reorder
 from visionward.convert.model_config import ModelConfig, RopeScaling
-from visionward.convert.provenance import KEY_LICENSE_NOTICE, Provenance
+from visionward.convert.provenance import Provenance
 from visionward.convert.safetensors_reader import StoredTensor
 from visionward.convert.tensor_names import HEAD, canonical_name, text_names
-from visionward.convert.tokenizer import GGUF_MODEL, GGUF_PRE_TOKENIZER, Tokenizer
+from visionward.convert.tokenizer import Tokenizer
 from visionward.quant.gguf_file import Metadata, MetadataValue
 from visionward.quant.tensor_types import Recipe, element_type
 from visionward.runtime import mmproj_format
-
-ARCHITECTURE = "llama"
-
-# Stands in the header until all tensors were read; a SHA-256 has as many digits.
-HASH_PLACEHOLDER = "0" * 64
+from visionward.runtime.text_format import ARCHITECTURE, PRE_TOKENIZER, TOKENIZER_MODEL
 
 _ROPE_FACTORS = "rope_freqs.weight"
 
@@ -104,7 +100,7 @@ def general_metadata(name: str, kind: str, recipe: Recipe, provenance: Provenanc
         Keys.General.LICENSE: provenance.license,
         Keys.General.LICENSE_NAME: provenance.license_name,
         Keys.General.LICENSE_LINK: provenance.license_link,
-        KEY_LICENSE_NOTICE: provenance.license_notice,
+        mmproj_format.KEY_LICENSE_NOTICE: provenance.license_notice,
     }
     if provenance.demonstration:
         metadata[mmproj_format.KEY_DEMONSTRATION] = True
@@ -113,8 +109,8 @@ def general_metadata(name: str, kind: str, recipe: Recipe, provenance: Provenanc
 
 def _tokenizer_metadata(tokenizer: Tokenizer, chat_template: str | None) -> dict[str, MetadataValue]:
     metadata: dict[str, MetadataValue] = {
-        Keys.Tokenizer.MODEL: GGUF_MODEL,
-        Keys.Tokenizer.PRE: GGUF_PRE_TOKENIZER,
+        Keys.Tokenizer.MODEL: TOKENIZER_MODEL,
+        Keys.Tokenizer.PRE: PRE_TOKENIZER,
         Keys.Tokenizer.LIST: tokenizer.tokens,
         Keys.Tokenizer.TOKEN_TYPE: tokenizer.token_types,
         Keys.Tokenizer.MERGES: tokenizer.merges,

@@ -16,10 +16,6 @@ IMAGE_TOKEN = "<|image|>"  # noqa: S105 - a token's text, not a secret
 END_OF_TURN_TOKEN = "<|eot_id|>"  # noqa: S105 - a token's text, not a secret
 END_OF_MESSAGE_TOKEN = "<|eom_id|>"  # noqa: S105 - a token's text, not a secret
 
-# llama.cpp's names for the tokenizer that it implements in C++ (byte-level BPE) and for Llama 3's regular expression.
-GGUF_MODEL = "gpt2"
-GGUF_PRE_TOKENIZER = "llama-bpe"
-
 LLAMA_3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

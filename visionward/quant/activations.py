@@ -1,6 +1,6 @@
 """Gathering an importance matrix: what goes into every matrix while calibration samples are being judged."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,7 +57,7 @@ class Gathered:
 
     Attributes:
         statistics: matrix name to sums.
-        prompts: read in all; a conversation with several images is read once for each.
+        prompts: read in all; a conversation is read once for each picture that the guard would judge.
         tokens: of all of them.
     """
 
@@ -84,8 +84,9 @@ def gather(engine: Engine, samples: Sequence[Sample], progress: SampleProgress |
         for done, sample in enumerate(samples, start=1):
             try:
                 for conversation in sample.conversation.per_image():
-                    tokens += _read(engine, template, conversation, _answer(sample))
-                    prompts += 1
+                    for tiles in _pictures(engine, conversation):
+                        tokens += _read(engine, template, conversation, tiles, _answer(sample))
+                        prompts += 1
             except VisionwardError as error:
                 raise QuantizeError(f"sample {sample.id}: {error}") from error
             if progress is not None:
@@ -101,11 +102,15 @@ def _answer(sample: Sample) -> str:
     return f"{UNSAFE}\n{','.join(codes)}" if sample.unsafe else SAFE
 
 
-def _read(engine: Engine, template: ChatTemplate, conversation: Conversation, answer: str) -> int:
+def _pictures(engine: Engine, conversation: Conversation) -> Iterable[Tiles | None]:
+    """What is judged of a conversation's image, picture by picture; one None without an image."""
+    return engine.pictures(conversation.images[0]) if conversation.images else [None]
+
+
+def _read(engine: Engine, template: ChatTemplate, conversation: Conversation, tiles: Tiles | None, answer: str) -> int:
     """Read one prompt and its answer; the number of tokens."""
     tokens = [*tokenize(template.render(conversation), engine.model), *(engine.model.encode(answer) if answer else [])]
-    images = conversation.images
-    engine.run(partial(_compute, engine, tokens, engine.tile(images[0]) if images else None))
+    engine.run(partial(_compute, engine, tokens, tiles))
     return len(tokens)
 
 

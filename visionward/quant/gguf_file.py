@@ -1,14 +1,21 @@
-"""Write a GGUF file as a stream: header first, then each tensor in pieces."""
+"""Write a GGUF file as a stream: header first, then each tensor in pieces, and at last the checksums in the header."""
 
+import hashlib
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, GGUFWriter
+
+from visionward.runtime.errors import ModelFileError
+from visionward.runtime.gguf_header import GgufHeader
+from visionward.runtime.mmproj_format import CHECKSUM_PLACEHOLDER, KEY_HEADER_CHECKSUM, KEY_TENSOR_CHECKSUMS
+from visionward.runtime.tensor_checksums import computed_checksums, stored_checksums
 
 MetadataValue = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 Metadata = Mapping[str, MetadataValue]
@@ -96,7 +103,7 @@ def write_tensor_data(
     chunks: Callable[[Tensor], Iterator[npt.NDArray[Any]]],
     *,
     advance: Callable[[Tensor, int], None] | None = None,
-) -> None:
+) -> dict[str, str]:
     """Write all tensors' data, each padded to the alignment.
 
     Args:
@@ -104,15 +111,62 @@ def write_tensor_data(
         tensors: in the header's order.
         chunks: gives a tensor's encoded data piece by piece.
         advance: is told of every piece that was written, and how many bytes it had.
+
+    Returns:
+        The SHA-256 of each tensor's bytes, in hexadecimal digits, by name.
     """
-    for tensor in tensors:
-        written = 0
-        for chunk in chunks(tensor):
-            data = np.ascontiguousarray(chunk).data.cast("B")
-            file.write(data)
-            written += data.nbytes
-            if advance is not None:
-                advance(tensor, data.nbytes)
-        if written != tensor.nbytes:
-            raise AssertionError(f"{tensor.name}: wrote {written} bytes, the header says {tensor.nbytes}")
-        file.write(bytes(-written % GGUF_DEFAULT_ALIGNMENT))
+    checksums = {}
+    with ThreadPoolExecutor(1) as hasher:
+        for tensor in tensors:
+            digest, written = hashlib.sha256(), 0
+            hashed: Future[None] | None = None
+            for chunk in chunks(tensor):
+                data = np.ascontiguousarray(chunk).data.cast("B")
+                if hashed is not None:
+                    hashed.result()
+                hashed = hasher.submit(digest.update, data)
+                file.write(data)
+                written += data.nbytes
+                if advance is not None:
+                    advance(tensor, data.nbytes)
+            if written != tensor.nbytes:
+                raise AssertionError(f"{tensor.name}: wrote {written} bytes, the header says {tensor.nbytes}")
+            file.write(bytes(-written % GGUF_DEFAULT_ALIGNMENT))
+            if hashed is not None:
+                hashed.result()
+            checksums[tensor.name] = digest.hexdigest()
+    return checksums
+
+
+def checksum_placeholders(tensors: int) -> dict[str, MetadataValue]:
+    """The keys of a file that is going to be sealed, with something of the same length in their places."""
+    return {KEY_HEADER_CHECKSUM: CHECKSUM_PLACEHOLDER, KEY_TENSOR_CHECKSUMS: [CHECKSUM_PLACEHOLDER] * tensors}
+
+
+def write_checksums(path: Path, checksums: Mapping[str, str] | None = None) -> None:
+    """Put the checksums of a complete file's tensors, and that of its header, into their places in the header.
+
+    Args:
+        path: a file whose header has these places (``checksum_placeholders``), with any checksums in them.
+        checksums: of all its tensors, by name; read from the file unless given.
+
+    Raises:
+        ModelFileError: if the file has no place for them.
+    """
+    header = GgufHeader(path, check_checksum=False)
+    if checksums is None:
+        checksums = computed_checksums(header)
+    # Behind the value's type: that of the array's elements (u32), their number (u64), and each with its length (u64).
+    at = header.place(KEY_TENSOR_CHECKSUMS) + 12
+    length = len(CHECKSUM_PLACEHOLDER)
+    if {*map(len, stored_checksums(header).values())} != {length}:
+        raise ModelFileError(f"{path} has no places for its checksums: convert the model again.")
+    with path.open("r+b") as file:
+        head = bytearray(file.read(header.nbytes))
+        for name in header.tensors:
+            head[at + 8 : at + 8 + length] = checksums[name].encode()
+            at += 8 + length
+        at = header.place(KEY_HEADER_CHECKSUM) + 8
+        head[at : at + length] = header.checksum(bytes(head)).encode()
+        file.seek(0)
+        file.write(head)

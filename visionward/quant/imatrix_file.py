@@ -13,10 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
-from visionward.quant.gguf_file import MetadataValue, header_bytes, write_tensor_data
+from visionward.quant.gguf_file import (
+    MetadataValue,
+    checksum_placeholders,
+    header_bytes,
+    write_checksums,
+    write_tensor_data,
+)
 from visionward.quant.output_file import GGUF, Outputs, part_files, prepare_folder
 from visionward.runtime.errors import QuantizeError
 from visionward.runtime.gguf_header import GgufHeader
+from visionward.runtime.mmproj_format import KEY_TENSOR_CHECKSUMS
+from visionward.runtime.tensor_checksums import compare_checksums
 
 # A column that was never active in the calibration samples counts this part of a typical one.
 _LEAST_SHARE = 1e-3
@@ -89,6 +97,8 @@ def read_imatrix(path: Path) -> Imatrix:
     header = GgufHeader(path)
     if not header.has(_KEY_TYPE) or header.get(_KEY_TYPE, str) != _TYPE:
         raise QuantizeError(f"{path} is no importance matrix in GGUF form (general.type is not {_TYPE!r}).")
+    if header.has(KEY_TENSOR_CHECKSUMS):
+        compare_checksums(header)
     data = np.memmap(path, np.uint8, "r")
 
     def values(name: str) -> npt.NDArray[np.float32]:
@@ -180,5 +190,7 @@ def write_imatrix(
     }
     prepare_folder(path.parent, sum(tensor.nbytes for tensor in tensors))
     with part_files(Outputs((path,), GGUF, inputs, overwrite)) as (part,):
-        part.file.write(header_bytes(None, metadata, tensors))
-        write_tensor_data(part.file, tensors, lambda tensor: iter([tensor.values]))
+        part.file.write(header_bytes(None, metadata | checksum_placeholders(len(tensors)), tensors))
+        checksums = write_tensor_data(part.file, tensors, lambda tensor: iter([tensor.values]))
+        part.file.flush()
+        write_checksums(part.path, checksums)

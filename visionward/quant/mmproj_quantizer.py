@@ -16,7 +16,7 @@ from visionward.quant.tensor_types import UNQUANTIZED, Recipe, TypeOverride, ele
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import QuantizeError
 from visionward.runtime.gguf_header import GgufHeader, StoredTensor
-from visionward.runtime.mmproj_file import possible_types, read_config
+from visionward.runtime.mmproj_file import expected_tensor, read_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class _Target:
 def can_have(tensor: StoredTensor, override: TypeOverride) -> bool:
     """Whether the runtime could load a tensor of an mmproj file with the type that an override would give it."""
     given = fitting_type(override.element_type, tensor.shape[-1])
-    return given in possible_types(tensor.name, tensor.shape)
+    return given in expected_tensor(tensor.name, tensor.shape).kinds
 
 
 class MmprojQuantizer:

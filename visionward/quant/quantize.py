@@ -8,17 +8,21 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from visionward.quant.gguf_file import write_checksums
 from visionward.quant.imatrix_file import Imatrix, read_imatrix
 from visionward.quant.mmproj_quantizer import MmprojQuantizer, can_have
 from visionward.quant.output_file import GGUF, Outputs, part_files, prepare_folder
-from visionward.quant.rows import usable_cores
-from visionward.quant.tensor_types import EMBEDDING_TABLES, RECIPES, UNQUANTIZED, Recipe, TypeOverride
+from visionward.quant.tensor_types import RECIPES, UNQUANTIZED, Recipe, TypeOverride
 from visionward.quant.text_quantizer import TextJob, quantize_text
 from visionward.runtime import mmproj_format
 from visionward.runtime.errors import ModelFileError, QuantizeError
 from visionward.runtime.gguf_header import GgufHeader, StoredTensor
 from visionward.runtime.mmproj_file import check_tensors, read_config
-from visionward.runtime.text_model import ARCHITECTURE as TEXT_ARCHITECTURE
+from visionward.runtime.mmproj_format import EMBEDDING_TABLES
+from visionward.runtime.processor import usable_cores
+from visionward.runtime.tensor_checksums import check_checksums, has_checksums
+from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
+from visionward.runtime.text_format import read_text_config
 
 # Is told when a tensor is begun: bytes of the source that are done, bytes in all, the tensor.
 Progress = Callable[[int, int, str], None]
@@ -90,6 +94,8 @@ def quantize_file(
     matrix = None if imatrix is None else read_imatrix(imatrix)
     importance = {} if matrix is None else _importance(header, matrix, imatrix)
     origin = None if matrix is None else matrix.source
+    # The new file's checksums would otherwise vouch for what was damaged before.
+    check_checksums([header])
     on_tensor = _Counter(header, progress).begin
     prepare_folder(target.parent, 0)
     with part_files(outputs) as (part,):
@@ -117,6 +123,8 @@ def quantize_file(
             prepare_folder(target.parent, quantizer.nbytes)
             quantizer.write(part.file, on_tensor)
             part.file.flush()
+        if has_checksums(header):
+            write_checksums(part.path)
         result = GgufHeader(part.path)
         _check_result(header, result, is_text=is_text)
     return QuantizedFile(
@@ -128,6 +136,7 @@ def quantize_file(
             *nearest_notes(result, recipe),
             *([] if is_text else _passed_over_notes(result, overrides)),
             *_importance_notes(result, importance),
+            *_seal_notes(header),
         ),
     )
 
@@ -228,12 +237,14 @@ def _importance(header: GgufHeader, matrix: Imatrix, path: Path | None) -> dict[
 
 
 def _check_result(source: GgufHeader, result: GgufHeader, *, is_text: bool) -> None:
-    """See that nothing was left out, and that the runtime loads it; llama.cpp writes only what it loads."""
+    """See that nothing was left out, and that the runtime takes what was written."""
     expected = {name: tensor.shape for name, tensor in source.tensors.items()}
     found = {name: tensor.shape for name, tensor in result.tensors.items()}
     if found != expected:
         raise QuantizeError(f"the quantizer wrote other tensors than {source.path} has: nothing was kept.")
-    if not is_text:
+    if is_text:
+        read_text_config(result)
+    else:
         check_tensors(result, read_config(result))
 
 
@@ -280,6 +291,12 @@ def _passed_over_notes(result: GgufHeader, overrides: Sequence[TypeOverride]) ->
 
 def _meant_block(name: str, recipe: Recipe) -> GGMLQuantizationType:
     return recipe.tower if name.startswith(("v.", "mm.")) else recipe.matrix
+
+
+def _seal_notes(source: GgufHeader) -> list[str]:
+    if has_checksums(source):
+        return []
+    return [f"{source.path.name} has no checksums, and so the new file has none: convert the model again to have them."]
 
 
 def _importance_notes(result: GgufHeader, importance: Mapping[str, npt.NDArray[np.float32]]) -> list[str]:

@@ -1,6 +1,5 @@
 """Encoding rows of numbers by ggml's own functions, on all cores."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,19 +10,12 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from visionward.runtime import ggml
 from visionward.runtime.errors import QuantizeError
+from visionward.runtime.processor import usable_cores
 
 # Elements that a thread takes at a time: enough work to be worth the hand-over, little enough to share evenly.
 _PIECE = 1 << 18
 
 _BF16 = GGMLQuantizationType.BF16
-
-
-def usable_cores() -> int:
-    """Hardware threads that this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))  # type: ignore[attr-defined,unused-ignore]
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def row_nbytes(element_type: GGMLQuantizationType, row_length: int) -> int:

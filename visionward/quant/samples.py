@@ -23,6 +23,7 @@ from typing import Any
 
 from visionward.runtime.conversation import Conversation, ImagePart, TextPart
 from visionward.runtime.errors import ConversationError, DataError
+from visionward.runtime.regular_file import open_regular
 from visionward.runtime.strict_json import parse_json
 
 _KEYS = ("id", "group", "image", "messages", "prompt", "response", "label", "categories", "extra")
@@ -92,7 +93,8 @@ def _image_bytes(part: ImagePart) -> bytes:
         return part.source
     if isinstance(part.source, str | PathLike):
         try:
-            return Path(part.source).read_bytes()
+            with open_regular(part.source) as stream:
+                return stream.read()
         except (OSError, ValueError) as cause:
             # Judging it will say the same; the digest must change when the file appears.
             return f"unreadable {fspath(part.source)}: {cause}".encode()

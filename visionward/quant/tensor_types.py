@@ -11,15 +11,7 @@ from enum import Enum
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
-# Tables that the vision tower adds to its hidden state: never multiplied, so nothing is won by quantizing them.
-EMBEDDING_TABLES = frozenset(
-    {
-        "v.position_embd.weight",
-        "v.tile_position_embd.weight",
-        "v.pre_tile_embd.weight",
-        "v.post_tile_embd.weight",
-    }
-)
+from visionward.runtime.mmproj_format import EMBEDDING_TABLES
 
 _F32, _F16, _BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16
 _Q4_0, _Q4_1 = GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1

@@ -5,7 +5,7 @@ so the first next-token distribution is the verdict.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,14 +80,22 @@ class NamedCodes:
     """The codes that the model named after ``unsafe``.
 
     Attributes:
-        codes: those of the policy, in the model's order, without repeats.
+        scores: those of the policy, in the model's order, to the probability of each in its place (``named_codes``).
         warnings: what was left out, and why.
         tokens: tokens that were decoded.
     """
 
-    codes: tuple[str, ...]
+    scores: dict[str, float]
     warnings: tuple[str, ...]
     tokens: int
+
+
+@dataclass
+class _Part:
+    """What the model wrote between two commas, and how probable that was behind what it had written before."""
+
+    text: str
+    probability: float
 
 
 class AnswerReader:
@@ -107,8 +115,8 @@ class AnswerReader:
                 "the tokenizer writes 'unsafe' otherwise before a line break: not a Llama 3 vocabulary."
             )
         # Llama 3's regular expression puts a comma and the letter behind it into one word.
-        commas = {tokenizer.encode(",")[0], tokenizer.encode(",S")[0]}
-        self._after_code = sorted(commas | set(tokenizer.end_tokens))
+        self._commas = {tokenizer.encode(",")[0], tokenizer.encode(",S")[0]}
+        self._after_code = self._commas | set(tokenizer.end_tokens)
 
     def _single(self, word: str) -> int:
         tokens = self._tokenizer.encode(word)
@@ -150,7 +158,7 @@ class AnswerReader:
         for (code, tokens), logits in zip(codes.items(), decoder.branch(list(codes.values())), strict=True):
             distributions = softmax(np.concatenate([first[None], logits]))
             steps = [distributions[i, token] for i, token in enumerate(tokens)]
-            scores[code] = float(np.prod(steps) * distributions[-1, self._after_code].sum())
+            scores[code] = float(np.prod(steps) * _mass(distributions[-1], self._after_code))
         return scores, first
 
     def _code_tokens(self, code: str) -> list[int]:
@@ -162,32 +170,56 @@ class AnswerReader:
         return whole[len(self._opening) :]
 
     def named_codes(self, decoder: AnswerDecoder, logits: Logits, policy: Policy) -> NamedCodes:
-        """Decode greedily from the logits after the line break to the end of the answer."""
+        """Decode greedily from the logits after the line break to the end of the answer.
+
+        A code's score is the probability that it is named in its place, given everything before it: the product of
+        the probabilities of its tokens and of what must follow a code, as in ``category_scores``. Behind another code
+        the comma is given too: whether a further code follows at all is no part of the score. A token that joins the
+        comma with the letter behind it counts with its share of all commas.
+        """
         limit = TOKENS_PER_CODE * len(policy.codes)
-        text, count, ended = "", 0, False
-        while count < limit:
-            token = int(logits.argmax())
-            if ended := self._tokenizer.ends_answer(token):
-                break
-            text += self._tokenizer.text_of(token)
-            count += 1
-            if count < limit:
-                logits = decoder.extend([token])
-        parts = [part.strip() for part in text.split(",")]
+        parts, count, ended = self._decode_parts(decoder, logits, limit)
         warnings: list[str] = []
         if not ended:
             warnings.append(
-                f"the answer did not end after {limit} tokens; its last part {_quoted(parts.pop())} was left out."
+                f"the answer did not end after {limit} tokens; its last part {_quoted(parts.pop().text.strip())} was "
+                "left out."
             )
-        codes: list[str] = []
+        scores: dict[str, float] = {}
         for part in parts:
-            if part in policy:
-                codes.append(part)
-            elif _CODE.fullmatch(part):
-                warnings.append(f"the model named {part}, which is not in the policy in force; it was left out.")
+            name = part.text.strip()
+            if name in policy:
+                scores.setdefault(name, part.probability)
+            elif _CODE.fullmatch(name):
+                warnings.append(f"the model named {name}, which is not in the policy in force; it was left out.")
             else:
-                warnings.append(f"the model named {_quoted(part)}, which is no category code; it was left out.")
-        return NamedCodes(tuple(dict.fromkeys(codes)), tuple(dict.fromkeys(warnings)), count)
+                warnings.append(f"the model named {_quoted(name)}, which is no category code; it was left out.")
+        return NamedCodes(scores, tuple(dict.fromkeys(warnings)), count)
+
+    def _decode_parts(self, decoder: AnswerDecoder, logits: Logits, limit: int) -> tuple[list[_Part], int, bool]:
+        """What stands between the commas, the number of tokens, and whether the answer ended within the limit."""
+        parts = [_Part("", 1.0)]
+        for count in range(limit):
+            probabilities = softmax(logits)
+            token = int(logits.argmax())
+            if self._tokenizer.ends_answer(token):
+                parts[-1].probability *= _mass(probabilities, self._after_code)
+                return parts, count, True
+            text, *further = self._tokenizer.text_of(token).split(",")
+            parts[-1].text += text
+            if further:
+                parts[-1].probability *= _mass(probabilities, self._after_code | {token})
+                share = float(probabilities[token]) / _mass(probabilities, self._commas | {token})
+                parts += [_Part(text, share) for text in further]
+            else:
+                parts[-1].probability *= float(probabilities[token])
+            if count + 1 < limit:
+                logits = decoder.extend([token])
+        return parts, limit, False
+
+
+def _mass(probabilities: npt.NDArray[np.float64], tokens: Set[int]) -> float:
+    return float(probabilities[sorted(tokens)].sum())
 
 
 def _quoted(text: str) -> str:

@@ -15,9 +15,10 @@ from visionward.runtime.benchmark import Measurement, Plan
 from visionward.runtime.device import physical_cores
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.images import decode_image
-from visionward.runtime.pair_summary import TEXT_ARCHITECTURE, FileSummary, summarize_pair
+from visionward.runtime.pair_summary import FileSummary, summarize_pair
 from visionward.runtime.processor import read_memory, read_processor
 from visionward.runtime.system_report import native_library, package_versions
+from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
 
 FORMAT_VERSION = 1
 # So that a file of another program is told from one of ours.

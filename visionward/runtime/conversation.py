@@ -266,7 +266,8 @@ def _located(number: int, text: object) -> TextPart:
 def _refuse_others(entry: Mapping[Any, Any], known: frozenset[str], what: str) -> None:
     for key, value in entry.items():
         # Messages that a client wrote spell out what they do not have: None, or an empty list.
-        if key not in known and value is not None and value != []:
+        # Not ``value != []``: an empty list broadcast against an array of numpy 1.26 is an empty array, which is false.
+        if key not in known and value is not None and not (isinstance(value, list) and not value):
             raise ConversationError(f"{what} has the key {key!r}, which would not be judged: leave it out")
 
 

@@ -9,7 +9,7 @@ from visionward.runtime.device import Device
 from visionward.runtime.errors import ComputeError
 from visionward.runtime.ggml import Tensor, Type
 from visionward.runtime.graph import Allocator, Graph, Storage
-from visionward.runtime.mmproj_file import MmprojWeights
+from visionward.runtime.mmproj_weights import MmprojWeights
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,19 @@ import numpy.typing as npt
 from visionward.runtime import abi
 from visionward.runtime.cross_attention import CrossAttention, ImageMemory
 from visionward.runtime.decoder import ANSWER_ROOM, Decoder
+from visionward.runtime.decoding_room import DecodingRoom
 from visionward.runtime.device import Device, gpu_devices, physical_cores
-from visionward.runtime.errors import ConversationError, ImageError, ModelFileError
-from visionward.runtime.gguf_header import GgufHeader
+from visionward.runtime.errors import ConversationError, ImageError
 from visionward.runtime.graph import Allocator, ProductObserver, read
 from visionward.runtime.image_cache import CacheStatistics, ImageCache
-from visionward.runtime.images import ImageSource, decode_image
-from visionward.runtime.mmproj_file import MmprojWeights, read_config
-from visionward.runtime.mmproj_format import ARCHITECTURE, TextIdentity
+from visionward.runtime.images import ImageSource
+from visionward.runtime.mmproj_weights import MmprojWeights
 from visionward.runtime.onnx_tower import OnnxTower
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER
 from visionward.runtime.packed_kernels import Kernels, check_packed_kernels
-from visionward.runtime.preprocess import Tiles, tile_image
+from visionward.runtime.pair_files import PairFiles
+from visionward.runtime.pictures import DEFAULT_FRAMES, Pictures, first_picture
+from visionward.runtime.preprocess import Tiles
 from visionward.runtime.text_model import TextModel
 from visionward.runtime.vision_backend import BackendChoice, VisionOptions, choose_backend, load_session
 from visionward.runtime.vision_memory import room_for_tower
@@ -77,7 +78,8 @@ class Engine:
             ``auto`` takes the fastest that is installed, has an exported tower to run, and fits into the memory limit.
         onnx_tower: the exported tower; one beside the mmproj file that belongs to it unless given.
         onnx_provider: what ONNX Runtime computes with, by its own name.
-        memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit.
+        memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit; an image whose
+            decoding would not is refused.
 
     Raises:
         ModelFileError: if a file is missing, damaged or of another kind, or the two do not belong together.
@@ -121,6 +123,7 @@ class Engine:
             onnx_provider,
             memory_limit,
         )
+        self._room = DecodingRoom(memory_limit)
         self._worker = Worker()
         self._stack = ExitStack()
         self._close = weakref.finalize(self, _close, self._worker, self._stack)
@@ -163,21 +166,23 @@ class Engine:
             check_packed_kernels(threads)
         if gpu_layers is None and not gpu_devices():
             gpu_layers = 0
+        files = PairFiles.open(text, mmproj)
+        files.check_checksums(self._go_on)
+        self.file_warnings = files.warnings
+        self.config, file = files.config, files.mmproj
         device = Device.choose(gpu=gpu_layers != 0, threads=threads)
         self._stack.callback(device.close)
         self.device_name = device.name
         self.threads = threads
         self._allocator = allocator = Allocator(device)
         self._stack.callback(allocator.close)
-        file = GgufHeader(mmproj, ARCHITECTURE)
-        self.config = read_config(file)
         room = room_for_tower(vision.memory_limit, text, file, self.config, cells=n_ctx + ANSWER_ROOM)
         chosen = choose_backend(vision, file, self.config, gpu=not device.is_cpu, room=room)
-        session = load_session(vision, chosen, threads)
+        session = load_session(vision, chosen, threads, self._go_on)
         if session is not None:
             self._stack.callback(session.close)
         self.vision_backend = "ggml" if session is None else chosen.backend
-        self.weights = MmprojWeights(file, device, tower=session is None)
+        self.weights = MmprojWeights(file, self.config, device, tower=session is None)
         self._stack.callback(self.weights.close)
         self.tower = (
             VisionTower(self.weights, device, allocator, exact=exact)
@@ -186,9 +191,8 @@ class Engine:
         )
         self.cross_attention = CrossAttention(self.weights, device, allocator, exact=exact)
         self._worker.check_cancelled()
-        self.model = TextModel(text, gpu_layers=gpu_layers, packed=packed)
+        self.model = TextModel(files.text, files.text_config, gpu_layers=gpu_layers, packed=packed)
         self._stack.callback(self.model.close)
-        self._check_pair()
         self.decoder = Decoder(
             self.model,
             self.cross_attention,
@@ -200,19 +204,12 @@ class Engine:
         )
         self._stack.callback(self.decoder.close)
 
-    def _check_pair(self) -> None:
-        model = self.model
-        identity = TextIdentity(model.text_hash, model.layers, model.width, model.vocab_rows, model.image_token_id)
-        differing = self.config.differences(identity)
-        if differing:
-            raise ModelFileError(
-                f"{model.path} and {self.weights.file.path} do not belong together ({', '.join(differing)} differ): "
-                "use the two files of one conversion."
-            )
-
     def run(self, job: Callable[[], T]) -> T:
         """Run a job on the engine's own thread, where the decoder may be used; an interrupt ends it cleanly."""
         return self._worker.run(job)
+
+    def _go_on(self, _read: int) -> None:
+        self._worker.check_cancelled()
 
     def check_cancelled(self) -> None:
         """For jobs: raises when the job was interrupted."""
@@ -232,13 +229,25 @@ class Engine:
             self._allocator.observer = None
             self.decoder.observe(None)
 
+    def pictures(self, image: ImageSource, frames: int = DEFAULT_FRAMES) -> Pictures:
+        """Everything that has to be judged of an image, cut into tiles: iterate over it once.
+
+        Args:
+            image: the image.
+            frames: the most to judge of an animation, or pages of a document.
+        """
+        return Pictures(image, self.config.vision, frames, self._room)
+
     def tile(self, image: ImageSource) -> Tiles:
-        """Decode an image and cut it into tiles.
+        """Decode the first picture of an image alone, on white where it is transparent, and cut it into tiles.
+
+        That is what the reference implementations see, for comparing with them. To judge an image is to judge all its
+        `pictures`.
 
         Raises:
             ImageError: if it cannot be used.
         """
-        return tile_image(decode_image(image), self.config.vision)
+        return first_picture(image, self.config.vision, self._room)
 
     def remember(self, tiles: Tiles) -> ImageMemory:
         """For jobs: encode an image and keep what the cross-attention layers read of it. The caller closes it."""
@@ -267,6 +276,8 @@ class Engine:
     def encode_image(self, image: ImageSource | Tiles) -> npt.NDArray[np.float32]:
         """The projected vision features of an image: float32 (real tiles, tokens a tile, decoder width).
 
+        Of an image with several frames those of the first alone, as `tile` says.
+
         Raises:
             ImageError: if the image cannot be used.
             ComputeError: if memory does not suffice or the device fails.
@@ -290,7 +301,7 @@ class Engine:
         Args:
             tokens: token ids; with an image, exactly one of them is ``<|image|>``. Its row and those after it see
                 the image.
-            image: an image, or one that is already cut into tiles.
+            image: an image (of several frames the first alone, as `tile` says), or one that is already cut into tiles.
 
         Raises:
             ImageError: if the image cannot be used.

@@ -5,6 +5,8 @@ most of a minute. This one takes a fraction of a second, because it leaves array
 for. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+import hashlib
+import math
 import mmap
 import struct
 from collections.abc import Callable
@@ -18,6 +20,8 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
 from visionward.runtime.errors import ModelFileError
+from visionward.runtime.gguf_values import StringArray, strings, text
+from visionward.runtime.mmproj_format import CHECKSUM_PLACEHOLDER, KEY_HEADER_CHECKSUM
 
 T = TypeVar("T")
 MAGIC = b"GGUF"
@@ -63,15 +67,7 @@ class StoredTensor:
     @property
     def elements(self) -> int:
         """Number of values."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-
-@dataclass(frozen=True)
-class _StringArray:
-    """Where an array of strings begins, and how many there are."""
-
-    offset: int
-    count: int
+        return math.prod(self.shape)
 
 
 class _Cursor:
@@ -109,7 +105,7 @@ class _Cursor:
         inner, count = self.u32(), self.u64()
         if inner != _STRING:
             return self._numbers(inner, count).tolist()
-        place = _StringArray(self.at, count)
+        place = StringArray(self.at, count)
         unpack, data, at, size = _U64.unpack_from, self._data, self.at, self._size
         for _ in range(count):
             at += 8 + unpack(data, at)[0]
@@ -130,16 +126,24 @@ class GgufHeader:
     Args:
         path: the file.
         architecture: what its ``general.architecture`` must be; None for any, or none at all.
+        check_checksum: whether to check the header's own checksum, where there is one; False for a file that is still
+            being written.
+
+    Attributes:
+        tensors: by name, in file order.
+        nbytes: of the header, with the padding behind it: where the tensors' data begins.
 
     Raises:
-        ModelFileError: if the file is missing, no GGUF, of another architecture, damaged, or shorter than its header
-            says.
+        ModelFileError: if the file is missing, no GGUF, of another architecture, damaged, or of another size than its
+            header says.
     """
 
-    def __init__(self, path: Path, architecture: str | None = None) -> None:
+    def __init__(self, path: Path, architecture: str | None = None, *, check_checksum: bool = True) -> None:
         self.path = path
         self._keys: dict[str, Any] = {}
+        self._places: dict[str, int] = {}
         self.tensors: dict[str, StoredTensor] = {}
+        self.nbytes = 0
         try:
             with path.open("rb") as file:
                 magic = file.read(len(MAGIC))
@@ -147,6 +151,8 @@ class GgufHeader:
                     raise ModelFileError(f"{path} is not a GGUF file: it begins with {magic!r} instead of {MAGIC!r}.")
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                     self._parse(data, architecture)
+                    if check_checksum and self.has(KEY_HEADER_CHECKSUM):
+                        self._check_checksum(data)
         except OSError as error:
             raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
         except (EOFError, KeyError, ValueError, OverflowError, MemoryError, struct.error) as error:
@@ -162,25 +168,78 @@ class GgufHeader:
         if version not in _VERSIONS:
             raise ModelFileError(f"{self.path} has GGUF version {version}, expected {_VERSIONS[-1]}: convert it again.")
         for _ in range(keys):
-            key = cursor.string().decode("utf-8", "replace")
-            self._keys[key] = cursor.value(cursor.u32())
+            key, kind = cursor.string().decode("utf-8", "replace"), cursor.u32()
+            if key in self._keys:
+                raise ModelFileError(f"{self.path} is damaged: it has the key {key} twice. Copy it again.")
+            self._places[key] = cursor.at
+            self._keys[key] = cursor.value(kind)
             if key == "general.architecture":
                 self._check_architecture(architecture)
         self._check_architecture(architecture)
         infos = [self._tensor_info(cursor) for _ in range(tensors)]
         alignment = self.get("general.alignment", int) if self.has("general.alignment") else DEFAULT_ALIGNMENT
-        if alignment <= 0:
+        if alignment <= 0 or alignment % DEFAULT_ALIGNMENT:
             raise EOFError
-        start = -(-cursor.at // alignment) * alignment
+        self.nbytes = _aligned(cursor.at, alignment)
+        self._place(infos, alignment, len(data))
+
+    def _place(
+        self, infos: list[tuple[str, tuple[int, ...], GGMLQuantizationType, int]], alignment: int, size: int
+    ) -> None:
+        """Find every tensor's data: one lies behind the other, in the header's order, and nothing is behind them."""
+        end = self.nbytes
         for name, shape, kind, offset in infos:
-            nbytes = int(np.prod(gguf.quant_shape_to_byte_shape(shape, kind), dtype=np.int64))
-            tensor = StoredTensor(name, shape, kind, start + offset, nbytes)
-            if tensor.offset + nbytes > len(data) or nbytes < 0 or tensor.offset % DEFAULT_ALIGNMENT:
+            start = _aligned(end, alignment)
+            if name in self.tensors:
+                raise ModelFileError(f"{self.path} is damaged: it has the tensor {name} twice. Copy it again.")
+            if self.nbytes + offset != start:
                 raise ModelFileError(
-                    f"{self.path} is damaged or truncated: tensor {name} ends at byte {tensor.offset + nbytes} of "
-                    f"{len(data)}. Copy it again."
+                    f"{self.path} is damaged: tensor {name} begins at byte {self.nbytes + offset}, expected {start}. "
+                    "Copy it again."
                 )
-            self.tensors[name] = tensor
+            nbytes = math.prod(int(extent) for extent in gguf.quant_shape_to_byte_shape(shape, kind))
+            end = start + nbytes
+            if end > size:
+                raise ModelFileError(
+                    f"{self.path} is damaged or truncated: tensor {name} ends at byte {end} of {size}. Copy it again."
+                )
+            self.tensors[name] = StoredTensor(name, shape, kind, start, nbytes)
+        end = _aligned(end, alignment)
+        if size > end:
+            raise ModelFileError(
+                f"{self.path} is damaged: it has {size} bytes, {size - end} behind its last tensor. Copy it again."
+            )
+
+    def _check_checksum(self, data: mmap.mmap) -> None:
+        if self.get(KEY_HEADER_CHECKSUM, text) != self.checksum(data):
+            raise ModelFileError(f"{self.path} is damaged: its header does not match its checksum. Copy it again.")
+
+    def checksum(self, data: bytes | mmap.mmap) -> str:
+        """SHA-256 of the header, in hexadecimal, with zeros where the file's own checksum stands.
+
+        Args:
+            data: the file's bytes, or those of its header.
+
+        Raises:
+            ModelFileError: if the header has no place for a checksum.
+        """
+        before = self.place(KEY_HEADER_CHECKSUM) + _U64.size
+        behind = before + len(CHECKSUM_PLACEHOLDER)
+        if len(self.get(KEY_HEADER_CHECKSUM, text)) != len(CHECKSUM_PLACEHOLDER):
+            raise ModelFileError(f"{self.path} is damaged: {KEY_HEADER_CHECKSUM} is no checksum. Copy it again.")
+        digest = hashlib.sha256(data[:before])
+        digest.update(CHECKSUM_PLACEHOLDER.encode())
+        digest.update(data[behind : self.nbytes])
+        return digest.hexdigest()
+
+    def place(self, key: str) -> int:
+        """Where the value of a key begins: byte of the file, behind the value's type.
+
+        Raises:
+            ModelFileError: if the key is missing.
+        """
+        self.get(key, lambda value: value)
+        return self._places[key]
 
     @staticmethod
     def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
@@ -189,6 +248,8 @@ class GgufHeader:
         if not 0 < dimensions <= MOST_DIMENSIONS:
             raise EOFError
         shape = tuple(reversed([cursor.u64() for _ in range(dimensions)]))
+        if 0 in shape:
+            raise EOFError
         return name, shape, GGMLQuantizationType(cursor.u32()), cursor.u64()
 
     def _check_architecture(self, wanted: str | None) -> None:
@@ -219,8 +280,10 @@ class GgufHeader:
             raise ModelFileError(f"{self.path} has no key {key}: it was not written by `visionward convert`.")
         try:
             return kind(self._keys[key])
-        except (TypeError, ValueError, IndexError) as error:
-            raise ModelFileError(f"{self.path}: the value of {key} is not of the expected kind ({error}).") from error
+        except (TypeError, ValueError, IndexError, OverflowError) as error:
+            raise ModelFileError(
+                f"{self.path}: the value of {key} is not as expected ({error}). Copy it again, or convert it again."
+            ) from error
 
     def value(self, key: str) -> Any:
         """The value of a key, whatever it is: a number, text, or a list of such.
@@ -229,7 +292,7 @@ class GgufHeader:
             ModelFileError: if the key is missing.
         """
         value = self.get(key, lambda value: value)
-        if isinstance(value, _StringArray):
+        if isinstance(value, StringArray):
             return [text.decode("utf-8", "replace") for text in self.strings(key)]
         return value
 
@@ -239,19 +302,11 @@ class GgufHeader:
         Raises:
             ModelFileError: if the key is missing or its value is of another kind.
         """
-        place = self.get(key, lambda value: value)
-        if not isinstance(place, _StringArray):
-            raise ModelFileError(f"{self.path}: the value of {key} is no array of strings.")
+        place = self.get(key, strings)
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             cursor = _Cursor(data, place.offset)
             return [cursor.string() for _ in range(place.count)]
 
 
-def integers(value: Any) -> tuple[int, ...]:
-    """An array of integers from a file's value."""
-    return tuple(int(item) for item in value)
-
-
-def floats(value: Any) -> tuple[float, ...]:
-    """An array of floats from a file's value."""
-    return tuple(float(item) for item in value)
+def _aligned(offset: int, alignment: int) -> int:
+    return -(-offset // alignment) * alignment

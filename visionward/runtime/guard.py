@@ -16,6 +16,7 @@ from visionward.runtime.images import ImageSource
 from visionward.runtime.judgement import Observer, Question, judge, milliseconds_since
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER
 from visionward.runtime.packed_kernels import Kernels
+from visionward.runtime.pictures import DEFAULT_FRAMES
 from visionward.runtime.policy import DEFAULT_POLICY, Policy
 from visionward.runtime.prompt import ChatTemplate
 from visionward.runtime.verdict import Verdict, combine
@@ -72,7 +73,8 @@ class Guard:
                 limit; the verdict says which it was.
             onnx_tower: the tower that `visionward export-onnx` wrote; one beside the mmproj file unless given.
             onnx_provider: what ONNX Runtime computes with, by its own name.
-            memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit.
+            memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit; an image
+                whose decoding would not is refused.
 
         Raises:
             ModelFileError: if a file is missing, damaged or of another kind, or the files do not belong together.
@@ -111,13 +113,15 @@ class Guard:
         exclude: Iterable[str] = (),
         threshold: float = DEFAULT_THRESHOLD,
         category_scores: bool = False,
+        frames: int = DEFAULT_FRAMES,
         observe: Observer | None = None,
     ) -> Verdict:
         """Judge the last message of a conversation.
 
         Either a conversation is given (OpenAI-style messages, images as parts of them), or image, prompt and response.
         The last message decides: prompt classification where it is the user's, response classification where it is
-        the assistant's. A conversation with several images is judged once for each, and unsafe wins.
+        the assistant's. A conversation with several images is judged once for each, and unsafe wins. So is an image
+        that shows several pictures: its frames, and where it is transparent each of them on white and on black.
 
         Args:
             conversation: messages, or a Conversation.
@@ -128,13 +132,16 @@ class Guard:
             exclude: codes of the policy that are not in force.
             threshold: the verdict is unsafe from this score on.
             category_scores: score the categories for a safe verdict too, which costs a decode.
+            frames: the most to judge of an animation, of a document's pages or an icon's sizes: the first, the last,
+                and evenly between; the verdict says of how many. More take as much longer.
             observe: for comparisons: called with the logits after the prompt over the head's real rows, once for each
-                image.
+                picture that was judged.
 
         Raises:
             ImageError: if an image cannot be used; there is never a text-only verdict instead.
             ConversationError: if the conversation cannot be rendered.
             PolicyError: if a category is unknown or malformed, or the threshold is no probability.
+            ValueError: if ``frames`` is less than 1.
             ContextLengthError: if the prompt is longer than the context.
             ComputeError: if a computation fails. None of these is ever a verdict of safe.
         """
@@ -146,14 +153,24 @@ class Guard:
         for one in whole.per_image():
             start = time.perf_counter()
             rendered = self._template.render(one, in_force)
-            tiles = self.engine.tile(one.images[0]) if one.images else None
-            preprocess_ms = milliseconds_since(start)
-            question = Question(one, in_force, rendered, tiles, threshold, category_scores, observe)
-            verdict = self.engine.run(partial(judge, question, self.engine, self._answer))
-            verdicts.append(self._timed(verdict, preprocess_ms, milliseconds_since(start)))
+            question = Question(one, in_force, rendered, None, threshold, category_scores, observe)
+            verdicts.append(self._judge_image(question, frames, start) if one.images else self._judge(question, start))
         return combine(verdicts)
 
-    def _timed(self, verdict: Verdict, preprocess_ms: float, total_ms: float) -> Verdict:
+    def _judge_image(self, question: Question, frames: int, start: float) -> Verdict:
+        """Judge every picture that the conversation's image shows; the time of the first runs from ``start``."""
+        pictures = self.engine.pictures(question.conversation.images[0], frames)
+        verdicts = []
+        for tiles in pictures:
+            verdicts.append(self._judge(replace(question, tiles=tiles), start))
+            start = time.perf_counter()
+        whole = combine(verdicts)
+        return replace(whole, frames=pictures.frames, warnings=(*whole.warnings, *pictures.notes))
+
+    def _judge(self, question: Question, start: float) -> Verdict:
+        preprocess_ms = milliseconds_since(start)
+        verdict = self.engine.run(partial(judge, question, self.engine, self._answer))
+        total_ms = milliseconds_since(start)
         timings = replace(verdict.timings_ms, load=self._load_ms, preprocess=preprocess_ms, total=total_ms)
         return replace(verdict, timings_ms=timings)
 

@@ -1,6 +1,5 @@
 """Images that were encoded already: their keys and values, by the content of their pixels, within a memory bound."""
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,7 +48,7 @@ class ImageCache:
     @contextmanager
     def hold(self, tiles: Tiles, encode: Callable[[Tiles], ImageMemory]) -> Iterator[ImageMemory]:
         """An image's memory, encoded if it is not here; valid inside the ``with`` block."""
-        key = hashlib.sha256(repr(tiles.aspect_ratio).encode() + tiles.pixel_values.tobytes()).digest()
+        key = tiles.digest
         memory = self._entries.pop(key, None)
         if memory is None:
             self._misses += 1

@@ -1,16 +1,14 @@
-"""Decoding images as a viewer shows them: RGB, upright, the first frame, transparency on white.
+"""Reading images as a viewer shows them: every frame, upright, in sRGB, behind transparency white or black.
 
 What a viewer shows is what must be judged: an image that looks different to the guard than to a person is a hole.
 
-- Transparency is composited on white (Transformers does so too, but overlooks the colour that an RGB image names
-  transparent; Meta's reference drops the alpha channel).
-- EXIF orientation is applied to files and bytes (both references ignore it). PIL images and arrays are taken as
-  they are.
-- 16-bit greyscale is divided by 257, as viewers do; Pillow's own conversion clips everything above 255 to white.
-- 32-bit integers are read as 16-bit values if one is above 255 (Pillow 10 decodes 16-bit PNG and PPM files into this
-  mode), as 8-bit values otherwise, except in PNG and PPM files, where they are always 16-bit ones.
-- Floats are read as 0..1 if none is above 1, as 0..255 otherwise.
-- Of an animation the first frame counts; of an APNG with a separate default image, that image.
+- Transparency is composited on white, as Transformers does (which overlooks the colour that an RGB image names
+  transparent; Meta's reference drops the alpha channel). `visionward.runtime.pictures` looks at black, too.
+- EXIF orientation is applied to files and bytes (both references ignore it). PIL images and arrays are not turned.
+- Colours: see `visionward.runtime.colour`. Greyscale of more than 8 bits: see `visionward.runtime.rendering`.
+- Frames: see `visionward.runtime.frames`. A PIL image that has several is refused: what it would show next is the
+  file's, and composing it is not what Pillow does as browsers do.
+- Files that are cut short are refused, whatever ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` says.
 
 Only raster formats are decoded. Pillow would also take EPS (and start Ghostscript) or WMF.
 """
@@ -23,15 +21,18 @@ import zlib
 from base64 import b64decode
 from collections.abc import Iterator
 from io import BytesIO
-from pathlib import Path
-from typing import IO, TypeAlias
+from typing import BinaryIO, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from visionward.runtime.decoding_room import DecodingRoom
 from visionward.runtime.errors import ImageError
+from visionward.runtime.frames import Frames, OneFrame, frames_of
+from visionward.runtime.regular_file import open_regular
+from visionward.runtime.whole_files import whole_files_only
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
@@ -74,20 +75,11 @@ _DECODER_ERRORS = (
     Image.DecompressionBombWarning,
 )
 
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 
 def decode_image(source: ImageSource) -> Image.Image:
-    """The image of a file, of a file's bytes, of a PIL image or of an array, in RGB.
+    """The first picture that an image shows, in RGB, on white where it is transparent.
+
+    For showing or describing an image. What is judged are all pictures: `visionward.runtime.pictures.Pictures`.
 
     Args:
         source: a path; the bytes of a file; a PIL image; or a uint8 array (height, width), (height, width, 3) or
@@ -97,16 +89,37 @@ def decode_image(source: ImageSource) -> Image.Image:
         ImageError: it cannot be read, is no image, is damaged or cut short, or has more pixels than Pillow's
             ``Image.MAX_IMAGE_PIXELS``. The message names the file.
     """
+    with decoding(source), opened(source, DecodingRoom()) as frames:
+        return frames.picture(0).rendering().whole()
+
+
+@contextlib.contextmanager
+def opened(source: ImageSource, room: DecodingRoom) -> Iterator[Frames]:
+    """The frames of an image of any kind, while it is open. Use it inside `decoding`.
+
+    Raises:
+        ImageError: it is no image.
+    """
     if isinstance(source, Image.Image):
-        with _refusals("the image"):
-            return to_rgb(source)
-    if isinstance(source, np.ndarray):
-        return to_rgb(_from_array(source))
-    if isinstance(source, bytes):
-        return _decode(BytesIO(source), "image data")
-    if isinstance(source, str | os.PathLike):
-        return _decode_file(source)
-    raise ImageError(f"an image is a path, bytes, a PIL image or a uint8 array, found {type(source).__name__}")
+        if getattr(source, "is_animated", False):
+            raise ImageError("a PIL image with several frames: give the file or its bytes, or a copy() of one frame")
+        yield OneFrame(source)
+    elif isinstance(source, np.ndarray):
+        yield OneFrame(_from_array(source))
+    else:
+        with _stream(source) as stream:
+            if not stream.read(1):
+                raise ImageError("it is empty")
+            stream.seek(0)
+            with Image.open(stream, formats=_formats()) as image:
+                yield frames_of(image, stream, room)
+
+
+@contextlib.contextmanager
+def decoding(source: ImageSource) -> Iterator[None]:
+    """Turn whatever decoding an image raises into an ImageError that names it, and let no cut file pass."""
+    with _refusals(_name(source)), whole_files_only():
+        yield
 
 
 def decode_data_url(url: str) -> bytes:
@@ -130,39 +143,22 @@ def decode_data_url(url: str) -> bytes:
         raise ImageError(f"the data URL's base64 is damaged: {cause}") from cause
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB, transparency composited on white; the image itself if it is RGB already.
-
-    Raises:
-        ImageError: it has no pixels, or values of no known range.
-    """
-    if 0 in image.size:
-        raise ImageError(f"the image has no pixels: {image.width} x {image.height}")
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_wide_values(image)
-    if image.has_transparency_data:
-        premultiplied = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
-        rgba = (image.convert(premultiplied) if premultiplied else image).convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
 @contextlib.contextmanager
-def _refusals(name: str) -> Iterator[None]:
+def _refusals(name: str | None) -> Iterator[None]:
     """Turn whatever a decoder raises into an ImageError that names the image."""
+    prefix = "" if name is None else f"{name}: "
     try:
         yield
     except ImageError as cause:
-        raise ImageError(f"{name}: {cause}") from cause
+        raise ImageError(f"{prefix}{cause}") from cause
     except UnidentifiedImageError as cause:
-        raise ImageError(f"{name}: not an image in a format that can be read ({', '.join(_formats())})") from cause
+        raise ImageError(f"{prefix}not an image in a format that can be read ({', '.join(_formats())})") from cause
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as cause:
-        raise ImageError(f"{name}: too many pixels: {cause}") from cause
+        raise ImageError(f"{prefix}too many pixels: {cause}") from cause
     except MemoryError as cause:
-        raise ImageError(f"{name}: not enough memory to decode it") from cause
+        raise ImageError(f"{prefix}not enough memory to decode it") from cause
     except _DECODER_ERRORS as cause:
-        raise ImageError(f"{name}: damaged, cut short, or not an image: {cause or type(cause).__name__}") from cause
+        raise ImageError(f"{prefix}damaged, cut short, or not an image: {cause or type(cause).__name__}") from cause
 
 
 def _formats() -> tuple[str, ...]:
@@ -170,69 +166,24 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _decode_file(path: str | os.PathLike[str]) -> Image.Image:
+def _name(source: ImageSource) -> str | None:
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        return repr(name) if "\0" in name else name
+    if isinstance(source, bytes):
+        return "image data"
+    return "the image" if isinstance(source, Image.Image) else None
+
+
+def _stream(source: str | os.PathLike[str] | bytes) -> BinaryIO:
+    if isinstance(source, bytes):
+        return BytesIO(source)
+    if not isinstance(source, str | os.PathLike):
+        raise ImageError(f"an image is a path, bytes, a PIL image or a uint8 array, found {type(source).__name__}")
     try:
-        stream = Path(path).open("rb")  # noqa: SIM115 - closed below; what fails there is another error
+        return open_regular(source)
     except OSError as cause:
-        raise ImageError(f"{os.fspath(path)}: {cause.strerror or cause}") from cause
-    except ValueError as cause:  # a NUL in the name
-        raise ImageError(f"{os.fspath(path)!r}: {cause}") from cause
-    with stream:
-        return _decode(stream, os.fspath(path))
-
-
-def _decode(stream: IO[bytes], name: str) -> Image.Image:
-    with _refusals(name):
-        if not stream.read(1):
-            raise ImageError("it is empty")
-        stream.seek(0)
-        return _decode_stream(stream)
-
-
-def _decode_stream(stream: IO[bytes]) -> Image.Image:
-    with Image.open(stream, formats=_formats()) as image:
-        _check_pixels(image)
-        image.load()
-        _check_pixels(image)  # an ICO file's pictures can be larger than its directory says
-        upright = _orientation(image)  # after load(): PNG has it behind the pixels, and TIFF is turned by Pillow
-        rgb = to_rgb(image)
-        return rgb if upright is None else rgb.transpose(upright)
-
-
-def _check_pixels(image: Image.Image) -> None:
-    # Pillow only warns between the limit and twice the limit.
-    limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
-    if limit is not None and pixels > limit:
-        raise ImageError(f"too many pixels: {image.width} x {image.height} is {pixels}, the limit is {limit}")
-
-
-def _orientation(image: Image.Image) -> Image.Transpose | None:
-    try:
-        value = image.getexif().get(_ORIENTATION_TAG)
-    except _DECODER_ERRORS:  # viewers show an image with broken EXIF data as it is
-        return None
-    return _UPRIGHT.get(value) if isinstance(value, int) else None
-
-
-def _from_wide_values(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit or float greyscale as RGB, see the module's docstring."""
-    values = np.asarray(image)
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 65535):  # false for NaN too
-        raise ImageError(f"the pixel values go from {low} to {high}, expected 0 to 65535")
-    grey: npt.NDArray[np.uint8]
-    if image.mode == "F":
-        if high > 255:
-            raise ImageError(f"the float pixel values go up to {high}, expected 0 to 1 or 0 to 255")
-        grey = np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
-    elif image.mode != "I" or high > 255 or image.format in {"PNG", "PPM"}:
-        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    else:
-        grey = values.astype(np.uint8)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey = np.where(values == transparent, np.uint8(255), grey)
-    return Image.fromarray(grey).convert("RGB")
+        raise ImageError(cause.strerror or str(cause)) from cause
 
 
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:

@@ -129,7 +129,9 @@ def _read_categories(
         return _Findings(scores=scores, decoded=answer.opening_tokens)
     named = answer.named_codes(engine.decoder, logits, question.policy)
     return _Findings(
-        categories=tuple(CategoryScore(code, question.policy[code].name, scores[code]) for code in named.codes),
+        categories=tuple(
+            CategoryScore(code, question.policy[code].name, score) for code, score in named.scores.items()
+        ),
         scores=scores,
         decoded=answer.opening_tokens + named.tokens,
         warnings=named.warnings,
@@ -138,6 +140,7 @@ def _read_categories(
 
 def _input_warnings(question: Question, engine: Engine) -> tuple[str, ...]:
     warnings = [TOY_NOTICE] if engine.model.demonstration or engine.config.demonstration else []
+    warnings += engine.file_warnings
     if question.tiles is None:
         warnings.append(TEXT_ONLY)
     elif question.conversation.judges_image_alone:

@@ -6,7 +6,11 @@ under ``visionward.*`` (keys), ``v.global.*`` and ``cross.*`` (tensors).
 
 from dataclasses import dataclass
 
-FORMAT_VERSION = 1
+from visionward.runtime.gguf_values import number, strings, text
+
+# Files of version 2 have checksums; those of version 1, which have none, are read with a warning.
+FORMAT_VERSION = 2
+VERSION_WITHOUT_CHECKSUMS = 1
 ARCHITECTURE = "clip"
 PROJECTOR_TYPE = "mllama"
 
@@ -15,8 +19,15 @@ KEY_FORMAT_VERSION = "visionward.format_version"
 KEY_TEXT_HASH = "visionward.text_hash"
 KEY_VOCAB_ROWS = "visionward.vocab_rows"
 KEY_IMAGE_TOKEN_ID = "visionward.image_token_id"  # noqa: S105 - a key's name, not a secret
+KEY_HEADER_CHECKSUM = "visionward.header_sha256"
+KEY_TENSOR_CHECKSUMS = "visionward.tensor_sha256"
+KEY_LICENSE_NOTICE = "visionward.license_notice"
 # In both files of a model that says of itself that it is a toy; missing elsewhere.
 KEY_DEMONSTRATION = "visionward.demonstration"
+
+CHECKSUM_KEYS = {KEY_HEADER_CHECKSUM: text, KEY_TENSOR_CHECKSUMS: strings}
+# What stands for a SHA-256 until it is known.
+CHECKSUM_PLACEHOLDER = "0" * 64
 
 # Keys of the text file alone.
 KEY_END_TOKEN_IDS = "visionward.end_token_ids"  # noqa: S105 - a key's name, not a secret
@@ -34,6 +45,26 @@ KEY_TEXT_FEED_FORWARD_LENGTH = "visionward.text.feed_forward_length"
 KEY_TEXT_HEAD_COUNT = "visionward.text.attention.head_count"
 KEY_TEXT_HEAD_COUNT_KV = "visionward.text.attention.head_count_kv"
 KEY_TEXT_RMS_EPSILON = "visionward.text.attention.layer_norm_rms_epsilon"
+
+# Tables that the vision tower adds to its hidden state: never multiplied, so nothing is won by quantizing them.
+EMBEDDING_TABLES = frozenset(
+    {
+        "v.position_embd.weight",
+        "v.tile_position_embd.weight",
+        "v.pre_tile_embd.weight",
+        "v.post_tile_embd.weight",
+    }
+)
+
+# What no model of this architecture exceeds, by far: a damaged number beyond it is refused before anything is computed
+# from it.
+MAX_LAYERS = 1024
+MAX_HEADS = 1024
+MAX_WIDTH = 2**20
+MAX_TOKENS = 2**24
+MAX_TILES = 64
+MAX_PIXELS = 2**14
+EPSILON = number(1e-12, 1e-2)
 
 # Sequence length of a tile is padded to a multiple of this (Meta's encoder_utils.py, Transformers' modeling_mllama.py).
 TILE_TOKENS_MULTIPLE = 8
@@ -164,6 +195,12 @@ class MmprojConfig:
             "image token": (text.image_token_id, cross.image_token_id),
         }
         return tuple(name for name, (ours, theirs) in same.items() if ours != theirs)
+
+
+def all_aspect_ratios(max_tiles: int) -> tuple[tuple[int, int], ...]:
+    """Every canvas of at most ``max_tiles`` tiles, in the order that aspect ratio ids count them."""
+    sides = range(1, max_tiles + 1)
+    return tuple((high, wide) for high in sides for wide in sides if high * wide <= max_tiles)
 
 
 def _vision_layer(prefix: str, vision: VisionConfig, *, gated: bool) -> dict[str, tuple[int, ...]]:

@@ -43,6 +43,8 @@ def _wait_politely() -> None:
 
 def _import_llama() -> Any:
     _wait_politely()
+    # Where ggml aborts, it would start a debugger on this process to print its stack.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     try:
         import llama_cpp.llama_cpp as bindings  # noqa: PLC0415 - loading the library is what may fail
     except (ImportError, OSError, RuntimeError) as error:

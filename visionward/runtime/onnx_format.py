@@ -7,22 +7,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from visionward.runtime.checked_files import is_remembered, marker_of, remember
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.mmproj_format import MmprojConfig, VisionConfig
+from visionward.runtime.tensor_checksums import Advance
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-FORMAT_VERSION = 2
-# What the name of a matrix's scales ends with.
-SCALE = ".scale"
+FORMAT_VERSION = 3
 PIXELS = "pixel_values"
 RATIO_ID = "aspect_ratio_id"
 FEATURES = "features"
 
 # Element types of the weights, the ones to prefer first where a folder holds several: float16 loses next to nothing
 # and takes half the room of float32.
-WEIGHT_TYPES = ("f16", "f32", "int8", "int4")
+WEIGHT_TYPES = ("f16", "f32", "int8")
 
 _KEY_VERSION = "visionward.format_version"
 _KEY_TEXT_HASH = "visionward.text_hash"
@@ -32,10 +32,12 @@ _KEY_VISION = "visionward.vision"
 _KEY_WIDTH = "visionward.text.embedding_length"
 _KEY_DATA_BYTES = "visionward.data_bytes"
 _KEYS = (_KEY_TEXT_HASH, _KEY_TOWER_HASH, _KEY_WEIGHT_TYPE, _KEY_VISION, _KEY_WIDTH, _KEY_DATA_BYTES)
-# Behind the weights: the digest of the graph, so that one that is damaged, or of another export, is seen; and that of
-# all norms, biases and scales, in which a damaged number could be hidden by the rounding to 8 bits behind it.
+# Behind the weights: a checksum of the graph, so that one that is damaged, or of another export, is seen; that of all
+# norms, biases and scales, in which a damaged number could be hidden by the rounding to 8 bits behind it; and that of
+# all weights, which are read in full when the tower is loaded for the first time.
 _DIGEST_BYTES = hashlib.sha256().digest_size
-SEAL_BYTES = 2 * _DIGEST_BYTES
+CHECKSUM_BYTES = 3 * _DIGEST_BYTES
+_PIECE = 8 << 20
 _MOST_DIGITS = 13
 # The graph alone takes half a megabyte; more than this is another kind of file, and is not read.
 _MOST_GRAPH_BYTES = 32 * 2**20
@@ -73,6 +75,10 @@ class TowerIdentity:
             data_bytes,
         )
 
+    def belongs(self, config: MmprojConfig, tower_hash: str) -> bool:
+        """Whether this is a tower of an mmproj file, of whatever type its weights are."""
+        return self == self.of(config, tower_hash, self.weight_type, self.data_bytes)
+
     def metadata(self) -> dict[str, str]:
         """The same as the ONNX model's metadata properties."""
         return {
@@ -99,11 +105,57 @@ def data_path(path: Path) -> Path:
     return path.with_name(path.name + ".data")
 
 
-def seal(graph: bytes, data: BinaryIO) -> bytes:
-    """What the data file ends with: digests of the ONNX file's content, and of the vectors in the data file."""
+def checksums(graph: bytes, data: BinaryIO, nbytes: int) -> bytes:
+    """What the data file ends with: checksums of the ONNX file, of the vectors in the data file, and of all weights.
+
+    Args:
+        graph: the ONNX file's content.
+        data: the data file.
+        nbytes: of the weights in it, which it begins with.
+    """
     from onnx import load_model_from_string  # noqa: PLC0415 - as in _parse
 
-    return hashlib.sha256(graph).digest() + _vectors_digest(load_model_from_string(graph), data)
+    vectors = _vectors_digest(load_model_from_string(graph), data)
+    return hashlib.sha256(graph).digest() + vectors + _weights_digest(data, nbytes)
+
+
+def check_weights(path: Path, advance: Advance | None = None, *, again: bool = False) -> None:
+    """Check all weights of an ONNX tower against their checksum, unless that was done before.
+
+    Args:
+        path: the ONNX file, whose graph and vectors ``read_identity`` checked.
+        advance: is told how many bytes were read; may raise to end the reading.
+        again: whatever is remembered.
+
+    Raises:
+        ModelFileError: if a weight is damaged.
+    """
+    data = data_path(path)
+    try:
+        with data.open("rb") as file:
+            weights = file.seek(-CHECKSUM_BYTES, os.SEEK_END)
+            stored = file.read(CHECKSUM_BYTES)
+            marker = marker_of(data, stored.hex())
+            if not again and is_remembered(marker):
+                return
+            if _weights_digest(file, weights, advance) != stored[-_DIGEST_BYTES:]:
+                raise ModelFileError(f"{data} is damaged: export it again.")
+    except OSError as error:
+        raise ModelFileError(f"{data} cannot be read: {error.strerror or error}.") from error
+    # What was written to meanwhile is not what was read.
+    if marker == marker_of(data, stored.hex()):
+        remember(marker)
+
+
+def _weights_digest(data: BinaryIO, nbytes: int, advance: Advance | None = None) -> bytes:
+    digest = hashlib.sha256()
+    data.seek(0)
+    while nbytes and (piece := data.read(min(nbytes, _PIECE))):
+        digest.update(piece)
+        nbytes -= len(piece)
+        if advance is not None:
+            advance(len(piece))
+    return digest.digest()
 
 
 def read_identity(path: Path) -> TowerIdentity:
@@ -121,6 +173,11 @@ def read_identity(path: Path) -> TowerIdentity:
     if version != str(FORMAT_VERSION):
         raise ModelFileError(
             f"{path} has format version {version}, this visionward reads {FORMAT_VERSION}: export it again."
+        )
+    if found.get(_KEY_WEIGHT_TYPE) == "int4":
+        raise ModelFileError(
+            f"{path} has int4 weights: int4 towers are no longer read because their features are 13 to 20 % off. "
+            "Export it again as int8."
         )
     missing = [key for key in _KEYS if key not in found]
     if missing or found[_KEY_WEIGHT_TYPE] not in WEIGHT_TYPES:
@@ -170,7 +227,7 @@ def _check_seal(path: Path, content: bytes, model: "ModelProto") -> None:
     data = data_path(path)
     try:
         with data.open("rb") as file:
-            file.seek(-SEAL_BYTES, os.SEEK_END)
+            file.seek(-CHECKSUM_BYTES, os.SEEK_END)
             of_graph, of_vectors = file.read(_DIGEST_BYTES), file.read(_DIGEST_BYTES)
             if hashlib.sha256(content).digest() != of_graph:
                 raise ModelFileError(f"{path} is damaged, or {data.name} is of another export: export it again.")
@@ -187,7 +244,7 @@ def _check_seal(path: Path, content: bytes, model: "ModelProto") -> None:
 def _vectors_digest(model: "ModelProto", data: BinaryIO) -> bytes:
     digest = hashlib.sha256()
     for weight in model.graph.initializer:
-        if weight.external_data and (len(weight.dims) == 1 or weight.name.endswith(SCALE)):
+        if weight.external_data and len(weight.dims) == 1:
             place = {entry.key: str(entry.value) for entry in weight.external_data}
             offset, length = (_decimal(place[key]) for key in ("offset", "length"))
             data.seek(offset)

@@ -15,9 +15,6 @@ from visionward.runtime.onnx_tower import POLL_S, Array
 
 CPU_PROVIDER = "CPUExecutionProvider"
 
-# Weights of 8 and 4 bits are multiplied with activations of 8 bits, for which there are fast instructions.
-_INTEGER_ACTIVATIONS = "4"
-
 
 class OnnxRuntimeSession:
     """An ONNX Runtime session.
@@ -46,7 +43,6 @@ class OnnxRuntimeSession:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         # Threads that go on spinning after a run would take the decoder's time.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _INTEGER_ACTIVATIONS)
         providers = [provider] if provider == CPU_PROVIDER else [provider, CPU_PROVIDER]
         try:
             if not adds_bytes_exactly():

@@ -23,9 +23,6 @@ _LIMITS_WITH_VNNI = (
     *("AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE_VNNI", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512"),
 )
 
-# Activations are quantized to 8 bits in groups of this many where the weights are integers.
-_ACTIVATION_GROUP = 64
-
 # OpenVINO's own mark (ov::Decompression) of a conversion that it should leave to its kernels.
 _DECOMPRESSION = "decompression_0"
 
@@ -33,10 +30,10 @@ _DECOMPRESSION = "decompression_0"
 def best_precision(weight_type: str) -> str:
     """What OpenVINO should compute in: ``bf16`` where the processor multiplies it fast (AMX), else ``f32``.
 
-    Integer weights are multiplied with activations of 8 bits; with everything else in bf16 on top, features of the 11B
+    int8 weights are multiplied with activations of 8 bits; with everything else in bf16 on top, features of the 11B
     shape are 2.2e-2 off, more than they may be.
     """
-    if weight_type.startswith("int"):
+    if weight_type == "int8":
         return "f32"
     features = read_processor().features or ()
     return "bf16" if _BF16_FEATURE in features and _limit() in _LIMITS_WITH_AMX else "f32"
@@ -72,7 +69,6 @@ class OpenVinoSession:
             "NUM_STREAMS": 1,
             # Threads pinned to cores would fight with the decoder's.
             "ENABLE_CPU_PINNING": False,
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP,
         }
         try:
             core = openvino.Core()

@@ -15,15 +15,16 @@ from visionward.runtime.conversation import Conversation
 from visionward.runtime.errors import VisionwardError
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.images import ImageSource
-from visionward.runtime.mmproj_file import read_config
+from visionward.runtime.mmproj_file import check_tensors, read_config
 from visionward.runtime.mmproj_format import MmprojConfig, TextIdentity
 from visionward.runtime.policy import DEFAULT_POLICY, Category, Policy
 from visionward.runtime.prompt import ChatTemplate
+from visionward.runtime.tensor_checksums import has_checksums
+from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
+from visionward.runtime.text_format import read_text_config
 
-TEXT_ARCHITECTURE = "llama"
 # gguf's TokenType.CONTROL
 _CONTROL = 3
-KEY_LICENSE_NOTICE = "visionward.license_notice"
 # Variables by which a template can be told of a policy.
 _POLICY_VARIABLES = frozenset({"categories", "excluded_category_keys"})
 
@@ -48,6 +49,7 @@ class FileSummary:
         parameters: number of weights.
         types: tensors by element type, the largest share first.
         text_hash: content hash of the decoder; equal in files that belong together.
+        checksums: whether it has checksums.
         license: names, links and notices.
         source: where the model comes from, as far as the file says.
         demonstration: whether it says that the model is a toy.
@@ -59,6 +61,7 @@ class FileSummary:
     parameters: int
     types: tuple[TensorCount, ...]
     text_hash: str
+    checksums: bool
     license: tuple[str, ...]
     source: tuple[str, ...]
     demonstration: bool
@@ -154,7 +157,7 @@ def _file_summary(file: GgufHeader) -> FileSummary:
     for tensor in tensors:
         count[tensor.kind.name] += 1
         nbytes[tensor.kind.name] += tensor.nbytes
-    said = ("general.license", "general.license.name", "general.license.link", KEY_LICENSE_NOTICE)
+    said = ("general.license", "general.license.name", "general.license.link", form.KEY_LICENSE_NOTICE)
     origins = ("general.source.repo_url", "general.base_model.0.repo_url")
     return FileSummary(
         file=file.path.name,
@@ -163,6 +166,7 @@ def _file_summary(file: GgufHeader) -> FileSummary:
         parameters=sum(tensor.elements for tensor in tensors),
         types=tuple(TensorCount(name, count[name], size) for name, size in nbytes.most_common()),
         text_hash=file.get(form.KEY_TEXT_HASH, str),
+        checksums=has_checksums(file),
         license=tuple(text for key in said if (text := _optional(file, key))),
         source=tuple(text for key in origins if (text := _optional(file, key))),
         demonstration=file.has(form.KEY_DEMONSTRATION) and file.get(form.KEY_DEMONSTRATION, bool),
@@ -172,28 +176,28 @@ def _file_summary(file: GgufHeader) -> FileSummary:
 def _mmproj_summary(path: Path) -> MmprojSummary:
     file = GgufHeader(path, form.ARCHITECTURE)
     config = read_config(file)
+    check_tensors(file, config)
     return MmprojSummary(_file_summary(file), config)
 
 
 def _text_summary(path: Path) -> TextSummary:
     file = GgufHeader(path, TEXT_ARCHITECTURE)
-    tokens = [token.decode("utf-8", "replace") for token in file.strings("tokenizer.ggml.tokens")]
-    kinds = file.get("tokenizer.ggml.token_type", list)
-    special = [token for token, kind in zip(tokens, kinds, strict=False) if int(kind) == _CONTROL]
-    ends = file.get(form.KEY_END_TOKEN_IDS, list) if file.has(form.KEY_END_TOKEN_IDS) else []
+    config = read_text_config(file)
+    tokens = [token.decode("utf-8", "replace") for token in config.tokens]
+    special = [token for token, kind in zip(tokens, config.token_types, strict=True) if kind == _CONTROL]
     return TextSummary(
         file=_file_summary(file),
-        layers=file.get("llama.block_count", int),
-        width=file.get("llama.embedding_length", int),
-        feed_forward_length=file.get("llama.feed_forward_length", int),
-        heads=file.get("llama.attention.head_count", int),
-        heads_kv=file.get("llama.attention.head_count_kv", int),
-        context_length=file.get("llama.context_length", int),
+        layers=config.identity.layers,
+        width=config.identity.width,
+        feed_forward_length=config.feed_forward_length,
+        heads=config.head_count,
+        heads_kv=config.head_count_kv,
+        context_length=config.context_length,
         vocabulary=len(tokens),
-        vocab_rows=file.get(form.KEY_VOCAB_ROWS, int),
-        image_token_id=file.get(form.KEY_IMAGE_TOKEN_ID, int),
-        end_tokens=tuple(tokens[int(token)] for token in ends if 0 <= int(token) < len(tokens)),
-        template=_template_summary(_optional(file, "tokenizer.chat_template"), special),
+        vocab_rows=config.identity.vocab_rows,
+        image_token_id=config.identity.image_token_id,
+        end_tokens=tuple(tokens[token] for token in config.end_token_ids),
+        template=_template_summary(config.chat_template, special),
         policy=DEFAULT_POLICY.categories,
     )
 

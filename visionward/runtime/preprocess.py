@@ -4,15 +4,17 @@ Reproduces the slow image processor of Transformers 4.53.3 (`image_processing_ml
 Meta's reference implementation on opaque images.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from visionward.runtime.images import to_rgb
 from visionward.runtime.mmproj_format import VisionConfig
+from visionward.runtime.rendering import Rendering
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,11 @@ class Tiles:
 
     pixel_values: npt.NDArray[np.float32]
     aspect_ratio: tuple[int, int]
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of what is in them: tiles with the same digest are the same picture to the tower."""
+        return hashlib.sha256(repr(self.aspect_ratio).encode() + self.pixel_values.tobytes()).digest()
 
 
 def choose_canvas(height: int, width: int, config: VisionConfig) -> tuple[int, int]:
@@ -57,12 +64,18 @@ def resized_size(height: int, width: int, canvas: tuple[int, int], tile_size: in
     return target_height, min(math.floor(width * scale_height) or 1, target_width)
 
 
-def tile_image(image: Image.Image, config: VisionConfig) -> Tiles:
-    """Resize an image, put it into the top left corner of its canvas on black, normalise it and cut it into tiles."""
+def tile_image(image: Image.Image | Rendering, config: VisionConfig) -> Tiles:
+    """Resize an image, put it into the top left corner of its canvas on black, normalise it and cut it into tiles.
+
+    Raises:
+        ImageError: it has no pixels, or values of no known range.
+    """
+    picture = image if isinstance(image, Rendering) else Rendering.of(image)
     size = config.tile_size
-    canvas = choose_canvas(image.height, image.width, config)
-    height, width = resized_size(image.height, image.width, canvas, size)
-    resized = np.asarray(to_rgb(image).resize((width, height), Image.Resampling.BILINEAR))
+    full_width, full_height = picture.size
+    canvas = choose_canvas(full_height, full_width, config)
+    height, width = resized_size(full_height, full_width, canvas, size)
+    resized = np.asarray(picture.whole().resize((width, height), Image.Resampling.BILINEAR))
 
     table = _normalised_values(config)
     high, wide = canvas

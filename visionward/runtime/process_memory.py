@@ -87,6 +87,11 @@ class MemoryWatch:
         )
 
 
+def anonymous_bytes() -> int | None:
+    """What this process holds now beside files that it mapped; None where the system does not tell."""
+    return _status().get("RssAnon")
+
+
 def _status() -> dict[str, int]:
     """The sizes of ``/proc/self/status`` in bytes; none where it cannot be read."""
     try:

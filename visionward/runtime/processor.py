@@ -59,18 +59,21 @@ class Memory:
 def read_processor() -> Processor:
     """The processor of this machine."""
     model, features = _read_cpuinfo() if sys.platform == "linux" else _ask_system()
-    logical = os.cpu_count() or 1
-    try:
-        usable = len(os.sched_getaffinity(0))  # type: ignore[attr-defined,unused-ignore]
-    except AttributeError:
-        usable = logical
     return Processor(
         model=model or platform.processor() or "unknown",
         architecture=platform.machine() or "unknown",
         features=features,
-        logical_cores=logical,
-        usable_cores=usable,
+        logical_cores=os.cpu_count() or 1,
+        usable_cores=usable_cores(),
     )
+
+
+def usable_cores() -> int:
+    """Hardware threads that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))  # type: ignore[attr-defined,unused-ignore]
+    except AttributeError:
+        return os.cpu_count() or 1
 
 
 def _text(path: str) -> str:

@@ -3,16 +3,14 @@
 import ctypes
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from visionward.runtime import mmproj_format as form
 from visionward.runtime.errors import ConversationError, ModelFileError
-from visionward.runtime.gguf_header import GgufHeader, integers
+from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.native import llama, take_errors
+from visionward.runtime.text_format import TextConfig
 
-ARCHITECTURE = "llama"
 CONTROL = 1 << 3  # LLAMA_TOKEN_ATTR_CONTROL (llama.h)
 ALL_LAYERS = 999
 
@@ -21,55 +19,44 @@ class TextModel:
     """The decoder's weights and vocabulary.
 
     Args:
-        path: the text GGUF.
+        file: the text GGUF.
+        config: what its keys say.
         gpu_layers: layers to offload; 0 for none, None for all where the library has a GPU.
         packed: copy the weights into the forms that ggml's faster CPU kernels read (AMX, CPU_REPACK) instead of
             mapping them; see that these work first (``packed_kernels``).
 
     Raises:
-        ModelFileError: if the file is missing, damaged, of another kind, or was not written by `visionward convert`.
+        ModelFileError: if llama.cpp cannot load the file, or takes it for another model.
+
+    Attributes:
+        identity: what the mmproj file must say too.
     """
 
-    def __init__(self, path: Path, *, gpu_layers: int | None, packed: bool = False) -> None:
-        self.path = path
-        header = GgufHeader(path, ARCHITECTURE)
-        self._read_header(header)
+    def __init__(self, file: GgufHeader, config: TextConfig, *, gpu_layers: int | None, packed: bool = False) -> None:
+        self.path = file.path
+        self.identity = config.identity
+        self.vocab_rows = config.identity.vocab_rows
+        self.image_token_id = config.identity.image_token_id
+        self.name = self.path.stem if config.name is None else config.name
+        self.chat_template = config.chat_template
+        self.demonstration = config.demonstration
+        self._end_token_ids = frozenset(config.end_token_ids)
         take_errors()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = ALL_LAYERS if gpu_layers is None else gpu_layers
         # Plain weights stay memory-mapped and shared between processes, and are free of ggml's AMX buffers, which crash
         # in libraries that gcc 12 compiled (docs/kernels.md).
         params.use_extra_bufts = packed
-        self.handle: Any = llama.llama_model_load_from_file(os.fsencode(path), params)
+        self.handle: Any = llama.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self.handle:
-            raise ModelFileError(f"{path} could not be loaded: {take_errors() or 'llama.cpp gave no reason'}.")
+            raise ModelFileError(f"{self.path} could not be loaded: {take_errors() or 'llama.cpp gave no reason'}.")
         self._vocab: Any = llama.llama_model_get_vocab(self.handle)
-        self.layers = int(llama.llama_model_n_layer(self.handle))
-        self.width = int(llama.llama_model_n_embd(self.handle))
         self.vocab_size = int(llama.llama_vocab_n_tokens(self._vocab))
+        found = (int(llama.llama_model_n_layer(self.handle)), int(llama.llama_model_n_embd(self.handle)))
+        if found != (config.identity.layers, config.identity.width) or self.vocab_size != len(config.tokens):
+            self.close()
+            raise ModelFileError(f"{self.path} is another model to llama.cpp than its header says: convert it again.")
         self.special_tokens: Mapping[str, int] = MappingProxyType(self._control_tokens())
-
-    def _read_header(self, header: GgufHeader) -> None:
-        version = header.get(form.KEY_FORMAT_VERSION, int)
-        if version != form.FORMAT_VERSION:
-            raise ModelFileError(
-                f"{self.path} has format version {version}, this visionward reads {form.FORMAT_VERSION}: "
-                "convert it again."
-            )
-        self.text_hash = header.get(form.KEY_TEXT_HASH, str)
-        self.vocab_rows = header.get(form.KEY_VOCAB_ROWS, int)
-        self.image_token_id = header.get(form.KEY_IMAGE_TOKEN_ID, int)
-        self.name = header.get("general.name", str) if header.has("general.name") else self.path.stem
-        self.demonstration = header.has(form.KEY_DEMONSTRATION) and header.get(form.KEY_DEMONSTRATION, bool)
-        template = "tokenizer.chat_template"
-        self.chat_template = header.get(template, str) if header.has(template) else None
-        self._end_token_ids = frozenset(header.get(form.KEY_END_TOKEN_IDS, integers))
-        tokens = header.strings("tokenizer.ggml.tokens")
-        if len(set(tokens)) != len(tokens):
-            # llama.cpp aborts the process on such a vocabulary.
-            raise ModelFileError(f"{self.path} is damaged: tokens of its vocabulary repeat. Copy it again.")
-        if not 0 < self.vocab_rows <= len(tokens) or not 0 <= self.image_token_id < len(tokens):
-            raise ModelFileError(f"{self.path} says impossible things of its vocabulary: convert it again.")
 
     def _control_tokens(self) -> dict[str, int]:
         attributes, text = llama.llama_vocab_get_attr, llama.llama_vocab_get_text

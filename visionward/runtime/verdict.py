@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class CategoryScore:
-    """A violated category.
+    """A category that the model named.
 
     Attributes:
         code: ``S1`` and so on.
         name: its name in the policy.
-        score: teacher-forced probability of the code after ``unsafe`` and a line break, including what must follow it.
+        score: the probability with which the model named the code in its place: after ``unsafe`` and a line break for
+            the first, after what it had named before and a comma for a further one, including that the code ends there.
+            The first one's is its ``Verdict.category_scores``, up to the rounding of another batch.
     """
 
     code: str
@@ -26,6 +28,14 @@ class TokenCounts:
 
     prompt: int
     decoded: int
+
+
+@dataclass(frozen=True)
+class FrameCount:
+    """Frames of the images: an animation's, a document's pages, an icon's sizes. A still picture is one."""
+
+    judged: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -49,14 +59,16 @@ class Verdict:
         score: p(unsafe) / (p(safe) + p(unsafe)) of the first answer token.
         answer_mass: p(safe) + p(unsafe); under 0.5 the model did not really answer, and the verdict is unsafe.
         categories: the codes that the model named, in its order.
-        category_scores: every category in force to its score; to None where it was not computed, as for a safe
-            verdict unless it was asked for.
+        category_scores: every category in force to the probability that it is the first one named after ``unsafe`` and
+            a line break, including that the code ends there; to None where it was not computed, as for a safe verdict
+            unless it was asked for.
         role: ``User`` for prompt classification, ``Agent`` for response classification.
-        tiles: tiles of the image; 0 without one.
+        tiles: tiles of all pictures that were looked at; 0 without an image.
         tokens: of prompt and answer.
         timings_ms: of each stage.
         model: file name of the text GGUF.
         vision_backend: the engine that encoded the image, ``ggml``, ``onnx`` or ``openvino``; None without an image.
+        frames: how many of the images' frames were judged; None without an image.
         warnings: whatever a reader of the verdict should know.
     """
 
@@ -71,6 +83,7 @@ class Verdict:
     timings_ms: Timings
     model: str
     vision_backend: str | None
+    frames: FrameCount | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -84,10 +97,11 @@ class Verdict:
 
 
 def combine(verdicts: Sequence[Verdict]) -> Verdict:
-    """One verdict of those over each image of a conversation: unsafe wins.
+    """One verdict of those over each picture or image of a conversation: unsafe wins.
 
     Score and answer mass are those of the verdict that decided: the unsafe one with the highest score, else the safe
-    one with the highest. Categories and their scores are the highest of all; tiles, tokens and times are added up.
+    one with the highest. Categories and their scores are the highest of all; tiles, tokens, frames and times are
+    added up.
     """
     if len(verdicts) == 1:
         return verdicts[0]
@@ -103,6 +117,7 @@ def combine(verdicts: Sequence[Verdict]) -> Verdict:
             scores[code] = max(known, default=None)
     times = [asdict(verdict.timings_ms) for verdict in verdicts]
     summed = {stage: sum(time[stage] for time in times) for stage in times[0]}
+    frames = [verdict.frames for verdict in verdicts if verdict.frames is not None]
     return replace(
         decisive,
         categories=tuple(named.values()),
@@ -112,5 +127,6 @@ def combine(verdicts: Sequence[Verdict]) -> Verdict:
             sum(verdict.tokens.prompt for verdict in verdicts), sum(verdict.tokens.decoded for verdict in verdicts)
         ),
         timings_ms=Timings(**(summed | {"load": times[0]["load"]})),
+        frames=FrameCount(sum(one.judged for one in frames), sum(one.total for one in frames)) if frames else None,
         warnings=tuple(dict.fromkeys(warning for verdict in verdicts for warning in verdict.warnings)),
     )

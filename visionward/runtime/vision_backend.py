@@ -12,10 +12,11 @@ from visionward.runtime.errors import ModelFileError, NativeLibraryError
 from visionward.runtime.gguf_header import GgufHeader
 from visionward.runtime.mmproj_file import tower_hash
 from visionward.runtime.mmproj_format import MmprojConfig
-from visionward.runtime.onnx_format import WEIGHT_TYPES, TowerIdentity, read_identity
+from visionward.runtime.onnx_format import WEIGHT_TYPES, TowerIdentity, check_weights, read_identity
 from visionward.runtime.onnx_tower import TowerSession
 from visionward.runtime.onnxruntime_session import CPU_PROVIDER, OnnxRuntimeSession
 from visionward.runtime.openvino_session import OpenVinoSession, best_precision
+from visionward.runtime.tensor_checksums import Advance
 from visionward.runtime.vision_memory import tower_bytes
 
 Backend: TypeAlias = Literal["ggml", "onnx", "openvino"]
@@ -53,15 +54,20 @@ class Chosen:
     weight_type: str = ""
     provider: str = CPU_PROVIDER
 
-    def session(self, threads: int) -> TowerSession:
-        """Load the ONNX tower.
+    def session(self, threads: int, advance: Advance | None = None) -> TowerSession:
+        """Load the ONNX tower, whose weights are read in full the first time.
+
+        Args:
+            threads: CPU threads.
+            advance: is told how many bytes were read; may raise to end the reading.
 
         Raises:
             NativeLibraryError: if the engine is not installed.
-            ModelFileError: if it cannot load the tower.
+            ModelFileError: if the tower is damaged, or the engine cannot load it.
         """
         if self.tower is None:
             raise ValueError("ggml runs the tower of the mmproj file")
+        check_weights(self.tower, advance)
         if self.backend == "openvino":
             return OpenVinoSession(self.tower, threads=threads, precision=best_precision(self.weight_type))
         return OnnxRuntimeSession(self.tower, threads=threads, provider=self.provider)
@@ -117,7 +123,9 @@ def choose_backend(
     return Chosen("ggml")
 
 
-def load_session(options: VisionOptions, chosen: Chosen, threads: int) -> TowerSession | None:
+def load_session(
+    options: VisionOptions, chosen: Chosen, threads: int, advance: Advance | None = None
+) -> TowerSession | None:
     """The chosen engine with its tower loaded, or None for ggml.
 
     Where ``auto`` found the tower by itself, and it cannot be loaded, ggml takes its place.
@@ -129,7 +137,7 @@ def load_session(options: VisionOptions, chosen: Chosen, threads: int) -> TowerS
     if chosen.tower is None:
         return None
     try:
-        return chosen.session(threads)
+        return chosen.session(threads, advance)
     except (ModelFileError, NativeLibraryError) as error:
         if options.backend != "auto" or options.tower is not None or options.provider != CPU_PROVIDER:
             raise
@@ -156,7 +164,7 @@ def _find(options: VisionOptions, mmproj: GgufHeader, config: MmprojConfig) -> l
     """Towers that belong to the model, the type to prefer first."""
     if options.tower is not None:
         identity = read_identity(options.tower)
-        if not _belongs(identity, mmproj, config):
+        if not identity.belongs(config, tower_hash(mmproj)):
             raise ModelFileError(
                 f"{options.tower} and {mmproj.path} do not belong together: use the ONNX tower of the same conversion."
             )
@@ -171,9 +179,5 @@ def _beside(mmproj: GgufHeader, config: MmprojConfig) -> Iterator[tuple[Path, To
         except ModelFileError as error:
             _log.warning("an ONNX tower is left out: %s", error)
             continue
-        if _belongs(identity, mmproj, config):
+        if identity.belongs(config, tower_hash(mmproj)):
             yield path, identity
-
-
-def _belongs(identity: TowerIdentity, mmproj: GgufHeader, config: MmprojConfig) -> bool:
-    return identity == TowerIdentity.of(config, tower_hash(mmproj), identity.weight_type, identity.data_bytes)

@@ -11,7 +11,7 @@ from visionward.runtime.processor import read_memory
 # Python, the libraries, the vocabulary and the decoder's compute buffer.
 _PROCESS_BYTES = 500 * 2**20
 
-_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5}
+_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0}
 # OpenVINO keeps what int8 leaves in float16 as float32.
 _OPENVINO_BYTES = _BYTES | {"int8": 1.4}
 # What the engines keep of a run, in activations of a layer. Measured at the 11B shape with four tiles: OpenVINO 1.8 GB
@@ -34,11 +34,11 @@ def activation_bytes(vision: VisionConfig) -> int:
 def tower_bytes(backend: str, identity: TowerIdentity, vision: VisionConfig) -> int:
     """What an ONNX tower takes: its mapped file, the engine's own copy of the weights, and the activations.
 
-    ONNX Runtime packs copies of float32 and integer matrices and widens float16 ones to float32. OpenVINO packs copies
+    ONNX Runtime packs copies of float32 and int8 matrices and widens float16 ones to float32. OpenVINO packs copies
     in the precision that it computes in.
     """
     kept = identity.weight_type
-    if not kept.startswith("int"):
+    if kept != "int8":
         kept = best_precision(kept) if backend == "openvino" else "f32"
     copied = (_OPENVINO_BYTES if backend == "openvino" else _BYTES)[kept] * _weights(vision, identity.width)
     return identity.data_bytes + int(copied) + _ACTIVATIONS[backend] * activation_bytes(vision)

@@ -11,7 +11,7 @@ from visionward.runtime.device import Device
 from visionward.runtime.errors import ComputeError
 from visionward.runtime.ggml import Tensor, Type
 from visionward.runtime.graph import Allocator, Graph, Storage, write
-from visionward.runtime.mmproj_file import MmprojWeights
+from visionward.runtime.mmproj_weights import MmprojWeights
 from visionward.runtime.preprocess import Tiles
 from visionward.runtime.tower_plan import EmbeddingWeights, TowerPlan
 

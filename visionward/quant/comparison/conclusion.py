@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from visionward.quant.comparison.figures import ModelFigures, SetFigures
-from visionward.quant.comparison.flips import SIGNIFICANCE, FlipTest
+from visionward.quant.comparison.flips import SIGNIFICANCE, Flips, FlipTest
 from visionward.quant.comparison.intervals import Estimate
+from visionward.quant.comparison.times import exceeds_noise
 
 Finding: TypeAlias = Literal["worse", "equivalent", "undecided", "better", "other"]
 
@@ -86,22 +87,26 @@ def _finding(figures: SetFigures, model: ModelFigures, margin: float) -> Finding
     if against is None or not figures.unsafe or not figures.safe:
         return "undecided"
     missed, alarms = against.flips.unsafe, against.flips.safe
-    worse = _significant(missed, missed.to_safe > missed.to_unsafe) or _significant(
-        alarms, alarms.to_unsafe > alarms.to_safe
-    )
-    better = _significant(missed, missed.to_unsafe > missed.to_safe) or _significant(
-        alarms, alarms.to_safe > alarms.to_unsafe
-    )
+    recall, fpr = against.differences["recall"], against.differences["fpr"]
+    told = told_apart(missed, recall), told_apart(alarms, fpr)
+    worse = (told[0] and missed.to_safe > missed.to_unsafe) or (told[1] and alarms.to_unsafe > alarms.to_safe)
+    better = (told[0] and missed.to_unsafe > missed.to_safe) or (told[1] and alarms.to_safe > alarms.to_unsafe)
     if worse:
         return "other" if better else "worse"
-    recall, fpr = against.differences["recall"], against.differences["fpr"]
     if _at_least(recall.low, -margin) and fpr.high is not None and fpr.high <= margin:
         return "better" if better else "equivalent"
     return "undecided"
 
 
-def _significant(test: FlipTest, direction: bool) -> bool:
-    return direction and test.decisive_p < SIGNIFICANCE
+def told_apart(test: FlipTest, change: Estimate) -> bool:
+    """Whether chance does not explain a change.
+
+    Both the test and the interval have to say so. Of independent samples the test alone would do: where it is
+    significant, the interval excludes zero. Swapping the models for a whole group supposes that a group could as well
+    have changed the other way, which is not so where, say, single decisions are gained and whole groups are lost.
+    """
+    excluded = change.low is not None and change.high is not None and not change.low <= 0 <= change.high
+    return test.decisive_p < SIGNIFICANCE and excluded
 
 
 def _at_least(value: float | None, least: float) -> bool:
@@ -144,26 +149,46 @@ def _evidence(figures: SetFigures, model: ModelFigures, margin: float) -> list[s
     against = model.against
     if against is None:
         return []
-    tests = {"misses": against.flips.unsafe, "false alarms": against.flips.safe}
-    labelled = {what: test for what, test in tests.items() if test.count}
-    beyond = {what: test for what, test in labelled.items() if test.decisive_p < SIGNIFICANCE}
-    within = {what: test for what, test in labelled.items() if what not in beyond}
+    recall, fpr = against.differences["recall"], against.differences["fpr"]
+    tests = {"misses": (against.flips.unsafe, recall), "false alarms": (against.flips.safe, fpr)}
+    labelled = {what: (test, change) for what, (test, change) in tests.items() if test.count}
+    beyond = {what: test for what, (test, change) in labelled.items() if told_apart(test, change)}
+    maybe = {
+        what: test for what, (test, _) in labelled.items() if test.decisive_p < SIGNIFICANCE and what not in beyond
+    }
+    within = {what: test for what, (test, _) in labelled.items() if what not in beyond and what not in maybe}
     sentences = [f"Nothing can be said of {what}: no sample is labelled so." for what in tests if what not in labelled]
     if beyond:
         sentences.append(f"Chance does not explain the change in {_tested(beyond)}.")
+    if maybe:
+        undone = "it could be undone by a group as large as the largest one that changes the other way"
+        sentences.append(f"Chance may explain the change in {_tested(maybe)}: {undone}.")
     if within:
         sentences.append(f"There is no evidence of a difference in {_tested(within)}.")
-    limits = _limits(against.differences["recall"], against.differences["fpr"])
+    limits = _limits(recall, fpr)
     if limits:
         sentences.append(limits)
-    fewest, least = min(figures.unsafe, figures.safe), against.flips.all.least_flips
-    if 0 < fewest < least / margin and _finding(figures, model, margin) == "undecided":
-        share = f", {least / fewest:.0%} of them" if least <= fewest else ", more than there are"
-        what = "unsafe" if fewest == figures.unsafe else "safe"
-        sentences.append(
-            f"{fewest} {what} samples show large differences only: it takes {least} flips one way to be seen{share}."
-        )
+    if len(labelled) == len(tests) and _finding(figures, model, margin) == "undecided":
+        sentences += _too_few(against.flips, margin)
     return sentences
+
+
+def _too_few(flips: Flips, margin: float) -> list[str]:
+    """That even the smallest change that can be told from chance is a large one."""
+    what, test = min((("unsafe", flips.unsafe), ("safe", flips.safe)), key=lambda one: one[1].groups)
+    least = test.least_flips
+    if test.groups >= least / margin:
+        return []
+    share = f", {least / test.groups:.0%} of them" if least <= test.groups else ", more than there are"
+    one = test.groups == 1
+    shows = f"{'shows' if one else 'show'} large differences only"
+    if test.grouped_p_value is None:
+        samples = f"{test.groups} {what} sample{'' if one else 's'}"
+        seen = f"{samples} {shows}: it takes {least} flips one way to be seen"
+    else:
+        groups = f"{test.groups} group{'' if one else 's'} of {what} samples"
+        seen = f"{groups} {shows}: it takes at least {least} groups that flip one way to be seen"
+    return [f"{seen}{share}."]
 
 
 def _tested(tests: dict[str, FlipTest]) -> str:
@@ -191,36 +216,33 @@ def _savings(reference: ModelFigures, model: ModelFigures) -> list[str]:
     if mine.peak_bytes and theirs.peak_bytes and _differ(mine.peak_bytes, theirs.peak_bytes):
         parts.append(f"memory peaks at {_size(mine.peak_bytes)} in place of {_size(theirs.peak_bytes)}")
     times = mine.latency.get("total"), theirs.latency.get("total")
-    if times[0] and times[1]:
-        if _differ(times[0].p50, times[1].p50):
-            parts.append(f"a verdict takes {duration(times[0].p50)} in place of {duration(times[1].p50)}")
+    if times[0] and times[1] and model.against is not None:
+        both = duration(times[0].p50), duration(times[1].p50)
+        if exceeds_noise(model.against.time_ratio):
+            parts.append(f"a verdict takes {both[0]} in place of {both[1]}")
         else:
-            parts.append(f"a verdict takes as long ({duration(times[0].p50)})")
+            parts.append(f"a verdict takes as long, within the noise of these measurements ({both[0]} and {both[1]})")
     text = ", ".join(parts)
     return [f"{text[0].upper()}{text[1:]}."] if text else []
 
 
 def _differ(one: float, other: float) -> bool:
-    """Whether two amounts differ by enough to speak of it."""
+    """Whether two amounts of memory differ by enough to speak of it."""
     return abs(one - other) > 0.05 * max(one, other)
 
 
 def _recalibration(reference: ModelFigures, model: ModelFigures) -> list[str]:
     found = None if model.against is None else model.against.threshold
-    if found is None or model.confusion.false_alarms == reference.confusion.false_alarms:
+    if found is None or found.unchanged:
         return []
     recall = "" if found.recall is None else f", recall {found.recall:.3f}"
     gain = f"(false-positive rate {found.fpr:.3f}{recall}); that is fitted to these very samples."
-    return [f"With --threshold {found.threshold:g} it has no more false alarms than {reference.name} {gain}"]
+    return [f"With a --threshold of {found.text} it has no more false alarms than {reference.name} {gain}"]
 
 
 def _p(test: FlipTest) -> str:
-    exact = f"exact McNemar p {_equals(test.p_value)}"
-    return (
-        exact
-        if test.grouped_p_value is None
-        else f"{exact}, by group {_equals(test.grouped_p_value).removeprefix('= ')}"
-    )
+    name = "exact McNemar p" if test.grouped_p_value is None else "permutation of groups, p"
+    return f"{name} {_equals(test.decisive_p)}"
 
 
 def _equals(value: float) -> str:

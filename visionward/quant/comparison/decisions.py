@@ -31,6 +31,26 @@ def sum_by_group(values: npt.NDArray[np.float64] | Counts, groups: Sequence[str]
     return summed
 
 
+def join_copies(groups: Sequence[str], digests: Sequence[str]) -> list[str]:
+    """Groups in which exact copies are together, whatever their own groups are called: a copy is no second observation.
+
+    Args:
+        groups: of the samples.
+        digests: of what is judged; equal for copies.
+    """
+    joined = {name: name for name in groups}
+
+    def root(name: str) -> str:
+        while joined[name] != name:
+            name = joined[name]
+        return name
+
+    first: dict[str, str] = {}
+    for name, digest in zip(groups, digests, strict=True):
+        joined[root(name)] = root(first.setdefault(digest, name))
+    return [root(name) for name in groups]
+
+
 def _ratio(part: Values, whole: Values) -> Values:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(whole > 0, part / whole, np.nan)

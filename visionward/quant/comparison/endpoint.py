@@ -61,8 +61,7 @@ def judge_with_endpoint(
     Raises:
         DataError: if the policy is not the default one and the endpoint is a guard, which could not be told of it.
     """
-    if endpoint.style == "guard" and not policy.is_default:
-        raise DataError(f"{endpoint.name} answers as a guard by its own policy: it cannot be told of another")
+    check_endpoint(endpoint, policy)
     progress.begin(endpoint.name, sum(digest in journal.judged for digest in samples), len(samples))
     client = _Client(endpoint, policy, threshold, settings)
     failures, last = 0, ""
@@ -86,6 +85,16 @@ def judge_with_endpoint(
         client.close()
     missing = sum(digest not in journal.judged for digest in samples)
     return f"{missing} samples got no answer, the last: {last}; run again to ask for them" if missing else None
+
+
+def check_endpoint(endpoint: Endpoint, policy: Policy) -> None:
+    """See that an endpoint can be asked by this policy.
+
+    Raises:
+        DataError: if the policy is not the default one and the endpoint is a guard, which could not be told of it.
+    """
+    if endpoint.style == "guard" and not policy.is_default:
+        raise DataError(f"{endpoint.name} answers as a guard by its own policy: it cannot be told of another")
 
 
 class _RefusesAllError(ComputeError):

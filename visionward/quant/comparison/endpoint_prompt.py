@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -15,10 +14,11 @@ from PIL import Image
 from visionward.quant.comparison.models import EndpointStyle
 from visionward.runtime.conversation import Conversation, ImagePart, TextPart
 from visionward.runtime.errors import ImageError
-from visionward.runtime.images import ImageSource, decode_image
+from visionward.runtime.images import ImageSource
+from visionward.runtime.pictures import whole_pictures
 from visionward.runtime.policy import Policy
+from visionward.runtime.regular_file import open_regular
 
-_ORIENTATION_TAG = 0x0112
 # What every vision API takes; anything else is sent as PNG.
 _SENT_AS_IS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
@@ -58,7 +58,7 @@ def messages(conversation: Conversation, policy: Policy, style: EndpointStyle) -
     """
     if style == "guard":
         return [
-            {"role": message.role, "content": [_part(part) for part in message.parts]}
+            {"role": message.role, "content": [item for part in message.parts for item in _items(part)]}
             if message.role == "user"
             else {"role": message.role, "content": "\n".join(message.texts)}
             for message in conversation.messages
@@ -68,7 +68,7 @@ def messages(conversation: Conversation, policy: Policy, style: EndpointStyle) -
     content: list[dict[str, Any]] = [{"type": "text", "text": "<CONVERSATION>"}]
     for message in conversation.messages:
         content.append({"type": "text", "text": f"{message.role.upper()}:"})
-        content += [_part(part) for part in message.parts]
+        content += [item for part in message.parts for item in _items(part)]
     content.append({"type": "text", "text": "</CONVERSATION>"})
     return [
         {"role": "system", "content": _ZERO_SHOT.format(role=role, categories=names)},
@@ -76,42 +76,51 @@ def messages(conversation: Conversation, policy: Policy, style: EndpointStyle) -
     ]
 
 
-def _part(part: TextPart | ImagePart) -> dict[str, Any]:
+def _items(part: TextPart | ImagePart) -> list[dict[str, Any]]:
     if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text}
-    return {"type": "image_url", "image_url": {"url": data_url(part.source)}}
+        return [{"type": "text", "text": part.text}]
+    return [{"type": "image_url", "image_url": {"url": url}} for url in data_urls(part.source)]
 
 
-def data_url(source: ImageSource) -> str:
-    """An image as a data URL: its own bytes where every viewer shows them alike, else as we decode it, in PNG.
+def data_urls(source: ImageSource) -> list[str]:
+    """The pictures that the guard looks at as data URLs: the file's own bytes where they are plainly that, else PNG.
 
     Raises:
-        ImageError: if it cannot be read.
+        ImageError: if the image cannot be read.
     """
-    decoded = decode_image(source)
-    data = _plain_bytes(source)
-    if data is None:
-        buffer = BytesIO()
-        decoded.save(buffer, "PNG")
-        data = ("image/png", buffer.getvalue())
-    return f"data:{data[0]};base64,{base64.b64encode(data[1]).decode('ascii')}"
+    pictures = whole_pictures(source)
+    plain = _plain_bytes(source, pictures[0]) if len(pictures) == 1 else None
+    return [_data_url(*plain)] if plain else [_data_url("image/png", _png(picture)) for picture in pictures]
 
 
-def _plain_bytes(source: ImageSource) -> tuple[str, bytes] | None:
+def _data_url(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _plain_bytes(source: ImageSource, picture: Image.Image) -> tuple[str, bytes] | None:
+    """A file's type and bytes, if a reader that overlooks colours, turning and transparency sees the same in them."""
     if isinstance(source, bytes):
         data = source
     elif isinstance(source, str | PathLike):
         try:
-            data = Path(source).read_bytes()
+            with open_regular(source) as stream:
+                data = stream.read()
         except OSError as cause:
             raise ImageError(f"{fspath(source)}: {cause.strerror or cause}") from cause
     else:
         return None
     with Image.open(BytesIO(data)) as image:
-        plain = image.format in _SENT_AS_IS and image.mode in ("RGB", "L") and not image.has_transparency_data
-        upright = image.getexif().get(_ORIENTATION_TAG, 1) == 1
-        if plain and upright and getattr(image, "n_frames", 1) == 1:
-            return _SENT_AS_IS[image.format or ""], data
+        known = image.format in _SENT_AS_IS and not image.has_transparency_data and image.mode in ("RGB", "L")
+        if known and getattr(image, "n_frames", 1) == 1:
+            plain = image.convert("RGB")
+            if (plain.size, plain.tobytes()) == (picture.size, picture.tobytes()):
+                return _SENT_AS_IS[image.format or ""], data
     return None
 
 

@@ -1,7 +1,7 @@
 """Every figure of the report: for each data set and each model, and each model against the reference."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,12 +13,13 @@ from visionward.quant.comparison.calibration import (
     percentile,
     reliability,
 )
-from visionward.quant.comparison.decisions import Bools, Confusion, decision_counts
+from visionward.quant.comparison.decisions import Bools, Confusion, decision_counts, join_copies
 from visionward.quant.comparison.flips import Flips, flips_by_label
 from visionward.quant.comparison.intervals import Estimate, difference_estimates, mean_estimate, measure_estimates
 from visionward.quant.comparison.journal import Judged
 from visionward.quant.comparison.judging import ModelResults
 from visionward.quant.comparison.models import GuardFiles, file_size
+from visionward.quant.comparison.times import ratio_estimate
 from visionward.quant.datasets import Dataset
 from visionward.quant.samples import Sample
 
@@ -95,7 +96,8 @@ class AgainstReference:
         logit_error: median relative error of the first-token logits.
         feature_error: median relative error of the vision features.
         feature_images: images that it was measured on.
-        threshold: the one that gives the reference's false-positive rate.
+        threshold: those that give the reference's false-positive rate.
+        time_ratio: time of a verdict over the reference's, on the same samples.
     """
 
     differences: Mapping[str, Estimate]
@@ -109,6 +111,7 @@ class AgainstReference:
     feature_error: float | None
     feature_images: int
     threshold: Threshold | None
+    time_ratio: Estimate
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class SetFigures:
         unsafe: of these.
         safe: of these.
         unlabelled: of these.
-        groups: of samples that are not independent of each other.
+        groups: of samples that are not independent of each other, exact copies among them.
         skipped: the others.
         notes: of the set's adapter.
         models: the reference first.
@@ -227,7 +230,8 @@ def compared_samples(dataset: Dataset, results: Sequence[ModelResults]) -> tuple
 def set_figures(dataset: Dataset, results: Sequence[ModelResults]) -> SetFigures:
     """All figures of one data set; the first result is the reference's."""
     kept, skipped = compared_samples(dataset, results)
-    samples = [dataset.samples[index] for index in kept]
+    groups = join_copies([dataset.samples[i].group for i in kept], [dataset.digests[i] for i in kept])
+    samples = [replace(dataset.samples[i], group=group) for i, group in zip(kept, groups, strict=True)]
     answers = [_Answers.of([result.judged[dataset.digests[index]] for index in kept]) for result in results]
     models = tuple(
         _model_figures(result, answer, samples, None if place == 0 else answers[0])
@@ -311,6 +315,10 @@ def _cost(result: ModelResults, judged: Sequence[Judged]) -> Cost:
     )
 
 
+def _totals(judged: Sequence[Judged]) -> list[float | None]:
+    return [None if one.times_ms is None else _stage_ms(one.times_ms, "total") for one in judged]
+
+
 def _stage_ms(times: Mapping[str, float], stage: str) -> float | None:
     if stage == "vision" and "vision" in times:
         return times["vision"] + times.get("preprocess", 0.0)
@@ -344,6 +352,17 @@ def _against(
         feature_error=percentile(feature_errors, 50),
         feature_images=len(feature_errors),
         threshold=matching_threshold(
-            labels, answers.scores[known], answers.always[known], Confusion.of(reference_counts).false_alarms
+            labels,
+            answers.scores[known],
+            answers.always[known],
+            Confusion.of(counts),
+            Confusion.of(reference_counts),
+        ),
+        time_ratio=ratio_estimate(
+            [
+                (own, theirs)
+                for own, theirs in zip(_totals(answers.judged), _totals(reference.judged), strict=True)
+                if own is not None and theirs is not None
+            ]
         ),
     )

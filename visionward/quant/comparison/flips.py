@@ -17,15 +17,19 @@ class FlipTest:
 
     Attributes:
         count: samples.
+        groups: of samples that are not independent of each other.
         to_unsafe: the reference says safe, the candidate unsafe.
         to_safe: the other direction.
         p_value: exact McNemar test, two-sided.
         grouped_p_value: of a permutation test that swaps the two models for a whole group at a time; the same
-            question where samples of a group are not independent. None where every sample is its own group.
-        least_flips: so many flips, all in one direction, are needed for ``p_value`` to get under 0.05.
+            question where samples of a group are not independent, and ``p_value`` is too small. None where every sample
+            is its own group.
+        least_flips: so many flips, all in one direction and of a group each, are needed for ``decisive_p`` to get under
+            0.05.
     """
 
     count: int
+    groups: int
     to_unsafe: int
     to_safe: int
     p_value: float
@@ -56,7 +60,7 @@ def mcnemar(one: int, other: int) -> float:
 
 
 def least_one_sided_flips() -> int:
-    """The fewest flips that are significant even if all go one way: six."""
+    """The fewest flips that are significant even if all go one way: six. By group it is six groups, for 2 / 2**6."""
     count = 1
     while mcnemar(count, 0) >= SIGNIFICANCE:
         count += 1
@@ -66,10 +70,10 @@ def least_one_sided_flips() -> int:
 def flip_test(reference: Bools, candidate: Bools, groups: Sequence[str]) -> FlipTest:
     """Test paired decisions."""
     to_unsafe, to_safe = int(np.sum(~reference & candidate)), int(np.sum(reference & ~candidate))
-    grouped = None
-    if len(set(groups)) < len(groups):
-        grouped = _grouped_p_value(reference, candidate, groups)
-    return FlipTest(len(reference), to_unsafe, to_safe, mcnemar(to_unsafe, to_safe), grouped, least_one_sided_flips())
+    independent = len(set(groups))
+    grouped = _grouped_p_value(reference, candidate, groups) if independent < len(groups) else None
+    exact = mcnemar(to_unsafe, to_safe)
+    return FlipTest(len(reference), independent, to_unsafe, to_safe, exact, grouped, least_one_sided_flips())
 
 
 def _grouped_p_value(reference: Bools, candidate: Bools, groups: Sequence[str]) -> float:
@@ -77,9 +81,7 @@ def _grouped_p_value(reference: Bools, candidate: Bools, groups: Sequence[str]) 
 
     sums = sum_by_group(np.stack([reference, candidate], axis=1).astype(np.int64), groups)
     sums = sums[sums[:, 0] != sums[:, 1]]
-    if not len(sums):
-        return 1.0
-    if len(sums) == 1:
+    if len(sums) < 2:
         return 1.0
     found = permutation_test(
         (sums[:, 0], sums[:, 1]),

@@ -10,8 +10,8 @@ from types import TracebackType
 
 import numpy as np
 
+from visionward.quant.comparison.array_store import ArrayStore, kl_divergence, relative_error
 from visionward.quant.comparison.journal import FeatureError, Judged, Loaded
-from visionward.quant.comparison.logit_store import LogitReader, LogitWriter, kl_divergence, relative_error
 from visionward.quant.comparison.models import GuardFiles
 from visionward.quant.samples import Sample
 from visionward.runtime.errors import ComputeError, VisionwardError
@@ -26,14 +26,10 @@ class Item:
     Attributes:
         digest: of what is judged.
         sample: the sample.
-        reference_slots: where the reference's logits are.
-        features: compare the vision features of its image.
     """
 
     digest: str
     sample: Sample
-    reference_slots: tuple[int, ...] = ()
-    features: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,27 +38,25 @@ class Task:
 
     Attributes:
         files: the pair.
-        items: the samples.
+        items: the samples to judge; none if the pair is to be opened only.
+        features: samples whose image's vision features are compared.
         policy: categories in force.
         threshold: unsafe from this score on.
         threads: CPU threads; None for the default.
         gpu_layers: None for the default.
-        logits: where the reference's first-token logits are.
-        features: folder of the reference's vision features.
-        rows: rows of the reference's head; None for the reference itself, which writes what candidates read.
-        next_slot: the first free place in the store.
+        arrays: folder of the reference's first-token logits and vision features.
+        is_reference: write these arrays; candidates read them.
     """
 
     files: GuardFiles
     items: tuple[Item, ...]
+    features: tuple[Item, ...]
     policy: Policy
     threshold: float
     threads: int | None
     gpu_layers: int | None
-    logits: Path
-    features: Path
-    rows: int | None = None
-    next_slot: int = 0
+    arrays: Path
+    is_reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,8 +91,10 @@ def run_guard(task: Task, connection: Sender) -> None:
                 for item in task.items:
                     connection.send(Begun(item.digest))
                     connection.send(judge.judge(item))
-                    if item.features:
-                        connection.send(judge.features(item))
+                # Comparing features takes memory of its own, which is not the model's: it comes last.
+                for item in task.features:
+                    connection.send(Begun(item.digest))
+                    connection.send(judge.features(item))
             connection.send(Finished())
         except (VisionwardError, OSError, MemoryError) as error:
             connection.send(Failed(str(error) or type(error).__name__))
@@ -122,10 +118,7 @@ class _Judge:
         load_ms = (time.perf_counter() - started) * 1000
         engine = self._guard.engine
         rows = engine.model.vocab_rows
-        self._slot = task.next_slot
-        self._writer = LogitWriter(task.logits, rows) if task.rows is None else None
-        # Distributions over other vocabularies cannot be compared.
-        self._reader = LogitReader(task.logits, rows) if task.rows == rows else None
+        self._arrays = ArrayStore(task.arrays)
         self.loaded = Loaded(load_ms, rows, engine.device_name, engine.threads)
 
     def __enter__(self) -> "_Judge":
@@ -134,8 +127,6 @@ class _Judge:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
         self._guard.close()
 
     def judge(self, item: Item) -> Judged:
@@ -167,15 +158,15 @@ class _Judge:
             prompt_tokens=verdict.tokens.prompt,
             peak_bytes=peak_bytes(),
         )
-        if self._writer is not None:
-            slots = tuple(range(self._slot, self._slot + len(seen)))
-            self._slot += len(seen)
-            for slot, logits in zip(slots, seen, strict=True):
-                self._writer.write(slot, logits)
-            return replace(judged, slots=slots)
-        if self._reader is None or len(item.reference_slots) != len(seen):
+        own = np.stack(seen)
+        if task.is_reference:
+            self._arrays.write(logits_name(item.digest), own)
             return judged
-        pairs = [(self._reader.read(slot), logits) for slot, logits in zip(item.reference_slots, seen, strict=True)]
+        reference = self._arrays.read(logits_name(item.digest))
+        # Distributions over other vocabularies cannot be compared.
+        if reference is None or reference.shape != own.shape:
+            return judged
+        pairs = list(zip(reference, own, strict=True))
         return replace(
             judged,
             kl=float(np.mean([kl_divergence(*pair) for pair in pairs])),
@@ -183,19 +174,27 @@ class _Judge:
         )
 
     def features(self, item: Item) -> FeatureError:
-        path = self._task.features / f"{item.digest}.npy"
         try:
             found = self._guard.engine.encode_image(item.sample.conversation.images[0])
         except VisionwardError:
             return FeatureError(item.digest, None)
-        if self._task.rows is None:
-            np.save(path, found)
+        if self._task.is_reference:
+            self._arrays.write(features_name(item.digest), found)
             return FeatureError(item.digest, None)
-        if not path.exists():
+        reference = self._arrays.read(features_name(item.digest))
+        if reference is None or reference.shape != found.shape:
             return FeatureError(item.digest, None)
-        reference = np.load(path, mmap_mode="r", allow_pickle=False)
-        comparable = reference.shape == found.shape
-        return FeatureError(item.digest, relative_error(reference, found) if comparable else None)
+        return FeatureError(item.digest, relative_error(reference, found))
+
+
+def logits_name(digest: str) -> str:
+    """Name of a sample's first-token logits among the arrays."""
+    return f"{digest}.logits"
+
+
+def features_name(digest: str) -> str:
+    """Name of the vision features of a sample's image among the arrays."""
+    return f"{digest}.features"
 
 
 def peak_bytes() -> int | None:

@@ -1,13 +1,24 @@
 """Running a GGUF pair over the samples: a child process judges, this one writes the journal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from visionward.quant.comparison.guard_process import Begun, Failed, Finished, Item, Message, Task, run_guard
-from visionward.quant.comparison.journal import Journal, Judged
+from visionward.quant.comparison.array_store import ArrayStore
+from visionward.quant.comparison.guard_process import (
+    Begun,
+    Failed,
+    Finished,
+    Item,
+    Message,
+    Task,
+    features_name,
+    logits_name,
+    run_guard,
+)
+from visionward.quant.comparison.journal import FeatureError, Journal, Judged
 from visionward.quant.comparison.models import GuardFiles
 from visionward.quant.comparison.progress import Progress
 from visionward.quant.samples import Sample
@@ -57,14 +68,46 @@ def journal_key(files: GuardFiles, settings: GuardSettings, reference: Journal |
     }
 
 
-def logits_path(reference: Journal) -> Path:
-    """Where the reference's first-token logits are."""
-    return reference.path.with_suffix(".logits")
+def arrays_of(reference: Journal) -> ArrayStore:
+    """The reference's first-token logits and vision features."""
+    return ArrayStore(reference.path.with_suffix(".arrays"))
 
 
-def features_path(reference: Journal) -> Path:
-    """Folder of the reference's vision features."""
-    return reference.path.with_suffix(".features")
+def missing_arrays(
+    reference: Journal, samples: Mapping[str, Sample], settings: GuardSettings, needed: Iterable[str]
+) -> frozenset[str]:
+    """Those of the needed samples that the reference judged, but whose arrays are not on the disk or are damaged."""
+    arrays, featured = arrays_of(reference), _with_features(samples, settings)
+
+    def is_missing(digest: str) -> bool:
+        found = reference.judged.get(digest)
+        if found is None or found.reason is not None:
+            return False
+        names = [logits_name(digest), *([features_name(digest)] if digest in featured else [])]
+        return any(arrays.read(name) is None for name in names)
+
+    return frozenset(digest for digest in needed if is_missing(digest))
+
+
+def left_to_do(samples: Mapping[str, Sample], settings: GuardSettings, journal: Journal) -> frozenset[str]:
+    """What the journal does not have yet: samples that were not judged, or whose features were not compared."""
+    featured = _with_features(samples, settings)
+    return frozenset(
+        digest
+        for digest in samples
+        if digest not in journal.judged or (digest in featured and digest not in journal.features)
+    )
+
+
+def open_guard(files: GuardFiles, settings: GuardSettings) -> str | None:
+    """Load a pair and let it go; why it cannot be used, None if it can."""
+    with _child(_task(files, settings, Path())) as process:
+        for message in _messages(process):
+            if isinstance(message, Failed):
+                return message.reason
+            if isinstance(message, Finished):
+                return None
+        return f"the process died ({_how(process.wait(_JOIN_S))}) while it loaded the model"
 
 
 def judge_with_guard(
@@ -74,6 +117,7 @@ def judge_with_guard(
     journal: Journal,
     reference: Journal | None,
     progress: Progress,
+    again: frozenset[str] = frozenset(),
 ) -> str | None:
     """Judge what the journal does not have yet.
 
@@ -84,66 +128,64 @@ def judge_with_guard(
         journal: where results go.
         reference: the reference's journal; None if this is the reference.
         progress: told of every sample.
+        again: samples that are judged although the journal has them, because what candidates need is missing.
 
     Returns:
         Why the pair was given up; None if every sample was judged or skipped.
-
-    Raises:
-        ComputeError: if the reference's logits are needed and gone.
     """
-    shown = _feature_digests(samples, settings.feature_images)
-    done = sum(digest in journal.judged for digest in samples)
-    progress.begin(files.name, done, len(samples))
+    unjudged = {digest for digest in samples if digest not in journal.judged or digest in again}
+    featured = {
+        digest for digest in _with_features(samples, settings) if digest not in journal.features or digest in again
+    }
+    progress.begin(files.name, len(samples) - len(unjudged), len(samples))
     crashes = 0
-    while left := [digest for digest in samples if digest not in journal.judged]:
-        items = tuple(_item(digest, samples[digest], reference, features=digest in shown) for digest in left)
-        rows = None if reference is None or not reference.loaded else reference.loaded[-1].rows
-        task = Task(
-            files,
-            items,
-            settings.policy,
-            settings.threshold,
-            settings.threads,
-            settings.gpu_layers,
-            logits_path(reference or journal),
-            features_path(reference or journal),
-            rows,
-            journal.next_slot,
+    while unjudged or featured:
+        task = replace(
+            _task(files, settings, arrays_of(reference or journal).folder),
+            items=tuple(Item(digest, sample) for digest, sample in samples.items() if digest in unjudged),
+            features=tuple(Item(digest, sample) for digest, sample in samples.items() if digest in featured),
+            is_reference=reference is None,
         )
-        task.features.mkdir(exist_ok=True)
+        task.arrays.mkdir(exist_ok=True)
         with _child(task) as process:
             current = None
             for message in _messages(process):
                 if isinstance(message, Failed):
                     return message.reason
                 if isinstance(message, Finished):
-                    break
+                    return None
                 if isinstance(message, Begun):
                     current = message.digest
                     continue
                 journal.append(message)
                 if isinstance(message, Judged):
+                    unjudged.discard(message.sample)
                     progress.advance(files.name)
-            else:
-                crashes += 1
-                reason = f"the process died ({_how(process.wait(_JOIN_S))})"
-                if current is None or crashes >= MOST_CRASHES:
-                    return f"{reason}, {crashes} times" if crashes > 1 else f"{reason} while it loaded the model"
-                if current not in journal.judged:
-                    progress.note(f"{files.name}: {reason}; going on with the next sample")
-                    journal.append(Judged(current, reason=f"{reason} while it judged this"))
-                    progress.advance(files.name)
+                if isinstance(message, FeatureError):
+                    featured.discard(message.sample)
+            crashes += 1
+            reason = f"the process died ({_how(process.wait(_JOIN_S))})"
+            if current is None or crashes >= MOST_CRASHES:
+                return f"{reason}, {crashes} times" if crashes > 1 else f"{reason} while it loaded the model"
+            if current in unjudged:
+                progress.note(f"{files.name}: {reason}; going on with the next sample")
+                journal.append(Judged(current, reason=f"{reason} while it judged this"))
+                unjudged.discard(current)
+                progress.advance(files.name)
+            elif current in featured:
+                journal.append(FeatureError(current, None))
+                featured.discard(current)
     return None
 
 
-def _item(digest: str, sample: Sample, reference: Journal | None, *, features: bool) -> Item:
-    found = None if reference is None else reference.judged.get(digest)
-    return Item(digest, sample, () if found is None else found.slots, features)
+def _task(files: GuardFiles, settings: GuardSettings, arrays: Path) -> Task:
+    """A task that opens the pair and does nothing with it."""
+    return Task(files, (), (), settings.policy, settings.threshold, settings.threads, settings.gpu_layers, arrays)
 
 
-def _feature_digests(samples: Mapping[str, Sample], count: int) -> set[str]:
+def _with_features(samples: Mapping[str, Sample], settings: GuardSettings) -> list[str]:
     with_image = [digest for digest, sample in samples.items() if sample.conversation.images]
-    return set(with_image[:count])
+    return with_image[: settings.feature_images]
 
 
 def _messages(process: PythonProcess) -> Iterator[Message]:
@@ -171,21 +213,3 @@ def _child(task: Task) -> Iterator[PythonProcess]:
         yield process
     finally:
         process.close()
-
-
-def forget_logits(reference: Journal) -> None:
-    """Remove the reference's logits and features."""
-    logits_path(reference).unlink(missing_ok=True)
-    folder = features_path(reference)
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-
-
-def has_logits(reference: Journal) -> bool:
-    """Whether the logits of everything that the reference judged are on the disk."""
-    path = logits_path(reference)
-    rows = reference.loaded[-1].rows if reference.loaded else 0
-    size = path.stat().st_size if path.exists() else 0
-    return size >= reference.next_slot * rows * 4

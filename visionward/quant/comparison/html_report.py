@@ -58,6 +58,7 @@ def html_report(report: Report, datasets: Sequence[Dataset], results: Sequence[M
         "signed": lambda value: "-" if value is None else f"{value:+.3f}",
         "interval": _interval,
         "signed_interval": _signed_interval,
+        "times": _times,
     }
     environment.filters |= filters
     template = resources.files("visionward.quant.comparison").joinpath("report.html.jinja").read_text(encoding="utf-8")
@@ -95,6 +96,12 @@ def _signed_interval(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{estimate.low:+.3f} to {estimate.high:+.3f}"
+
+
+def _times(ratio: Estimate) -> str:
+    if ratio.value is None or ratio.low is None or ratio.high is None:
+        return ""
+    return f"\u00d7 {ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def _pairs(

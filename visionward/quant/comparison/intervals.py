@@ -1,7 +1,11 @@
-"""Confidence intervals by resampling groups: variants of one question are one observation, not many.
+"""Confidence intervals over groups: variants of one question are one observation, not many.
 
-Where resampling cannot show any uncertainty, because everything or nothing went right, exact binomial bounds over the
-groups stand in: twenty of twenty does not mean that the next one is certain.
+Figures of one model are resampled by group. Where that cannot show any uncertainty, because everything or nothing went
+right, exact binomial bounds stand in: twenty of twenty does not mean that the next one is certain.
+
+Differences of recall and of false-positive rate are sums of few and rare changes, which resampling cannot judge. They
+get the interval of Fay and Feuer for weighted sums of rare events, where the event is that a group changes and its
+weight is by how much.
 """
 
 import warnings
@@ -13,7 +17,7 @@ import numpy as np
 
 from visionward.quant.comparison.decisions import MEASURES, PROPORTIONS, Counts, Values, sum_by_group
 
-Method: TypeAlias = Literal["bootstrap", "exact", "none"]
+Method: TypeAlias = Literal["bootstrap", "exact", "gamma", "batch means", "none"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -21,7 +25,7 @@ SEED = 20_261
 # Above this many groups the bias-corrected interval differs from the plain one by nothing, and its jackknife is slow.
 _MOST_FOR_BCA = 1500
 _BATCH_NUMBERS = 4_000_000
-# Fewer differing decisions than this, and resampling them is no better than a guess.
+# Fewer groups that differ than this, and resampling them is no better than a guess.
 FEW_FLIPS = 10
 
 
@@ -86,14 +90,62 @@ def resample(per_group: Values, statistic: Callable[[Values], Values]) -> Estima
     return Estimate(value, min(low, value), max(high, value), "bootstrap")
 
 
-def exact_bounds(successes: int, count: int) -> tuple[float, float]:
-    """Clopper-Pearson interval of a proportion."""
-    from scipy.stats import binomtest  # noqa: PLC0415 - in the extra
+def bound_of_none(count: float) -> float:
+    """Upper end of the Clopper-Pearson interval of a proportion that was never seen among so many."""
+    return float(1 - ((1 - CONFIDENCE) / 2) ** (1 / count)) if count else 1.0
 
-    if not count:
-        return 0.0, 1.0
-    interval = binomtest(successes, count).proportion_ci(CONFIDENCE, method="exact")
-    return float(interval.low), float(interval.high)
+
+def gamma_bounds(weights: Values, largest: float) -> tuple[Values, Values]:
+    """Interval of an expected sum of weights, from the events that happened.
+
+    Fay and Feuer, Confidence intervals for directly standardized rates: a method based on the gamma distribution,
+    Statistics in Medicine 16 (1997) 791-801. Events of every weight may have a rate of their own, which nothing is
+    assumed of. The upper end counts one more event, of the largest weight that there is: nothing seen is not nothing.
+    With equal weights this is Garwood's exact interval of a Poisson mean, which contains Clopper and Pearson's.
+
+    Args:
+        weights: (..., events); zeros are no events.
+        largest: the largest weight that an event could have had.
+
+    Returns:
+        Lower and upper ends (...).
+    """
+    from scipy.stats import chi2  # noqa: PLC0415 - in the extra
+
+    def quantile(share: float, total: Values, squares: Values) -> Values:
+        return np.asarray(squares / (2 * total) * chi2.ppf(share, 2 * total**2 / squares))
+
+    tail = (1 - CONFIDENCE) / 2
+    total, squares = weights.sum(axis=-1), np.sum(weights**2, axis=-1)
+    some = total > 0
+    low = np.where(some, quantile(tail, np.where(some, total, 1), np.where(some, squares, 1)), 0.0)
+    return low, quantile(1 - tail, total + largest, squares + largest**2)
+
+
+def change_bounds(changes: Values, largest: float) -> tuple[Values, Values]:
+    """Interval of the expected sum of the changes of independent groups, for clustered matched pairs.
+
+    What a group gains or loses, in net, is one event. Gains and losses get an interval each (`gamma_bounds`), in which
+    a group that did not change could have changed as a whole and be the largest one. The two are put together by the
+    square-and-add rule: Zou and Donner, Construction of confidence limits about effect measures: a general approach,
+    Statistics in Medicine 27 (2008) 1693-1702.
+
+    Nothing is assumed of how decisions of a group depend on each other, nor of whether larger groups change more
+    often.
+
+    Args:
+        changes: (..., groups).
+        largest: by how much the largest group could have changed.
+
+    Returns:
+        Lower and upper ends (...).
+    """
+    gains, losses = np.maximum(changes, 0), np.maximum(-changes, 0)
+    gained, lost = gains.sum(axis=-1), losses.sum(axis=-1)
+    least_gained, most_gained = gamma_bounds(gains, largest)
+    least_lost, most_lost = gamma_bounds(losses, largest)
+    low = gained - lost - np.hypot(gained - least_gained, most_lost - lost)
+    return low, gained - lost + np.hypot(most_gained - gained, lost - least_lost)
 
 
 def measure_estimates(
@@ -111,8 +163,11 @@ def measure_estimates(
             continue
         estimate = found[name]
         if estimate.value in (0.0, 1.0):
-            count = int(np.count_nonzero(per_group[:, success] + per_group[:, failure]))
-            low, high = exact_bounds(count if estimate.value else 0, count)
+            # As many groups as there were if all were as large as the largest: if they are not independent inside, and
+            # the larger ones err more often, this still holds (Jensen's inequality on the product of 1 - rate).
+            sizes = per_group[:, success] + per_group[:, failure]
+            room = bound_of_none(float(sizes.sum() / sizes.max()))
+            low, high = (1 - room, 1.0) if estimate.value else (0.0, room)
             found[name] = Estimate(estimate.value, low, high, "exact")
     if ends:
         # The bounds of both at once: wider than needed, and honest.
@@ -138,36 +193,30 @@ def mean_estimate(values: Sequence[float], groups: Sequence[str]) -> Estimate:
 
 
 def difference_estimates(reference: Counts, candidate: Counts, groups: Sequence[str]) -> dict[str, Estimate]:
-    """Candidate minus reference of every measure, resampled together, because they judged the same samples."""
+    """Candidate minus reference of every measure, over groups, because both judged the same samples."""
     both = sum_by_group(np.concatenate([reference, candidate], axis=1), groups)
-    found = {
-        name: resample(both, lambda sums, measure=measure: measure(sums[..., 4:]) - measure(sums[..., :4]))  # type: ignore[misc]
-        for name, measure in MEASURES.items()
-    }
-    flips = int(np.abs(candidate - reference).sum()) // 2
-    for name in MEASURES:
-        if name in ("recall", "fpr"):
-            found[name] = _few_flips(found[name], both, *PROPORTIONS[name])
-        elif flips < FEW_FLIPS:
-            # No exact bounds are known for these, and those of a few resampled flips would look too sure.
-            found[name] = Estimate(found[name].value)
-    return found
+    found = {name: change_of_rate(both, *PROPORTIONS[name]) for name in ("recall", "fpr")}
+    few = np.count_nonzero(np.any(both[:, :4] != both[:, 4:], axis=1)) < FEW_FLIPS
+    for name in ("precision", "f1"):
+        measure = MEASURES[name]
+        estimate = resample(both, lambda sums, measure=measure: measure(sums[..., 4:]) - measure(sums[..., :4]))  # type: ignore[misc]
+        # No exact bounds are known for these, and those of a few resampled flips would look too sure.
+        found[name] = Estimate(estimate.value) if few else estimate
+    return {name: found[name] for name in MEASURES}
 
 
-def _few_flips(estimate: Estimate, both: Values, success: int, failure: int) -> Estimate:
-    """Exact bounds where few decisions differ: the bounds of flips each way over the groups, put together.
+def change_of_rate(both: Values, success: int, failure: int) -> Estimate:
+    """Change of a proportion whose denominator follows from the labels, and so is the same for both models.
 
-    A group that changes is taken to change by as many decisions as those that did, or by one if none did.
+    Args:
+        both: (groups, 8): the four counts of the reference and then those of the candidate.
+        success: column of the numerator.
+        failure: column of the rest of the denominator.
     """
-    relevant = both[:, success] + both[:, failure] > 0
-    change = (both[:, 4 + success] - both[:, success])[relevant]
-    gained, lost, count = int(np.sum(change > 0)), int(np.sum(change < 0)), int(np.sum(relevant))
-    if estimate.value is None or gained + lost >= FEW_FLIPS:
-        return estimate
-    changed = np.abs(change[change != 0])
-    scale = (
-        count * (float(changed.mean()) if len(changed) else 1.0) / float((both[:, success] + both[:, failure]).sum())
-    )
-    gain, loss = exact_bounds(gained, count), exact_bounds(lost, count)
-    low, high = max(-1.0, scale * (gain[0] - loss[1])), min(1.0, scale * (gain[1] - loss[0]))
-    return Estimate(estimate.value, min(low, estimate.value), max(high, estimate.value), "exact")
+    sizes = both[:, success] + both[:, failure]
+    total = float(sizes.sum())
+    if not total:
+        return Estimate(None)
+    changes = (both[:, 4 + success] - both[:, success]) / total
+    low, high = change_bounds(changes, float(sizes.max()) / total)
+    return Estimate(float(changes.sum()), max(-1.0, float(low)), min(1.0, float(high)), "gamma")

@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
-from visionward.runtime.errors import DataError
-
-_VERSION = 1
+_VERSION = 2
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -31,7 +30,6 @@ class Judged:
             where the image was known from the sample before.
         tiles: of the image.
         prompt_tokens: of the prompt.
-        slots: places of the first-token logits in the model's store.
         kl: divergence of the first-token distribution from the reference's, in nats.
         logit_error: relative error of the first-token logits.
         peak_bytes: most memory that the process had used so far.
@@ -47,7 +45,6 @@ class Judged:
     times_ms: Mapping[str, float] | None = None
     tiles: int = 0
     prompt_tokens: int = 0
-    slots: tuple[int, ...] = ()
     kl: float | None = None
     logit_error: float | None = None
     peak_bytes: int | None = None
@@ -85,19 +82,23 @@ class FeatureError:
 
 Entry = Judged | Loaded | FeatureError
 _KINDS: dict[str, Any] = {"judged": Judged, "loaded": Loaded, "features": FeatureError}
-_TUPLES = ("categories", "slots")
+_TUPLES = ("categories",)
 
 
 class Journal:
     """One model's results, in a file of their own.
 
     The file's name holds a hash of the model and the settings: results of other files or settings are never mixed in.
-    Each entry is on the disk before the next one begins; a half-written last line is dropped.
+    Each entry is on the disk before the next one begins, with a checksum. A half-written last line is dropped; other
+    lines that are damaged count as missing, so that what they held is judged again.
 
     Args:
         folder: where the file is.
         name: of the model.
         key: whatever the results depend on besides the samples.
+
+    Attributes:
+        damaged: lines that could not be read.
     """
 
     def __init__(self, folder: Path, name: str, key: Mapping[str, Any]) -> None:
@@ -107,6 +108,7 @@ class Journal:
         self.judged: dict[str, Judged] = {}
         self.features: dict[str, FeatureError] = {}
         self.loaded: list[Loaded] = []
+        self.damaged = 0
         self._file: IO[bytes] | None = None
         self._read()
 
@@ -126,13 +128,11 @@ class Journal:
         if len(whole) < len(data):
             with self.path.open("rb+") as file:
                 file.truncate(len(whole))
-        for number, line in enumerate(whole.splitlines(), start=1):
+        for line in whole.split(b"\n")[:-1]:
             try:
                 self._remember(_entry(json.loads(line)))
-            except (ValueError, TypeError, KeyError) as cause:
-                raise DataError(
-                    f"{self.path}: line {number} is damaged ({cause}); remove the file to start over"
-                ) from cause
+            except (ValueError, TypeError, KeyError, RecursionError):
+                self.damaged += 1
 
     def _remember(self, entry: Entry) -> None:
         if isinstance(entry, Judged):
@@ -147,16 +147,11 @@ class Journal:
         if self._file is None:
             self._file = self.path.open("ab")
         kind = next(name for name, cls in _KINDS.items() if isinstance(entry, cls))
-        line = json.dumps({"version": _VERSION, "kind": kind, **asdict(entry)}, allow_nan=False)
-        self._file.write(line.encode() + b"\n")
+        values = {"version": _VERSION, "kind": kind, **asdict(entry)}
+        self._file.write(json.dumps({**values, "crc32": _checksum(values)}, allow_nan=False).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self._remember(entry)
-
-    @property
-    def next_slot(self) -> int:
-        """The first place of the store that no entry has."""
-        return max((slot + 1 for entry in self.judged.values() for slot in entry.slots), default=0)
 
     def close(self) -> None:
         """Close the file; calling it again does nothing."""
@@ -166,10 +161,16 @@ class Journal:
 
 
 def _entry(value: Any) -> Entry:
-    if not isinstance(value, dict) or value.get("version") != _VERSION:
+    if not isinstance(value, dict) or value.pop("crc32", None) != _checksum(value):
+        raise ValueError("damaged")
+    if value["version"] != _VERSION:
         raise ValueError("another version")
     cls = _KINDS[value["kind"]]
     known = {field.name for field in fields(cls)}
     arguments = {name: tuple(item) if name in _TUPLES else item for name, item in value.items() if name in known}
     entry: Entry = cls(**arguments)
     return entry
+
+
+def _checksum(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, allow_nan=False).encode())

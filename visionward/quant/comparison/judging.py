@@ -9,16 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from visionward.quant.comparison.endpoint import EndpointSettings, judge_with_endpoint
+from visionward.quant.comparison.array_store import store_size
+from visionward.quant.comparison.endpoint import EndpointSettings, check_endpoint, judge_with_endpoint
 from visionward.quant.comparison.guard_run import (
     GuardSettings,
-    forget_logits,
-    has_logits,
+    arrays_of,
     journal_key,
     judge_with_guard,
+    left_to_do,
+    missing_arrays,
+    open_guard,
 )
 from visionward.quant.comparison.journal import FeatureError, Journal, Judged, Loaded
-from visionward.quant.comparison.logit_store import store_size
 from visionward.quant.comparison.models import Endpoint, GuardFiles, check_names
 from visionward.quant.comparison.progress import Progress
 from visionward.quant.datasets import Dataset
@@ -80,15 +82,19 @@ class ModelResults:
 def judge_all(plan: Plan, progress: Progress) -> list[ModelResults]:
     """Run every model over every sample that it has not judged yet; the reference comes first.
 
+    Every pair that has something to do is opened before the first sample is judged: a file that cannot be used is
+    better known now than after a night.
+
     Raises:
-        DataError: if another comparison works in the same folder.
-        ComputeError: if the reference cannot be run.
+        DataError: if another comparison works in the same folder, or an endpoint cannot be asked so.
+        ComputeError: if a pair cannot be opened, or the reference cannot be run.
         ModelFileError: if a file is missing.
     """
     check_names((plan.reference, *plan.candidates, *plan.endpoints))
+    for endpoint in plan.endpoints:
+        check_endpoint(endpoint, plan.settings.policy)
     samples = {digest: sample for dataset in plan.datasets for digest, sample in dataset.by_digest().items()}
     plan.work.mkdir(parents=True, exist_ok=True)
-    # A missing file is better known now than after a night.
     sizes = [pair.size for pair in (plan.reference, *plan.candidates)]
     progress.note(f"{len(samples)} samples, {len(sizes) + len(plan.endpoints)} models")
     with _only_one(plan.work):
@@ -96,22 +102,24 @@ def judge_all(plan: Plan, progress: Progress) -> list[ModelResults]:
 
 
 def _judge_all(plan: Plan, samples: Mapping[str, Sample], progress: Progress) -> list[ModelResults]:
-    reference = _reference_journal(plan, samples, progress)
-    journals = [reference]
+    reference = _journal(plan, plan.reference, None, progress)
+    pairs = [(candidate, _journal(plan, candidate, reference, progress)) for candidate in plan.candidates]
+    journals = [reference, *(journal for _, journal in pairs)]
+    needed = {digest for _, journal in pairs for digest in left_to_do(samples, plan.settings, journal)}
+    again = missing_arrays(reference, samples, plan.settings, needed)
+    _open_all(plan, samples, [(plan.reference, reference), *pairs], again, progress)
+    _note_arrays(plan, samples, reference, again, progress)
     try:
-        results = [_run_pair(plan, plan.reference, samples, reference, None, progress)]
+        results = [_run_pair(plan, plan.reference, samples, reference, None, progress, again)]
         if results[0].given_up is not None:
             raise ComputeError(f"the reference {plan.reference.name} cannot be run: {results[0].given_up}")
-        for candidate in plan.candidates:
-            journal = Journal(plan.work, candidate.name, journal_key(candidate, plan.settings, reference))
-            journals.append(journal)
-            _note_others(journal, candidate.name, progress)
-            results.append(_run_pair(plan, candidate, samples, journal, reference, progress))
+        results += [_run_pair(plan, candidate, samples, journal, reference, progress) for candidate, journal in pairs]
         for endpoint in plan.endpoints:
             # Threads and devices are ours: what was paid for is not asked again because of them.
             asked = {name: plan.settings.key()[name] for name in ("policy", "threshold")}
             journal = Journal(plan.work, endpoint.name, {"endpoint": endpoint.identity(), **asked})
             journals.append(journal)
+            _note_damage(journal, progress)
             reason = judge_with_endpoint(
                 endpoint,
                 samples,
@@ -126,41 +134,72 @@ def _judge_all(plan: Plan, samples: Mapping[str, Sample], progress: Progress) ->
         for journal in journals:
             journal.close()
     if not plan.keep_logits:
-        forget_logits(reference)
+        arrays_of(reference).remove()
     return results
 
 
-def _reference_journal(plan: Plan, samples: Mapping[str, Sample], progress: Progress) -> Journal:
-    """The reference's journal; a new one if its logits are gone and a candidate needs them."""
-    key = journal_key(plan.reference, plan.settings, None)
-    journal = Journal(plan.work, plan.reference.name, key)
-    _note_others(journal, plan.reference.name, progress)
-    if journal.judged and not has_logits(journal) and _candidates_left(plan, samples, journal):
-        progress.note(f"the logits of {plan.reference.name} were removed after the last comparison: it is judged again")
-        journal.path.unlink()
-        journal = Journal(plan.work, plan.reference.name, key)
-    needed = store_size(len(samples), _vocabulary(plan.reference))
+def _journal(plan: Plan, files: GuardFiles, reference: Journal | None, progress: Progress) -> Journal:
+    journal = Journal(plan.work, files.name, journal_key(files, plan.settings, reference))
+    if not journal.judged and journal.others():
+        progress.note(f"{files.name}: results of other files or settings are in the folder; they are not used")
+    _note_damage(journal, progress)
+    return journal
+
+
+def _note_damage(journal: Journal, progress: Progress) -> None:
+    if journal.damaged:
+        lines = "1 line is" if journal.damaged == 1 else f"{journal.damaged} lines are"
+        progress.note(f"{journal.path}: {lines} damaged and not used; what is missing is judged again")
+
+
+def _open_all(
+    plan: Plan,
+    samples: Mapping[str, Sample],
+    pairs: list[tuple[GuardFiles, Journal]],
+    again: frozenset[str],
+    progress: Progress,
+) -> None:
+    """Open every pair that has something to do."""
+    busy = [
+        files
+        for files, journal in pairs
+        if left_to_do(samples, plan.settings, journal) or (files is plan.reference and again)
+    ]
+    failed = {}
+    for files in busy:
+        progress.note(f"opening {files.name}")
+        reason = open_guard(files, plan.settings)
+        if reason is not None:
+            failed[files.name] = reason
+    if failed:
+        reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failed.items())
+        raise ComputeError(f"nothing was judged, because {len(failed)} of {len(pairs)} pairs cannot be used: {reasons}")
+
+
+def _note_arrays(
+    plan: Plan, samples: Mapping[str, Sample], reference: Journal, again: frozenset[str], progress: Progress
+) -> None:
+    """Say what the reference's arrays will take, and which of them have to be made again."""
+    if again:
+        which = "sample is" if len(again) == 1 else "samples are"
+        progress.note(
+            f"the logits of {plan.reference.name} were removed after the last comparison, or are damaged: "
+            f"{len(again)} {which} judged again"
+        )
+    left = len(again) + sum(digest not in reference.judged for digest in samples)
+    needed = store_size(left, _vocabulary(plan.reference))
     free = shutil.disk_usage(plan.work).free
-    if len(journal.judged) < len(samples) and needed > _WORTH_SAYING:
+    if needed > _WORTH_SAYING:
         progress.note(
             f"the reference's logits take up to {needed / 1e9:.2g} GB of {free / 1e9:.0f} GB free in {plan.work}"
             + ("" if plan.keep_logits else ", until the comparison is done")
         )
-    return journal
 
 
 def _vocabulary(files: GuardFiles) -> int:
     """Rows of the embedding, which has a few more than the head; 0 where the file is none of ours, as loading says."""
     found = GgufHeader(files.text).tensors.get(EMBEDDING)
     return 0 if found is None else found.shape[0]
-
-
-def _candidates_left(plan: Plan, samples: Mapping[str, Sample], reference: Journal) -> bool:
-    for candidate in plan.candidates:
-        found = Journal(plan.work, candidate.name, journal_key(candidate, plan.settings, reference)).judged
-        if any(digest not in found for digest in samples):
-            return True
-    return False
 
 
 def _run_pair(
@@ -170,19 +209,15 @@ def _run_pair(
     journal: Journal,
     reference: Journal | None,
     progress: Progress,
+    again: frozenset[str] = frozenset(),
 ) -> ModelResults:
-    reason = judge_with_guard(files, samples, plan.settings, journal, reference, progress)
+    reason = judge_with_guard(files, samples, plan.settings, journal, reference, progress, again)
     features = tuple(journal.features.values())
     return ModelResults(files, _of(samples, journal), tuple(journal.loaded), features, reason)
 
 
 def _of(samples: Mapping[str, Sample], journal: Journal) -> dict[str, Judged]:
     return {digest: found for digest, found in journal.judged.items() if digest in samples}
-
-
-def _note_others(journal: Journal, name: str, progress: Progress) -> None:
-    if not journal.judged and journal.others():
-        progress.note(f"{name}: results of other files or settings are in the folder; they are not used")
 
 
 @contextmanager

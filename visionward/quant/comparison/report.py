@@ -17,11 +17,12 @@ from visionward.quant.comparison.intervals import CONFIDENCE, RESAMPLES
 from visionward.quant.comparison.judging import ModelResults
 from visionward.quant.comparison.models import GuardFiles
 from visionward.quant.comparison.report_files import report_outputs
+from visionward.quant.comparison.times import BETWEEN_RUNS
 from visionward.quant.datasets import Dataset
 from visionward.quant.output_file import part_files, prepare_folder
 from visionward.runtime.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,12 @@ def report_dict(report: Report, results: Sequence[ModelResults]) -> dict[str, An
         "format": FORMAT,
         **asdict(report),
         "models": models,
-        "method": {"confidence": CONFIDENCE, "resamples": RESAMPLES, "resampled": "groups"},
+        "method": {
+            "confidence": CONFIDENCE,
+            "resamples": RESAMPLES,
+            "resampled": "groups",
+            "between_runs": BETWEEN_RUNS,
+        },
     }
     if report.quoted:
         values["quoted"] = {

@@ -74,7 +74,7 @@ def _decision_cells(model: ModelFigures) -> list[str]:
         f"{alarms}\n+{safe.to_unsafe} -{safe.to_safe}",
         p_text(safe.decisive_p),
         "-" if against.kl_mean.value is None else f"{against.kl_mean.value:.2g}",
-        "-" if against.threshold is None else f"{against.threshold.threshold:g}",
+        "-" if against.threshold is None else against.threshold.text,
     ]
 
 

@@ -1,0 +1,91 @@
+"""The ``verify`` command."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from visionward.cli.given_once import GivenOnce
+from visionward.cli.model_options import demo_option, device_options, pair_options, resolve_pair
+from visionward.cli.quantize import progress_bar
+from visionward.cli.sizes import size_text
+
+
+@click.command(cls=GivenOnce)
+@pair_options
+@demo_option
+@click.option(
+    "--onnx-tower",
+    metavar="TOWER.onnx",
+    type=click.Path(path_type=Path),
+    envvar="VISIONWARD_ONNX_TOWER",
+    show_envvar=True,
+    help="An ONNX tower of the pair: checked too, and used for the pictures.",
+)
+@click.option("--files-only", is_flag=True, help="Check the files alone, without loading the model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@device_options
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    /,
+    model: Path | None,
+    mmproj: Path | None,
+    demo: bool,
+    onnx_tower: Path | None,
+    files_only: bool,
+    as_json: bool,
+    **engine_options: Any,  # whatever the shared options are, the engine takes them under the same names
+) -> None:
+    """Check that a model's files are as they were written, and that the model sees the image.
+
+    Every byte is read and compared with the checksums that `visionward convert` and `visionward quantize` wrote, even
+    if that was done before; names, shapes and ranges are checked as at every load. Then two different pictures must
+    change the logits.
+
+    Exit codes: 0 if all is well; 1 if a file has no checksums, so that nobody can tell; 2 for damaged files and other
+    errors.
+
+    \b
+    Examples:
+        visionward verify --model guard-text-Q4_K_M.gguf --mmproj mmproj-guard-Q8_0.gguf
+        visionward verify --demo
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
+
+    from visionward.runtime.engine import Engine  # noqa: PLC0415 - the native library is not needed for --help
+    from visionward.runtime.verification import picture_difference, verify_files  # noqa: PLC0415
+
+    paths = [text_gguf, mmproj_gguf] + ([] if onnx_tower is None else [onnx_tower.with_name(f"{onnx_tower.name}.data")])
+    total = sum(path.stat().st_size for path in paths if path.is_file())
+    with progress_bar("verifying") as progress:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(min(done, total), total, "")
+
+        files = verify_files(text_gguf, mmproj_gguf, onnx_tower, advance)
+    difference = None
+    if not files_only:
+        engine = Engine(text_gguf, mmproj_gguf, onnx_tower=onnx_tower, **engine_options)
+        try:
+            difference = picture_difference(engine)
+        finally:
+            engine.close()
+    checksums = all(file.checksums for file in files)
+    if as_json:
+        found = [{"file": str(file.path), "nbytes": file.nbytes, "checksums": file.checksums} for file in files]
+        click.echo(json.dumps({"checksums": checksums, "files": found, "picture_difference": difference}))
+    else:
+        for file in files:
+            state = "as it was written" if file.checksums else "has no checksums: damage to it may go undetected"
+            click.echo(f"{file.path}  {size_text(file.nbytes)}  {state}")
+        click.echo("The files belong together.")
+        if difference is not None:
+            click.echo(f"The model sees the image: two different pictures change the logits by {difference:.0%}.")
+    if not checksums:
+        ctx.exit(1)
