@@ -1,17 +1,19 @@
 """Loading a pair with an ONNX tower, for tests of towers."""
 
+import os
 import shutil
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from visionward import Engine
 from visionward.convert import ConvertedPair
 from visionward.runtime import decoding_room, vision_memory
 from visionward.runtime.errors import ModelFileError, VisionwardError
-from visionward.runtime.onnx_format import data_path
+from visionward.runtime.onnx_format import CHECKSUM_BYTES, checksums, data_path
 from visionward.runtime.processor import Memory
 
 PICTURE = np.random.default_rng(5).integers(0, 255, (90, 130, 3), np.uint8)
@@ -45,3 +47,15 @@ def refused(pair: ConvertedPair, kind: type[VisionwardError] = ModelFileError, *
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def rewrite(tower: Path, model: onnx.ModelProto) -> None:
+    """With checksums as an export has them, so that something else must see what is wrong."""
+    graph = model.SerializeToString()
+    tower.write_bytes(graph)
+    data = data_path(tower)
+    weights = data.stat().st_size - CHECKSUM_BYTES
+    with data.open("r+b") as file:
+        found = checksums(graph, file, weights)
+        file.seek(-CHECKSUM_BYTES, os.SEEK_END)
+        file.write(found)

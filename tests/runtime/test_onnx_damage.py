@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from onnx_towers import BACKENDS, backend_of, copy_tower, refused
+from onnx_towers import BACKENDS, backend_of, copy_tower, refused, rewrite
 
 from visionward.runtime.errors import ModelFileError
 from visionward.runtime.onnx_format import (
     CHECKSUM_BYTES,
-    checksums,
     data_path,
     read_identity,
 )
@@ -54,18 +53,6 @@ def foreign_model(tower: Path) -> None:
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [result])
     tower.write_bytes(helper.make_model(graph).SerializeToString())
-
-
-def rewrite(tower: Path, model: onnx.ModelProto) -> None:
-    """With checksums as an export has them, so that something else must see what is wrong."""
-    graph = model.SerializeToString()
-    tower.write_bytes(graph)
-    data = data_path(tower)
-    weights = data.stat().st_size - CHECKSUM_BYTES
-    with data.open("r+b") as file:
-        found = checksums(graph, file, weights)
-        file.seek(-CHECKSUM_BYTES, os.SEEK_END)
-        file.write(found)
 
 
 def set_key(tower: Path, key: str, value: str | None) -> None:

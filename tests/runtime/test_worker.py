@@ -35,17 +35,23 @@ class Resource:
         self.freed += 1
 
 
-def threads() -> list[str]:
+def threads() -> set[int]:
     """Those that run: Python also lists one whose start was interrupted before there was a thread."""
     ours = [thread for thread in threading.enumerate() if thread.name.startswith("visionward")]
-    return [thread.name for thread in ours if thread.ident is not None]
+    return {thread.ident for thread in ours if thread.ident is not None}
 
 
-def await_end_of_threads() -> None:
+@pytest.fixture(autouse=True)
+def others() -> set[int]:
+    """Threads of the engines that other tests share."""
+    return threads()
+
+
+def await_end_of_threads(others: set[int]) -> None:
     deadline = time.monotonic() + 5
-    while threads() and time.monotonic() < deadline:
+    while threads() - others and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert threads() == []
+    assert threads() <= others
 
 
 @pytest.fixture
@@ -82,7 +88,7 @@ def test_closing_overtakes_a_job(one: Worker, resource: Resource, monkeypatch: p
     assert resource.freed == 1
 
 
-def test_closing_frees_once_on_the_workers_own_thread() -> None:
+def test_closing_frees_once_on_the_workers_own_thread(others: set[int]) -> None:
     freed: list[str] = []
     one = Worker(lambda: freed.append(threading.current_thread().name))
     for _ in range(3):
@@ -90,7 +96,7 @@ def test_closing_frees_once_on_the_workers_own_thread() -> None:
     assert freed == ["visionward"]
     with pytest.raises(ComputeError, match="was closed"):
         one.run(lambda: 1)
-    await_end_of_threads()
+    await_end_of_threads(others)
 
 
 def test_what_freeing_raises_is_raised_by_the_first_close() -> None:
@@ -144,13 +150,13 @@ def interrupted_at(number: int, work: Callable[[], object], *files: str) -> bool
     return False
 
 
-def test_an_interrupt_at_any_line_of_a_job(one: Worker) -> None:
+def test_an_interrupt_at_any_line_of_a_job(one: Worker, others: set[int]) -> None:
     """The one inside Thread.is_alive made Python take the thread for one that had ended."""
     numbers = itertools.takewhile(lambda n: interrupted_at(n, lambda: one.run(lambda: time.sleep(0.002))), count(1))
     for _ in numbers:
         assert one.run(lambda: 2) == 2
     one.close()
-    await_end_of_threads()
+    await_end_of_threads(others)
 
 
 def test_an_interrupt_at_any_line_of_closing() -> None:
@@ -170,21 +176,23 @@ def test_an_interrupt_at_any_line_of_closing() -> None:
     assert number > 5
 
 
-def test_an_interrupt_at_any_line_of_the_beginning(resource: Resource) -> None:
+def test_an_interrupt_at_any_line_of_the_beginning(resource: Resource, others: set[int]) -> None:
     """No thread is left that nobody could end."""
     made: list[Worker] = []
     for number in count(1):
         was_interrupted = interrupted_at(number, lambda: made.append(Worker(resource.free)))
         if not was_interrupted:
             break
-        await_end_of_threads()
+        await_end_of_threads(others)
     assert number > 20
     made.pop().close()
     assert made == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_no_interrupt_inside_threading_leaves_a_memory_watch_running(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_interrupt_inside_threading_leaves_a_memory_watch_running(
+    monkeypatch: pytest.MonkeyPatch, others: set[int]
+) -> None:
     monkeypatch.setattr(process_memory, "SAMPLE_S", 0.001)
 
     def watch() -> None:
@@ -194,7 +202,7 @@ def test_no_interrupt_inside_threading_leaves_a_memory_watch_running(monkeypatch
     for number in count(1):
         if not interrupted_at(number, watch, threading.__file__):
             break
-        await_end_of_threads()
+        await_end_of_threads(others)
     assert number > 20
 
 
