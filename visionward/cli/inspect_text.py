@@ -33,7 +33,7 @@ def _file_lines(file: FileSummary) -> Iterator[str]:
     for count in file.types:
         yield _row(f"  {count.type}", f"{count.tensors} tensors, {size_text(count.nbytes)}")
     yield _row("content hash", file.text_hash[:16])
-    yield _row("checksums", "yes (see visionward verify)" if file.checksums else "none: damage may go undetected")
+    yield _row("checksum", "none: damage may go undetected" if file.checksum is None else file.checksum[:16])
     for origin in file.source:
         yield _row("made from", origin)
     for text in file.license or ("the file does not say",):

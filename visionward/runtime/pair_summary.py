@@ -49,7 +49,7 @@ class FileSummary:
         parameters: number of weights.
         types: tensors by element type, the largest share first.
         text_hash: content hash of the decoder; equal in files that belong together.
-        checksums: whether it has checksums.
+        checksum: of the header, which has those of the tensors; None in a file without checksums.
         license: names, links and notices.
         source: where the model comes from, as far as the file says.
         demonstration: whether it says that the model is a toy.
@@ -61,7 +61,7 @@ class FileSummary:
     parameters: int
     types: tuple[TensorCount, ...]
     text_hash: str
-    checksums: bool
+    checksum: str | None
     license: tuple[str, ...]
     source: tuple[str, ...]
     demonstration: bool
@@ -166,7 +166,7 @@ def _file_summary(file: GgufHeader) -> FileSummary:
         parameters=sum(tensor.elements for tensor in tensors),
         types=tuple(TensorCount(name, count[name], size) for name, size in nbytes.most_common()),
         text_hash=file.get(form.KEY_TEXT_HASH, str),
-        checksums=has_checksums(file),
+        checksum=file.get(form.KEY_HEADER_CHECKSUM, str) if has_checksums(file) else None,
         license=tuple(text for key in said if (text := _optional(file, key))),
         source=tuple(text for key in origins if (text := _optional(file, key))),
         demonstration=file.has(form.KEY_DEMONSTRATION) and file.get(form.KEY_DEMONSTRATION, bool),
