@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from visionward.runtime.verdict import CategoryScore, Timings, TokenCounts, Verdict
+from visionward.runtime.guard.verdict import CategoryScore, Timings, TokenCounts, Verdict
 
 SAFE = Verdict(
     verdict="safe",

@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from visionward.runtime.decoding_room import DecodingRoom
-from visionward.runtime.images import decoding, opened
+from visionward.runtime.images.decoding_room import DecodingRoom
+from visionward.runtime.images.images import decoding, opened
 
 
 def encoded(image, file_format="PNG", **options):

@@ -11,10 +11,11 @@ import pytest
 
 from visionward import Engine
 from visionward.convert import ConvertedPair
-from visionward.runtime import decoding_room, vision_memory
-from visionward.runtime.errors import ModelFileError, VisionwardError
-from visionward.runtime.onnx_format import CHECKSUM_BYTES, checksums, data_path
-from visionward.runtime.processor import Memory
+from visionward.errors import ModelFileError, VisionwardError
+from visionward.formats.onnx_format import CHECKSUM_BYTES, checksums, data_path
+from visionward.machine.processor import Memory
+from visionward.runtime.images import decoding_room
+from visionward.runtime.vision import vision_memory
 
 PICTURE = np.random.default_rng(5).integers(0, 255, (90, 130, 3), np.uint8)
 BACKENDS = ("onnx", "openvino")

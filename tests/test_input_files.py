@@ -15,19 +15,19 @@ from click.testing import CliRunner
 
 from visionward import Conversation, Engine, Policy
 from visionward.cli.main import cli
+from visionward.compare.datasets import read_dataset
+from visionward.compare.models import file_identity
 from visionward.convert import ConvertedPair, convert_checkpoint
 from visionward.convert.onnx_file import export_tower
-from visionward.quant import text_lines
-from visionward.quant.comparison.models import file_identity
-from visionward.quant.datasets import read_dataset
-from visionward.quant.imatrix_file import read_imatrix
+from visionward.diagnose.benchmark_comparison import read_benchmark
+from visionward.diagnose.comparison_files import read_tiles
+from visionward.errors import CheckpointError, ConversationError, DataError, PolicyError, VisionwardError
+from visionward.formats import text_lines
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.imatrix_file import read_imatrix
+from visionward.formats.onnx_format import data_path, read_identity
 from visionward.quant.quantize import quantize_file
-from visionward.quant.samples import read_samples
-from visionward.runtime.benchmark_comparison import read_benchmark
-from visionward.runtime.comparison_files import read_tiles
-from visionward.runtime.errors import CheckpointError, ConversationError, DataError, PolicyError, VisionwardError
-from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.onnx_format import data_path, read_identity
+from visionward.runtime.guard.samples import read_samples
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="FIFOs, sockets and devices with names")
 SPECIAL = ("fifo", "link to a fifo", "socket", "/dev/zero", "/dev/null", "pipe of a shell")

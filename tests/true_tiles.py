@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tiny_checkpoint import IMAGE_TOKEN_ID, tiny_config, tiny_weights, token_id, write_tiny_checkpoint
 
-from visionward.runtime.preprocess import Tiles
+from visionward.runtime.images.preprocess import Tiles
 
 TILE_SIZE = 560
 TILE_TOKENS = 1601

@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visionward.runtime.conversation import Conversation
+    from visionward.errors import VisionwardError
     from visionward.runtime.engine import Engine
-    from visionward.runtime.errors import VisionwardError
-    from visionward.runtime.guard import Guard
-    from visionward.runtime.policy import DEFAULT_POLICY, Category, Policy
-    from visionward.runtime.verdict import CategoryScore, Verdict
+    from visionward.runtime.guard.conversation import Conversation
+    from visionward.runtime.guard.guard import Guard
+    from visionward.runtime.guard.policy import DEFAULT_POLICY, Category, Policy
+    from visionward.runtime.guard.verdict import CategoryScore, Verdict
 
 __all__ = [
     "DEFAULT_POLICY",

@@ -6,9 +6,9 @@ import sys
 import kernels_gone_wrong
 import pytest
 
-from visionward.runtime import kernel_probe
-from visionward.runtime.kernel_probe import KernelResult, WeightResult, probe_kernel, probe_kernels
-from visionward.runtime.kernel_product import buffer_types, products
+from visionward.runtime.ggml import kernel_probe
+from visionward.runtime.ggml.kernel_probe import KernelResult, WeightResult, probe_kernel, probe_kernels
+from visionward.runtime.ggml.kernel_product import buffer_types, products
 
 NOTED = (WeightResult("Q4_0", 0.005, 100.0),)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from visionward import DEFAULT_POLICY, Policy
-from visionward.runtime.answer import AnswerReader, softmax
-from visionward.runtime.errors import ComputeError, ModelFileError
+from visionward.errors import ComputeError, ModelFileError
+from visionward.runtime.guard.answer import AnswerReader, softmax
 
 END = 0
 WORDS = {1: "safe", 2: "unsafe", 3: "\n", 4: "S", 5: ",", 6: ",S", **{10 + d: str(d) for d in range(10)}, 30: "10"}

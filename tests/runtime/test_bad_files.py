@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType
 from gguf_edit import GgufFile
 
 from visionward import Engine, Guard
-from visionward.runtime.errors import ModelFileError
+from visionward.errors import ModelFileError
 
 LOADER = """
 import sys

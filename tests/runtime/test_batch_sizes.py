@@ -15,8 +15,8 @@ from true_tiles import TILE_TOKENS, noise, prompt, row_errors, write_true_tiles_
 
 from visionward import Engine
 from visionward.convert import ConvertedPair, convert_checkpoint
-from visionward.runtime.cross_attention import ImageMemory
-from visionward.runtime.preprocess import Tiles
+from visionward.runtime.decoder.cross_attention import ImageMemory
+from visionward.runtime.images.preprocess import Tiles
 
 # What default mode promises is 1e-2 (test_parity.py). It is off by 1e-4 to 4e-4 here, by 0.03 to 0.13 where values are
 # added up in float16: a bound between the two.

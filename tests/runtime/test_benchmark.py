@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from visionward.runtime import benchmark
-from visionward.runtime.benchmark import DECODED_TOKENS, Plan, Spread, measure, synthetic_picture
-from visionward.runtime.errors import ComputeError, ImageError
-from visionward.runtime.preprocess import choose_canvas
-from visionward.runtime.verdict import Timings
+from visionward.diagnose import benchmark
+from visionward.diagnose.benchmark import DECODED_TOKENS, Plan, Spread, measure, synthetic_picture
+from visionward.errors import ComputeError, ImageError
+from visionward.runtime.guard.verdict import Timings
+from visionward.runtime.images.preprocess import choose_canvas
 
 TIMES = st.floats(0, 1e9)
 IMAGE = b"an image"

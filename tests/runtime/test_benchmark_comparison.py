@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visionward.runtime.benchmark_comparison import Difference, compare, read_benchmark
-from visionward.runtime.errors import DataError
+from visionward.diagnose.benchmark_comparison import Difference, compare, read_benchmark
+from visionward.errors import DataError
 
 OLD = {
     "program": "visionward bench",

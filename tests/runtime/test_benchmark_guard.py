@@ -5,11 +5,11 @@ import pytest
 
 from visionward import Guard
 from visionward.convert.demo_guard import demo_pair
-from visionward.runtime.benchmark import synthetic_picture
-from visionward.runtime.benchmark_guard import BenchmarkGuard
-from visionward.runtime.cross_attention import CrossAttention
-from visionward.runtime.decoder import Decoder
-from visionward.runtime.errors import ComputeError, ModelFileError
+from visionward.diagnose.benchmark import synthetic_picture
+from visionward.diagnose.benchmark_guard import BenchmarkGuard
+from visionward.errors import ComputeError, ModelFileError
+from visionward.runtime.decoder.cross_attention import CrossAttention
+from visionward.runtime.decoder.decoder import Decoder
 
 PROMPT = "What is in this picture?"
 
@@ -102,7 +102,7 @@ def test_an_engine_that_is_no_guard_is_closed(monkeypatch):
         engines.append(engine)
         raise ModelFileError("no guard")
 
-    monkeypatch.setattr("visionward.runtime.benchmark_guard.Guard", refuse)
+    monkeypatch.setattr("visionward.diagnose.benchmark_guard.Guard", refuse)
     pair = demo_pair()
     with pytest.raises(ModelFileError, match="no guard"):
         BenchmarkGuard(pair.text, pair.mmproj, threads=1)

@@ -12,13 +12,13 @@ from gguf_edit import HEADER_CHECKSUM, TENSOR_CHECKSUMS, VERSION, GgufFile
 from visionward import Engine, Guard
 from visionward.convert import ConvertedPair, convert_checkpoint
 from visionward.convert.demo_guard import demo_pair
+from visionward.diagnose.verification import picture_difference
+from visionward.errors import ComputeError, ModelFileError
+from visionward.formats import tensor_checksums
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.pair_files import PairFiles
 from visionward.quant.quantize import quantize_file
-from visionward.runtime import tensor_checksums
-from visionward.runtime.demo_samples import read_demo_samples
-from visionward.runtime.errors import ComputeError, ModelFileError
-from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.pair_files import PairFiles
-from visionward.runtime.verification import picture_difference
+from visionward.runtime.guard.demo_samples import read_demo_samples
 
 
 @pytest.fixture(autouse=True)

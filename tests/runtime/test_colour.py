@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from image_files import DecodingRoom, apng, decoding, encoded, frames, opened, png, png_header, png_pixels
 from PIL import Image, ImageCms
 
-from visionward.runtime.colour import colours_of, matrix_profile
-from visionward.runtime.images import decode_image
+from visionward.runtime.images.colour import colours_of, matrix_profile
+from visionward.runtime.images.images import decode_image
 
 RANDOM = np.random.default_rng(8)
 PIXELS = np.concatenate(

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from visionward.runtime.conversation import Conversation, ImagePart, Message, TextPart
-from visionward.runtime.errors import ConversationError
-from visionward.runtime.prompt import ChatTemplate
+from visionward.errors import ConversationError
+from visionward.runtime.guard.conversation import Conversation, ImagePart, Message, TextPart
+from visionward.runtime.guard.prompt import ChatTemplate
 
 PIXEL = Image.new("RGB", (1, 1))
 DATA_URL = "data:image/png;base64," + base64.b64encode(b"pixels").decode()

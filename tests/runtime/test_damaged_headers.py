@@ -18,9 +18,9 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf_edit import ARRAY, SCALARS, STRING, GgufFile, Key, Tensor, text_bytes
 
-from visionward.runtime.errors import ModelFileError
-from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.pair_files import PairFiles
+from visionward.errors import ModelFileError
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.pair_files import PairFiles
 
 LOADER = """
 import resource, sys

@@ -8,9 +8,9 @@ import pytest
 from onnx_towers import limit_memory
 from PIL import Image
 
-from visionward.runtime import decoding_room
-from visionward.runtime.decoding_room import DecodingRoom
-from visionward.runtime.errors import ImageError
+from visionward.errors import ImageError
+from visionward.runtime.images import decoding_room
+from visionward.runtime.images.decoding_room import DecodingRoom
 
 GIB = 2**30
 

@@ -5,9 +5,9 @@ import pytest
 from image_variants import CASES
 
 from visionward import Engine
-from visionward.runtime.device import Device
-from visionward.runtime.mmproj_weights import MmprojWeights
-from visionward.runtime.preprocess import Tiles
+from visionward.runtime.ggml.device import Device
+from visionward.runtime.ggml.mmproj_weights import MmprojWeights
+from visionward.runtime.images.preprocess import Tiles
 
 CASE = next(case for case in CASES if case.text_before == 15)
 

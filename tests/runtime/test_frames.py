@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from image_files import apng, encoded, frames, gif, picture, png, png_header, png_pixels, rgba_frames
 from PIL import Image, features
 
-from visionward.runtime import frames as frames_module
-from visionward.runtime.errors import ImageError
-from visionward.runtime.frames import evenly
-from visionward.runtime.images import decode_image
+from visionward.errors import ImageError
+from visionward.runtime.images import frames as frames_module
+from visionward.runtime.images.frames import evenly
+from visionward.runtime.images.images import decode_image
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 # Pillow writes wrong offsets into an MPO file of more than two pictures.

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visionward import Conversation, Guard, Policy, VisionwardError
-from visionward.runtime import decoding_room
-from visionward.runtime.answer import FirstToken
-from visionward.runtime.errors import ContextLengthError, ConversationError, ImageError, PolicyError
-from visionward.runtime.judgement import _decide
-from visionward.runtime.verdict import CategoryScore, FrameCount, Timings, TokenCounts, Verdict, combine
+from visionward.errors import ContextLengthError, ConversationError, ImageError, PolicyError
+from visionward.runtime.guard.answer import FirstToken
+from visionward.runtime.guard.judgement import _decide
+from visionward.runtime.guard.verdict import CategoryScore, FrameCount, Timings, TokenCounts, Verdict, combine
+from visionward.runtime.images import decoding_room
 
 PICTURE = np.random.default_rng(5).integers(0, 255, (70, 100, 3), np.uint8)
 OTHER = np.random.default_rng(6).integers(0, 255, (40, 40, 3), np.uint8)

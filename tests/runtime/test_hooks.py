@@ -5,8 +5,8 @@ import pytest
 from image_variants import CASES
 
 from visionward import Engine
-from visionward.runtime.errors import CheckFailedError, ComputeError
-from visionward.runtime.preprocess import Tiles
+from visionward.errors import CheckFailedError, ComputeError
+from visionward.runtime.images.preprocess import Tiles
 
 CASE = CASES[0]
 TILES = Tiles(CASE.pixels(), CASE.aspect_ratio)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from image_files import frames
 from PIL import Image
 
-from visionward.runtime.errors import ImageError
-from visionward.runtime.images import decode_data_url, decode_image
-from visionward.runtime.rendering import Rendering
+from visionward.errors import ImageError
+from visionward.runtime.images.images import decode_data_url, decode_image
+from visionward.runtime.images.rendering import Rendering
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

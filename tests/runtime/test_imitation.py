@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visionward import Engine, Guard
-from visionward.runtime import judgement
-from visionward.runtime.answer import FirstToken
-from visionward.runtime.conversation import Conversation
-from visionward.runtime.errors import ConversationError
-from visionward.runtime.imitation import MOST_PASSAGES, neutralised, readings
-from visionward.runtime.marks import KNOWN_MARKS, Marks, template_marks
-from visionward.runtime.policy import DEFAULT_POLICY, Policy
-from visionward.runtime.prompt import ChatTemplate
+from visionward.errors import ConversationError
+from visionward.runtime.guard import judgement
+from visionward.runtime.guard.answer import FirstToken
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.imitation import MOST_PASSAGES, neutralised, readings
+from visionward.runtime.guard.marks import KNOWN_MARKS, Marks, template_marks
+from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
+from visionward.runtime.guard.prompt import ChatTemplate
 
 PICTURE = np.random.default_rng(3).integers(0, 255, (60, 60, 3), np.uint8)
 BUILT_IN = ChatTemplate()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx_towers import BACKENDS, backend_of, copy_tower, refused, rewrite
 
-from visionward.runtime.errors import ModelFileError
-from visionward.runtime.onnx_format import (
+from visionward.errors import ModelFileError
+from visionward.formats.onnx_format import (
     CHECKSUM_BYTES,
     data_path,
     read_identity,

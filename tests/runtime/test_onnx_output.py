@@ -13,12 +13,12 @@ import pytest
 from onnx_towers import BACKENDS, PICTURE, rewrite
 
 from visionward import Engine, Guard
-from visionward.runtime.errors import ComputeError
-from visionward.runtime.onnx_format import (
+from visionward.errors import ComputeError
+from visionward.formats.onnx_format import (
     data_path,
 )
-from visionward.runtime.onnx_tower import OnnxTower
-from visionward.runtime.vision_backend import Chosen
+from visionward.runtime.vision.onnx_tower import OnnxTower
+from visionward.runtime.vision.vision_backend import Chosen
 
 pytestmark = pytest.mark.usefixtures("unlimited")
 
@@ -104,7 +104,7 @@ def test_an_engine_that_fails_says_so_in_one_line(tower, backend: str) -> None:
 TELEMETRY = """
 import sys
 from pathlib import Path
-from visionward.runtime.onnxruntime_session import OnnxRuntimeSession
+from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession
 OnnxRuntimeSession(Path(sys.argv[1]), threads=1).close()
 """
 

@@ -16,12 +16,12 @@ from tiny_checkpoint import write_tiny_checkpoint
 from visionward import Engine
 from visionward.convert import ConvertedPair, convert_checkpoint
 from visionward.convert.onnx_file import export_tower
-from visionward.runtime import onnxruntime_session, openvino_session, vision_backend
-from visionward.runtime.mmproj_format import TILE_TOKENS_MULTIPLE
-from visionward.runtime.onnxruntime_session import OnnxRuntimeSession
-from visionward.runtime.openvino_session import OpenVinoSession, best_precision
-from visionward.runtime.preprocess import Tiles
-from visionward.runtime.processor import read_processor
+from visionward.formats.mmproj_format import TILE_TOKENS_MULTIPLE
+from visionward.machine.processor import read_processor
+from visionward.runtime.images.preprocess import Tiles
+from visionward.runtime.vision import onnxruntime_session, openvino_session, vision_backend
+from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession
+from visionward.runtime.vision.openvino_session import OpenVinoSession, best_precision
 
 FIXTURE = np.load(Path(__file__).parents[1] / "reference" / "image_logits.npz")
 HAS_AMX = best_precision("f16") == "bf16"

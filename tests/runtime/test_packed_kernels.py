@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from visionward import Engine
+from visionward.errors import NativeLibraryError
 from visionward.runtime import engine as engine_module
-from visionward.runtime import packed_kernels
-from visionward.runtime.errors import NativeLibraryError
-from visionward.runtime.kernel_probe import KernelResult, Status
+from visionward.runtime.ggml import packed_kernels
+from visionward.runtime.ggml.kernel_probe import KernelResult, Status
 
 
 def found(monkeypatch: pytest.MonkeyPatch, **kernels: Status) -> None:

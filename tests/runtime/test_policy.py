@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visionward.runtime.errors import PolicyError
-from visionward.runtime.policy import DEFAULT_POLICY, Category, Policy
+from visionward.errors import PolicyError
+from visionward.runtime.guard.policy import DEFAULT_POLICY, Category, Policy
 
 
 def test_the_default_policy_is_the_model_s():

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from visionward.runtime import machine_load, process_memory
-from visionward.runtime.machine_load import LoadWatch
-from visionward.runtime.process_memory import MemoryWatch
+from visionward.machine import machine_load, process_memory
+from visionward.machine.machine_load import LoadWatch
+from visionward.machine.process_memory import MemoryWatch
 
 MIB = 2**20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -2,10 +2,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from visionward.runtime.conversation import Conversation, ImagePart, Message, TextPart
-from visionward.runtime.errors import ConversationError, ModelFileError
-from visionward.runtime.policy import DEFAULT_POLICY, Policy
-from visionward.runtime.prompt import LLAMA_SPECIAL_TOKENS, ChatTemplate, Prompt, Special, tokenize
+from visionward.errors import ConversationError, ModelFileError
+from visionward.runtime.guard.conversation import Conversation, ImagePart, Message, TextPart
+from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
+from visionward.runtime.guard.prompt import LLAMA_SPECIAL_TOKENS, ChatTemplate, Prompt, Special, tokenize
 
 GOLDEN = """<|begin_of_text|><|start_header_id|>user<|end_header_id|>
 

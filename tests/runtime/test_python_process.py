@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from visionward.runtime.python_process import PythonProcess
+from visionward.machine.python_process import PythonProcess
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_pickled_starts_nothing(monkeypatch):
 
 
 def test_a_large_argument_for_a_process_that_is_dead(start, monkeypatch):
-    monkeypatch.setattr("visionward.runtime.python_process._BOOTSTRAP", "import os; os._exit(7)")
+    monkeypatch.setattr("visionward.machine.python_process._BOOTSTRAP", "import os; os._exit(7)")
     process = start(print_and_answer, "x" * 10_000_000)
     assert everything(process) == []
     assert process.wait() == 7
@@ -144,7 +144,7 @@ import json, subprocess, sys
 from pathlib import Path
 with Path(sys.argv[1]).open("a") as file:
     file.write("run\\n")
-from visionward.runtime.python_process import PythonProcess
+from visionward.machine.python_process import PythonProcess
 import jobs_of_the_caller
 process = PythonProcess(jobs_of_the_caller.job, (2,), None)
 answer = process.receive(60)

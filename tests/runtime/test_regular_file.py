@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from visionward.runtime.errors import ImageError
-from visionward.runtime.images import decode_image
-from visionward.runtime.regular_file import open_regular
+from visionward.errors import ImageError
+from visionward.formats.regular_file import open_regular
+from visionward.runtime.images.images import decode_image
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="FIFOs, sockets and devices with names in the file system")
 

@@ -12,7 +12,7 @@ from tiny_checkpoint import write_tiny_checkpoint
 
 from visionward import Engine
 from visionward.convert import convert_checkpoint
-from visionward.runtime.mmproj_weights import MmprojWeights
+from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 
 PICTURE = np.random.default_rng(5).integers(0, 255, (90, 130, 3), np.uint8)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visionward.runtime import rendering
-from visionward.runtime.rendering import BLACK, Rendering, is_transparent
+from visionward.runtime.images import rendering
+from visionward.runtime.images.rendering import BLACK, Rendering, is_transparent
 
 TRANSPOSES = [None, *Image.Transpose]
 
@@ -70,7 +70,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from PIL import Image
-from visionward.runtime.images import decode_image
+from visionward.runtime.images.images import decode_image
 Image.init()
 decode_image(Path(sys.argv[2]))
 status = Path("/proc/self/status")

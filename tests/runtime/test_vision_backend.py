@@ -10,18 +10,18 @@ from onnx_towers import BACKENDS, PICTURE, backend_of, copy_tower, limit_memory,
 from true_shape import TRUE_LAYERS
 
 from visionward import Guard
-from visionward.runtime import vision_backend, vision_memory
-from visionward.runtime.errors import NativeLibraryError
-from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.mmproj_file import read_config
-from visionward.runtime.onnx_format import (
+from visionward.errors import NativeLibraryError
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.mmproj_file import read_config
+from visionward.formats.onnx_format import (
     WEIGHT_TYPES,
     TowerIdentity,
     read_identity,
 )
-from visionward.runtime.onnxruntime_session import CPU_PROVIDER
-from visionward.runtime.vision_backend import Chosen, VisionOptions, choose_backend
-from visionward.runtime.vision_memory import tower_bytes
+from visionward.runtime.vision import vision_backend, vision_memory
+from visionward.runtime.vision.onnxruntime_session import CPU_PROVIDER
+from visionward.runtime.vision.vision_backend import Chosen, VisionOptions, choose_backend
+from visionward.runtime.vision.vision_memory import tower_bytes
 
 pytestmark = pytest.mark.usefixtures("unlimited")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from visionward.runtime.errors import ImageError
-from visionward.runtime.images import decode_image
-from visionward.runtime.whole_files import whole_files_only
+from visionward.errors import ImageError
+from visionward.runtime.images.images import decode_image
+from visionward.runtime.images.whole_files import whole_files_only
 
 PICTURE = image_files.picture(1, 64, 64)
 CUT = {

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from visionward.cli.sizes import size_text
-from visionward.runtime.kernel_probe import KernelResult
-from visionward.runtime.system_report import NativeLibrary, SystemReport
+from visionward.diagnose.system_report import NativeLibrary, SystemReport
+from visionward.runtime.ggml.kernel_probe import KernelResult
 
 _STATUS = {
     "works": "works",

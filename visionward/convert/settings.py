@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from visionward.runtime.errors import CheckpointError
-from visionward.runtime.whole_text import read_text
+from visionward.errors import CheckpointError
+from visionward.formats.whole_text import read_text
 
 # A tokenizer's is the largest: 17 MB for Llama 3.
 MOST_BYTES = 2**28
