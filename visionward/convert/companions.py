@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from visionward.convert.model_config import ModelConfig
-from visionward.convert.settings import MOST_BYTES, Settings
 from visionward.convert.tokenizer import Tokenizer
 from visionward.errors import CheckpointError
+from visionward.formats.checkpoint_json import MOST_BYTES, Settings
 from visionward.formats.whole_text import read_text
 
 # Settings of preprocessor_config.json that the runtime implements in exactly one way, with the defaults of

@@ -17,8 +17,7 @@ from visionward.formats import mmproj_format
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.regular_file import open_regular
 from visionward.formats.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
-from visionward.machine.processor import read_memory, read_processor
-from visionward.runtime.ggml.device import physical_cores
+from visionward.machine.processor import physical_cores, read_memory, read_processor
 from visionward.runtime.images.images import decode_image
 
 FORMAT_VERSION = 1

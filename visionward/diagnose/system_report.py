@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visionward.errors import VisionwardError
-from visionward.machine.processor import Memory, Processor, read_memory, read_processor
+from visionward.machine.processor import Memory, Processor, physical_cores, read_memory, read_processor
 from visionward.runtime.ggml.kernel_probe import KernelResult, kernel_files, probe_kernels
 
 # Import names differ from these.
@@ -69,7 +69,7 @@ class SystemReport:
         packages: name to version, None where a package is not installed.
         python, platform: versions.
         processor, memory: of the machine.
-        physical_cores: None where the library, which is asked for them, cannot be loaded.
+        physical_cores: those that this process may run on.
         library: the llama.cpp library.
         kernels: what the probe found.
         advice: a sentence for each thing that is wrong or worth knowing.
@@ -80,7 +80,7 @@ class SystemReport:
     platform: str
     processor: Processor
     memory: Memory
-    physical_cores: int | None
+    physical_cores: int
     library: NativeLibrary
     kernels: tuple[KernelResult, ...]
     advice: tuple[str, ...]
@@ -94,14 +94,12 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
         progress: is told what takes a while.
     """
     processor = read_processor()
-    cores: int | None = None
+    cores = physical_cores()
     kernels: tuple[KernelResult, ...] = ()
     try:
         library = native_library()
-        from visionward.runtime.ggml.device import physical_cores  # noqa: PLC0415 - needs the native library
-        from visionward.runtime.ggml.kernel_product import buffer_types  # noqa: PLC0415
+        from visionward.runtime.ggml.kernel_product import buffer_types  # noqa: PLC0415 - needs the native library
 
-        cores = physical_cores()
         progress("probing the kernels ...")
         kernels = probe_kernels(tuple(buffer_types()), kernel_files(), processor.identity, threads=cores, fresh=fresh)
     except VisionwardError as error:

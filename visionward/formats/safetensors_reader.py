@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from visionward.convert.settings import MOST_BYTES
 from visionward.errors import CheckpointError
+from visionward.formats.checkpoint_json import MOST_BYTES
 from visionward.formats.regular_file import open_regular
 from visionward.formats.whole_text import read_text
 

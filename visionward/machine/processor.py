@@ -76,6 +76,22 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
+def physical_cores() -> int:
+    """Physical cores that this process may run on; the two threads of a core share the vector units."""
+    try:
+        allowed = os.sched_getaffinity(0)  # type: ignore[attr-defined,unused-ignore]
+    except AttributeError:
+        return max(1, (os.cpu_count() or 2) // 2)
+    siblings = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            siblings.add(topology.read_text().strip())
+        except OSError:
+            return len(allowed)
+    return len(siblings)
+
+
 def _text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")

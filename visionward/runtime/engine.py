@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from visionward.errors import ConversationError, ImageError
 from visionward.formats.pair_files import PairFiles
+from visionward.machine.processor import physical_cores
 from visionward.runtime.decoder.cross_attention import CrossAttention, ImageMemory
 from visionward.runtime.decoder.decoder import ANSWER_ROOM, Decoder
 from visionward.runtime.decoder.text_model import TextModel
 from visionward.runtime.ggml import abi
-from visionward.runtime.ggml.device import Device, gpu_devices, physical_cores
+from visionward.runtime.ggml.device import Device, gpu_devices
 from visionward.runtime.ggml.graph import Allocator, ProductObserver, read
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 from visionward.runtime.ggml.packed_kernels import Kernels, check_packed_kernels

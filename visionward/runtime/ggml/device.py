@@ -1,9 +1,7 @@
 """The device that the vision tower and the cross-attention layers run on: a ggml backend and its buffers."""
 
 import ctypes
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from visionward.errors import ComputeError, NativeLibraryError
@@ -11,22 +9,6 @@ from visionward.runtime.ggml import ggml
 from visionward.runtime.ggml.native import take_errors
 
 _SetThreads = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)
-
-
-def physical_cores() -> int:
-    """Physical cores that this process may run on; the two threads of a core share the vector units."""
-    try:
-        allowed = os.sched_getaffinity(0)  # type: ignore[attr-defined,unused-ignore]
-    except AttributeError:
-        return max(1, (os.cpu_count() or 2) // 2)
-    siblings = set()
-    for cpu in allowed:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            siblings.add(topology.read_text().strip())
-        except OSError:
-            return len(allowed)
-    return len(siblings)
 
 
 def gpu_devices() -> list[int]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from visionward.runtime.images.frame_count import FrameCount
+
 
 @dataclass(frozen=True)
 class CategoryScore:
@@ -28,14 +30,6 @@ class TokenCounts:
 
     prompt: int
     decoded: int
-
-
-@dataclass(frozen=True)
-class FrameCount:
-    """Frames of the images: an animation's, a document's pages, an icon's sizes. A still picture is one."""
-
-    judged: int
-    total: int
 
 
 @dataclass(frozen=True)

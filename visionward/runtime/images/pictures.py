@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from PIL import Image
 
 from visionward.formats.mmproj_format import VisionConfig
-from visionward.runtime.guard.verdict import FrameCount
 from visionward.runtime.images.decoding_room import DecodingRoom
+from visionward.runtime.images.frame_count import FrameCount
 from visionward.runtime.images.frames import Frames
 from visionward.runtime.images.images import ImageSource, decoding, opened
 from visionward.runtime.images.preprocess import Tiles, tile_image
