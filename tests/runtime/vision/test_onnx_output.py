@@ -114,5 +114,5 @@ def test_onnx_runtime_leaves_nothing_behind(tower_of, tmp_path: Path, monkeypatc
     for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.setenv(name, str(tmp_path))
     command = [sys.executable, "-c", TELEMETRY, str(tower_of("plain", "f32"))]
-    subprocess.run(command, check=True, timeout=120, cwd=Path(__file__).parents[2])
+    subprocess.run(command, check=True, timeout=120, cwd=Path(__file__).parents[3])
     assert list(tmp_path.rglob("*")) == []

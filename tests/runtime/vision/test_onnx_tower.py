@@ -23,7 +23,7 @@ from visionward.runtime.vision import onnxruntime_session, openvino_session, vis
 from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession
 from visionward.runtime.vision.openvino_session import OpenVinoSession, best_precision
 
-FIXTURE = np.load(Path(__file__).parents[1] / "reference" / "image_logits.npz")
+FIXTURE = np.load(Path(__file__).parents[2] / "reference" / "image_logits.npz")
 HAS_AMX = best_precision("f16") == "bf16"
 
 
