@@ -16,11 +16,11 @@ import numpy as np
 from training.demo_data import HELD_OUT_COUNT, HELD_OUT_SEED, Sample, samples
 from visionward import Guard
 from visionward.convert import ConvertedPair, convert_checkpoint
+from visionward.formats.imatrix_file import write_imatrix
 from visionward.quant.activations import gather
-from visionward.quant.imatrix_file import write_imatrix
 from visionward.quant.quantize import quantize_file
-from visionward.quant.samples import read_samples
 from visionward.runtime.engine import Engine
+from visionward.runtime.guard.samples import read_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / "visionward" / "demo_guard"

@@ -20,14 +20,14 @@ from onnx import TensorProto, helper
 from visionward.convert.onnx_graph import OnnxGraph
 from visionward.convert.onnx_rows import quantized_rows
 from visionward.convert.onnx_weights import WeightEncoder
-from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.mmproj_file import read_config
-from visionward.runtime.mmproj_format import ARCHITECTURE, MmprojConfig
-from visionward.runtime.onnx_format import FEATURES, PIXELS, RATIO_ID, data_path, read_identity
-from visionward.runtime.onnx_tower import TowerSession
-from visionward.runtime.preprocess import Tiles
-from visionward.runtime.tower_plan import TowerPlan
-from visionward.runtime.vision_backend import Chosen
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.mmproj_file import read_config
+from visionward.formats.mmproj_format import ARCHITECTURE, MmprojConfig
+from visionward.formats.onnx_format import FEATURES, PIXELS, RATIO_ID, data_path, read_identity
+from visionward.runtime.images.preprocess import Tiles
+from visionward.runtime.vision.onnx_tower import TowerSession
+from visionward.runtime.vision.tower_plan import TowerPlan
+from visionward.runtime.vision.vision_backend import Chosen
 
 CANVASES = {1: (1, 1), 2: (1, 2), 3: (1, 3), 4: (2, 2)}
 

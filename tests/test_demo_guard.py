@@ -10,9 +10,9 @@ from sklearn.metrics import f1_score
 from training.demo_data import HELD_OUT_COUNT, HELD_OUT_SEED, NEUTRAL_TEXT, samples
 from visionward import DEFAULT_POLICY, Conversation, Guard, Verdict
 from visionward.convert.demo_guard import demo_pair
-from visionward.runtime.answer import softmax
-from visionward.runtime.demo_samples import TOY_NOTICE, read_demo_samples
-from visionward.runtime.prompt import tokenize
+from visionward.runtime.guard.answer import softmax
+from visionward.runtime.guard.demo_samples import TOY_NOTICE, read_demo_samples
+from visionward.runtime.guard.prompt import tokenize
 
 REFERENCE = json.loads((Path(__file__).parent / "fixtures" / "demo_held_out.json").read_text(encoding="utf-8"))
 ROWS = REFERENCE["samples"]

@@ -10,7 +10,7 @@ from training.demo_data import HELD_OUT_COUNT, HELD_OUT_SEED, samples
 from visionward import Guard, Verdict
 from visionward.convert.demo_guard import demo_pair
 from visionward.convert.onnx_file import export_tower
-from visionward.runtime.demo_samples import read_demo_samples
+from visionward.runtime.guard.demo_samples import read_demo_samples
 
 ROWS = json.loads((Path(__file__).parent / "fixtures" / "demo_held_out.json").read_text(encoding="utf-8"))["samples"]
 # How far the mean score may be off. Measured: 3e-6, 1.2e-5, 1.4e-5 (in bfloat16), 1.4e-5.

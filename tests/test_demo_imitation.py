@@ -7,7 +7,7 @@ import pytest
 from training.evaluate_imitation import FORMS, measure
 from visionward import Guard
 from visionward.convert.demo_guard import demo_pair
-from visionward.runtime.demo_samples import read_demo_samples
+from visionward.runtime.guard.demo_samples import read_demo_samples
 
 COUNT = 12
 DOCS = Path(__file__).parent.parent / "docs" / "imitation.md"

@@ -16,8 +16,8 @@ from benchmarks.peers.plain_llama import sources, write_plain_llama
 from visionward.convert import ConvertedPair, convert_checkpoint
 from visionward.convert.model_config import read_config
 from visionward.convert.tensor_names import expected_shapes
-from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.processor import read_processor
+from visionward.formats.gguf_header import GgufHeader
+from visionward.machine.processor import read_processor
 
 pytestmark = pytest.mark.peers
 

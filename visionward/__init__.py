@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visionward.runtime.conversation import Conversation
+    from visionward.errors import VisionwardError
     from visionward.runtime.engine import Engine
-    from visionward.runtime.errors import VisionwardError
-    from visionward.runtime.guard import Guard
-    from visionward.runtime.policy import DEFAULT_POLICY, Category, Policy
-    from visionward.runtime.verdict import CategoryScore, Verdict
+    from visionward.runtime.guard.conversation import Conversation
+    from visionward.runtime.guard.guard import Guard
+    from visionward.runtime.guard.policy import DEFAULT_POLICY, Category, Policy
+    from visionward.runtime.guard.verdict import CategoryScore, Verdict
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -23,16 +23,17 @@ __all__ = [
     "VisionwardError",
 ]
 
+_GUARD = "visionward.runtime.guard"
 _MODULES = {
-    "DEFAULT_POLICY": "policy",
-    "Category": "policy",
-    "CategoryScore": "verdict",
-    "Conversation": "conversation",
-    "Engine": "engine",
-    "Guard": "guard",
-    "Policy": "policy",
-    "Verdict": "verdict",
-    "VisionwardError": "errors",
+    "DEFAULT_POLICY": f"{_GUARD}.policy",
+    "Category": f"{_GUARD}.policy",
+    "CategoryScore": f"{_GUARD}.verdict",
+    "Conversation": f"{_GUARD}.conversation",
+    "Engine": "visionward.runtime.engine",
+    "Guard": f"{_GUARD}.guard",
+    "Policy": f"{_GUARD}.policy",
+    "Verdict": f"{_GUARD}.verdict",
+    "VisionwardError": "visionward.errors",
 }
 
 
@@ -40,7 +41,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name at its first use: ``visionward doctor`` must run where the native library cannot load."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"visionward.runtime.{_MODULES[name]}"), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

@@ -73,8 +73,8 @@ class _CheckpointTokenizer:
 
 def render(user: str) -> Any:
     """The prompt for a user's text with an image."""
-    from visionward.runtime.conversation import Conversation  # noqa: PLC0415
-    from visionward.runtime.prompt import ChatTemplate  # noqa: PLC0415
+    from visionward.runtime.guard.conversation import Conversation  # noqa: PLC0415
+    from visionward.runtime.guard.prompt import ChatTemplate  # noqa: PLC0415
 
     return ChatTemplate().render(Conversation.from_prompt(user, None, image(1, 0)))
 
@@ -85,7 +85,7 @@ def make_inputs(checkpoint: Path, count: int) -> Inputs:
     Raises:
         ValueError: if the template alone is longer, or no text gives exactly this number.
     """
-    from visionward.runtime.prompt import tokenize  # noqa: PLC0415
+    from visionward.runtime.guard.prompt import tokenize  # noqa: PLC0415
 
     tokenizer = _CheckpointTokenizer(checkpoint)
     user, found = "Describe", 0

@@ -19,7 +19,7 @@ class PlainLlama:
     def __init__(self, path: Path, threads: int) -> None:
         import llama_cpp.llama_cpp as llama  # noqa: PLC0415 - the environment must be set before
 
-        from visionward.runtime.decoder import ANSWER_ROOM, SEQUENCES  # noqa: PLC0415
+        from visionward.runtime.decoder.decoder import ANSWER_ROOM, SEQUENCES  # noqa: PLC0415
         from visionward.runtime.engine import DEFAULT_N_CTX, DEFAULT_UBATCH  # noqa: PLC0415
 
         self._llama: Any = llama
@@ -65,7 +65,7 @@ class PlainLlama:
 def compete(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
     """Load, read, and say what was measured."""
     # First, because it sets how llama.cpp's threads wait, for both alike.
-    import visionward.runtime.native  # noqa: F401, PLC0415, I001
+    import visionward.runtime.ggml.native  # noqa: F401, PLC0415, I001
     import llama_cpp  # noqa: PLC0415
 
     features = cpu.check_llama(options.limit, llama_cpp.llama_print_system_info().decode())

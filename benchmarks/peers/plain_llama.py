@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
-from visionward.quant.gguf_file import header_bytes, write_tensor_data
-from visionward.runtime.gguf_header import GgufHeader, StoredTensor
-from visionward.runtime.gguf_values import integers
-from visionward.runtime.mmproj_format import KEY_CROSS_LAYERS
+from visionward.formats.gguf_file import header_bytes, write_tensor_data
+from visionward.formats.gguf_header import GgufHeader, StoredTensor
+from visionward.formats.gguf_values import integers
+from visionward.formats.mmproj_format import KEY_CROSS_LAYERS
 
 CHUNK = 1 << 24
 _LAYERS = "llama.block_count"

@@ -45,7 +45,7 @@ def model_inputs(inputs: Inputs, tiles: int, seed: int, dtype: Any, config: Any)
     """What the processor would give the model."""
     import torch  # noqa: PLC0415
 
-    from visionward.runtime.preprocess import tile_image  # noqa: PLC0415
+    from visionward.runtime.images.preprocess import tile_image  # noqa: PLC0415
 
     vision = config.vision_config
     settings = SimpleNamespace(

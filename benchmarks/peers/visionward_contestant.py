@@ -31,15 +31,15 @@ def load(options: argparse.Namespace) -> Any:
 
 def leave_categories_out() -> None:
     """Random weights answer neither word, and reading their categories would take longer than the verdict."""
-    from visionward.runtime import judgement  # noqa: PLC0415
+    from visionward.runtime.guard import judgement  # noqa: PLC0415
 
     judgement._read_categories = lambda *_arguments: judgement._Findings()  # noqa: SLF001
 
 
 def check_prompt(guard: Any, inputs: Inputs) -> None:
     """Check that this pair tokenizes the prompt as the others get it."""
-    from visionward.runtime.conversation import Conversation  # noqa: PLC0415
-    from visionward.runtime.prompt import ChatTemplate, tokenize  # noqa: PLC0415
+    from visionward.runtime.guard.conversation import Conversation  # noqa: PLC0415
+    from visionward.runtime.guard.prompt import ChatTemplate, tokenize  # noqa: PLC0415
 
     model = guard.engine.model
     template = ChatTemplate(model.chat_template, special_tokens=model.special_tokens)

@@ -12,7 +12,7 @@ from fake_guard import FakeGuard
 from PIL import Image
 
 from visionward.cli.main import cli
-from visionward.runtime import guard as guard_module
+from visionward.runtime.guard import guard as guard_module
 
 Run = Callable[..., Result]
 Program = Callable[..., subprocess.CompletedProcess]

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-from visionward.runtime.kernel_probe import WeightResult
+from visionward.runtime.ggml.kernel_probe import WeightResult
 
 
 def crash(_kernel, _threads, sender):

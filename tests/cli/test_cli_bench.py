@@ -15,13 +15,13 @@ from visionward.cli import bench as bench_module
 from visionward.cli.bench_text import benchmark_lines, comparison_lines, time_text
 from visionward.cli.main import cli
 from visionward.convert import demo_guard
-from visionward.runtime import benchmark, benchmark_guard
-from visionward.runtime.benchmark import Measurement, Spread
-from visionward.runtime.benchmark_comparison import compare
-from visionward.runtime.benchmark_report import Benchmark
-from visionward.runtime.errors import ComputeError
-from visionward.runtime.process_memory import PeakMemory
-from visionward.runtime.system_report import native_library
+from visionward.diagnose import benchmark, benchmark_guard
+from visionward.diagnose.benchmark import Measurement, Spread
+from visionward.diagnose.benchmark_comparison import compare
+from visionward.diagnose.benchmark_report import Benchmark
+from visionward.diagnose.system_report import native_library
+from visionward.errors import ComputeError
+from visionward.machine.process_memory import PeakMemory
 
 ROWS = ["load", "preprocess", "vision", "prefill", "decode", "total", "repeat_total", "decode_token"]
 

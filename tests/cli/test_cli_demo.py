@@ -7,9 +7,9 @@ import pytest
 from fake_guard import SAFE, UNSAFE
 
 from visionward.convert import demo_guard
-from visionward.runtime import demo_samples
-from visionward.runtime.demo_samples import TOY_NOTICE, read_demo_samples
-from visionward.runtime.errors import ConversationError
+from visionward.errors import ConversationError
+from visionward.runtime.guard import demo_samples
+from visionward.runtime.guard.demo_samples import TOY_NOTICE, read_demo_samples
 
 
 @pytest.fixture

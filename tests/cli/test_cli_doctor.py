@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from visionward.runtime import abi
-from visionward.runtime import system_report as reporting
-from visionward.runtime.kernel_probe import KernelResult, WeightResult
-from visionward.runtime.native import library_path
-from visionward.runtime.processor import read_memory, read_processor
+from visionward.diagnose import system_report as reporting
+from visionward.machine.processor import read_memory, read_processor
+from visionward.runtime.ggml import abi
+from visionward.runtime.ggml.kernel_probe import KernelResult, WeightResult
+from visionward.runtime.ggml.native import library_path
 
 WORKS = KernelResult("plain", "works", "", (WeightResult("Q4_K", 0.007, 12.3), WeightResult("Q8_0", None, None)))
 CRASHES = KernelResult("AMX", "crashes", "SIGSEGV (exit 139)", ())

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from fake_guard import SAFE
 
-from visionward.runtime.errors import CheckFailedError, ComputeError, ContextLengthError, ImageError, ModelFileError
+from visionward.errors import CheckFailedError, ComputeError, ContextLengthError, ImageError, ModelFileError
 
 PAIR = ("--model", "t.gguf", "--mmproj", "m.gguf")
 PROMPT = ("--prompt", "hello")

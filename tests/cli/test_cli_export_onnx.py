@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from visionward.cli.export_onnx import ONNX_TYPES
 from visionward.cli.model_options import _byte_count
 from visionward.convert import ConvertedPair
-from visionward.runtime.onnx_format import WEIGHT_TYPES, data_path, read_identity
+from visionward.formats.onnx_format import WEIGHT_TYPES, data_path, read_identity
 
 PAIR = ("--model", "t.gguf", "--mmproj", "m.gguf")
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}

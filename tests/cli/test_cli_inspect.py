@@ -6,9 +6,9 @@ import pytest
 from tiny_checkpoint import IMAGE_TOKEN_ID, VOCABULARY, write_tiny_checkpoint
 
 from visionward.convert import convert_checkpoint
-from visionward.runtime.demo_samples import TOY_NOTICE
-from visionward.runtime.pair_summary import _template_summary
-from visionward.runtime.prompt import LLAMA_SPECIAL_TOKENS, _built_in
+from visionward.diagnose.pair_summary import _template_summary
+from visionward.runtime.guard.demo_samples import TOY_NOTICE
+from visionward.runtime.guard.prompt import LLAMA_SPECIAL_TOKENS, _built_in
 
 
 def test_json(run, model, tiny_pair):

@@ -23,7 +23,7 @@ cli()
 # The real program, but the image is encoded again and again; the first time leaves a mark.
 ENDLESS = """
 import pathlib, sys
-from visionward.runtime import vision_tower
+from visionward.runtime.vision import vision_tower
 encode = vision_tower.VisionTower.encode
 def forever(tower, tiles, check_cancelled):
     while True:
@@ -38,7 +38,7 @@ cli(sys.argv[2:])
 # An interrupt arrives in a destructor, where Python prints it and goes on.
 LOST_INTERRUPT = """
 import os, signal, sys
-from visionward.runtime.guard import Guard
+from visionward.runtime.guard.guard import Guard
 class Swallows:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)

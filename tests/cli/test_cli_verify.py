@@ -9,7 +9,7 @@ from gguf_edit import GgufFile
 
 from visionward.convert import ConvertedPair
 from visionward.convert.onnx_file import export_tower
-from visionward.runtime.onnx_format import data_path
+from visionward.formats.onnx_format import data_path
 
 
 @pytest.fixture

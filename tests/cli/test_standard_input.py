@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visionward.cli import standard_input
-from visionward.runtime.images import decode_image
+from visionward.runtime.images.images import decode_image
 
 PAIR = ("--model", "t.gguf", "--mmproj", "m.gguf")
 

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from visionward.quant.comparison.guard_process import Begun, Failed, Finished
-from visionward.quant.comparison.journal import Judged, Loaded
+from visionward.compare.guard_process import Begun, Failed, Finished
+from visionward.compare.journal import Judged, Loaded
 
 
 def _judge(item):

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from visionward.quant.comparison.journal import FeatureError, Judged, Loaded
-from visionward.quant.comparison.judging import ModelResults
-from visionward.quant.comparison.models import Endpoint, GuardFiles
-from visionward.quant.datasets import Dataset
-from visionward.quant.samples import Sample
-from visionward.runtime.conversation import Conversation
+from visionward.compare.datasets import Dataset
+from visionward.compare.journal import FeatureError, Judged, Loaded
+from visionward.compare.judging import ModelResults
+from visionward.compare.models import Endpoint, GuardFiles
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.samples import Sample
 
 CODES = ("S1", "S2", "S9")
 

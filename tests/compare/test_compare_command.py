@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from visionward.cli.main import cli
+from visionward.compare import guard_run
 from visionward.convert import convert_checkpoint
-from visionward.quant import requirements
-from visionward.quant.comparison import guard_run
+from visionward.machine import extras as requirements
 
 
 @pytest.fixture(scope="module")

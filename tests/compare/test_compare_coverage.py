@@ -9,10 +9,10 @@ import itertools
 import numpy as np
 import pytest
 
-from visionward.quant.comparison.conclusion import told_apart
-from visionward.quant.comparison.decisions import PROPORTIONS, decision_counts, sum_by_group
-from visionward.quant.comparison.flips import SIGNIFICANCE, flip_test
-from visionward.quant.comparison.intervals import change_bounds, change_of_rate
+from visionward.compare.conclusion import told_apart
+from visionward.compare.decisions import PROPORTIONS, decision_counts, sum_by_group
+from visionward.compare.flips import SIGNIFICANCE, flip_test
+from visionward.compare.intervals import change_bounds, change_of_rate
 
 LEAST_COVERAGE = 0.94
 

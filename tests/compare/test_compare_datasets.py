@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from visionward.quant.datasets import FORMATS, read_dataset, with_own_names
-from visionward.quant.datasets.formats import ADAPTERS
-from visionward.quant.datasets.rows import NEUTRAL_PROMPT
-from visionward.runtime.errors import DataError
-from visionward.runtime.policy import DEFAULT_POLICY
+from visionward.compare.datasets import FORMATS, read_dataset, with_own_names
+from visionward.compare.datasets.formats import ADAPTERS
+from visionward.compare.datasets.rows import NEUTRAL_PROMPT
+from visionward.errors import DataError
+from visionward.runtime.guard.policy import DEFAULT_POLICY
 
 
 def _png(shade: int = 0) -> bytes:

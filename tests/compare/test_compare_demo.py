@@ -6,7 +6,7 @@ import json
 import pytest
 
 from benchmarks import compare_demo
-from visionward.runtime.errors import CheckpointError
+from visionward.errors import CheckpointError
 
 COUNT = 60
 

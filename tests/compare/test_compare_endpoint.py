@@ -12,20 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from visionward.quant.comparison.endpoint import (
+from visionward.compare.endpoint import (
     MOST_FAILURES,
     EndpointSettings,
     endpoint_key,
     judge_with_endpoint,
 )
-from visionward.quant.comparison.endpoint_prompt import data_urls, first_word_score, messages, read_answer
-from visionward.quant.comparison.journal import Journal
-from visionward.quant.comparison.models import Endpoint
-from visionward.quant.comparison.progress import Silent
-from visionward.quant.samples import Sample
-from visionward.runtime.conversation import Conversation
-from visionward.runtime.errors import DataError, ImageError
-from visionward.runtime.policy import DEFAULT_POLICY
+from visionward.compare.endpoint_prompt import data_urls, first_word_score, messages, read_answer
+from visionward.compare.journal import Journal
+from visionward.compare.models import Endpoint
+from visionward.compare.progress import Silent
+from visionward.errors import DataError, ImageError
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.policy import DEFAULT_POLICY
+from visionward.runtime.guard.samples import Sample
 
 FAST = EndpointSettings(timeout_s=10, retries=2)
 

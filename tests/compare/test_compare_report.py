@@ -14,14 +14,14 @@ from rich.console import Console
 from simulated import simulated_endpoint, simulated_results, simulated_samples
 from sklearn import metrics
 
-from visionward.quant.comparison.conclusion import best_choice, conclusions
-from visionward.quant.comparison.figures import set_figures
-from visionward.quant.comparison.report import COLUMNS, make_report, report_dict, write_report
-from visionward.quant.comparison.table import report_table
-from visionward.quant.datasets import Dataset, LeftOut
-from visionward.quant.samples import Sample
-from visionward.runtime.conversation import Conversation
-from visionward.runtime.errors import DataError
+from visionward.compare.conclusion import best_choice, conclusions
+from visionward.compare.datasets import Dataset, LeftOut
+from visionward.compare.figures import set_figures
+from visionward.compare.report import COLUMNS, make_report, report_dict, write_report
+from visionward.compare.table import report_table
+from visionward.errors import DataError
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.samples import Sample
 
 NOISES = {"f16": (0.0, 16 * 10**6), "q8_0": (0.02, 8 * 10**6), "q4_0": (3.0, 4 * 10**6)}
 

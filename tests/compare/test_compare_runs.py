@@ -10,25 +10,25 @@ import odd_processes
 import pytest
 from PIL import Image
 
+from visionward.compare import guard_run, judging
+from visionward.compare.array_store import ArrayStore, kl_divergence
+from visionward.compare.datasets import Dataset
+from visionward.compare.endpoint import EndpointSettings
+from visionward.compare.guard_run import GuardSettings, arrays_of, judge_with_guard
+from visionward.compare.html_report import html_report
+from visionward.compare.journal import FeatureError, Journal, Judged, Loaded
+from visionward.compare.judging import Plan, judge_all
+from visionward.compare.models import Endpoint, GuardFiles, check_names
+from visionward.compare.progress import Silent
+from visionward.compare.report import make_report, report_dict
 from visionward.convert import convert_checkpoint
 from visionward.convert.onnx_file import export_tower
-from visionward.quant.comparison import guard_run, judging
-from visionward.quant.comparison.array_store import ArrayStore, kl_divergence
-from visionward.quant.comparison.endpoint import EndpointSettings
-from visionward.quant.comparison.guard_run import GuardSettings, arrays_of, judge_with_guard
-from visionward.quant.comparison.html_report import html_report
-from visionward.quant.comparison.journal import FeatureError, Journal, Judged, Loaded
-from visionward.quant.comparison.judging import Plan, judge_all
-from visionward.quant.comparison.models import Endpoint, GuardFiles, check_names
-from visionward.quant.comparison.progress import Silent
-from visionward.quant.comparison.report import make_report, report_dict
-from visionward.quant.datasets import Dataset
-from visionward.quant.samples import Sample
-from visionward.runtime.conversation import Conversation
-from visionward.runtime.errors import ComputeError, DataError, ModelFileError
-from visionward.runtime.guard import Guard
-from visionward.runtime.onnx_format import data_path
-from visionward.runtime.policy import DEFAULT_POLICY
+from visionward.errors import ComputeError, DataError, ModelFileError
+from visionward.formats.onnx_format import data_path
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.guard import Guard
+from visionward.runtime.guard.policy import DEFAULT_POLICY
+from visionward.runtime.guard.samples import Sample
 
 SETTINGS = GuardSettings(DEFAULT_POLICY, 0.5, threads=1, feature_images=1)
 
@@ -455,7 +455,7 @@ def test_a_reference_that_cannot_be_used_ends_it(tmp_path, dataset, pairs):
 
 
 def test_one_at_a_time(tmp_path, dataset, pairs):
-    from visionward.quant.comparison.judging import _only_one  # noqa: PLC0415
+    from visionward.compare.judging import _only_one  # noqa: PLC0415
 
     with _only_one(tmp_path), pytest.raises(DataError, match="another comparison is running"):
         judge_all(_plan(tmp_path, dataset, pairs), Silent())

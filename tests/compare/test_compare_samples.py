@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visionward.quant.samples import Sample, read_samples
-from visionward.runtime.conversation import Conversation
-from visionward.runtime.errors import DataError
+from visionward.errors import DataError
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.samples import Sample, read_samples
 
 
 def _write(folder, *lines):

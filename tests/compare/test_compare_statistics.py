@@ -12,8 +12,8 @@ from scipy.stats import binomtest, poisson
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from visionward.quant.comparison import calibration, decisions, flips, intervals, times
-from visionward.quant.comparison.array_store import kl_divergence, relative_error
+from visionward.compare import calibration, decisions, flips, intervals, times
+from visionward.compare.array_store import kl_divergence, relative_error
 
 BOOLS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 

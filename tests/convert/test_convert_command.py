@@ -6,7 +6,7 @@ from tiny_checkpoint import write_tiny_checkpoint
 
 from visionward.cli.convert import convert
 from visionward.cli.sizes import size_text
-from visionward.runtime.errors import CheckpointError
+from visionward.errors import CheckpointError
 
 
 def test_prints_the_files_and_the_next_command(tiny_checkpoint_dir, tmp_path):

@@ -12,10 +12,10 @@ from tiny_checkpoint import write_tiny_checkpoint
 import visionward
 from visionward import Guard
 from visionward.convert import convert_checkpoint, demo_guard
+from visionward.errors import CheckpointError
+from visionward.formats.gguf_header import GgufHeader
 from visionward.quant.quantize import quantize_file
-from visionward.runtime.demo_samples import TOY_NOTICE
-from visionward.runtime.errors import CheckpointError
-from visionward.runtime.gguf_header import GgufHeader
+from visionward.runtime.guard.demo_samples import TOY_NOTICE
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from tiny_checkpoint import safetensors_bytes
 
 from visionward.convert.encoding import PlannedTensor, encode, encoded_chunks, projector_reorder, rope_reorder
 from visionward.convert.model_config import RopeScaling
-from visionward.convert.safetensors_reader import read_header
 from visionward.convert.text_file import rope_factors
-from visionward.quant.rows import encode_rows
+from visionward.errors import CheckpointError
+from visionward.formats.safetensors_reader import read_header
 from visionward.quant.tensor_types import RECIPES, element_type
-from visionward.runtime.errors import CheckpointError
+from visionward.runtime.ggml.rows import encode_rows
 
 F32, F16 = gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16
 BF16, Q8_0 = gguf.GGMLQuantizationType.BF16, gguf.GGMLQuantizationType.Q8_0
@@ -151,7 +151,7 @@ def test_chunks_add_up_whatever_their_size(tmp_path, monkeypatch):
     assert len(whole) == plan.nbytes
     padded = np.concatenate([rope_reorder(8).apply(values), np.zeros((6, 32), np.float32)])
     assert whole == ggml_q8_0(padded)
-    monkeypatch.setattr("visionward.convert.safetensors_reader.CHUNK_BYTES", 1)
+    monkeypatch.setattr("visionward.formats.safetensors_reader.CHUNK_BYTES", 1)
     seen = []
     pieces = [chunk.tobytes() for chunk in encoded_chunks(plan, lambda raw: seen.append(raw.tobytes()))]
     assert len(pieces) == 4

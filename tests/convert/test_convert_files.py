@@ -11,9 +11,9 @@ from tiny_checkpoint import tiny_config, tiny_weights, token_id, write_tiny_chec
 from visionward.convert import convert_checkpoint
 from visionward.convert.conversion import checkpoint_name
 from visionward.convert.provenance import LLAMA_3_2_NOTICE
-from visionward.runtime import mmproj_format
-from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.mmproj_file import read_config
+from visionward.formats import mmproj_format
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.mmproj_file import read_config
 
 
 def fields(path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from visionward.convert import OutputError, convert_checkpoint
-from visionward.quant.output_file import PartFile, remove_stale
+from visionward.formats.output_file import PartFile, remove_stale
 
 SLOW_CONVERSION = """
 import sys, time

@@ -11,7 +11,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from visionward.convert import convert_checkpoint
-from visionward.runtime.process_memory import MemoryWatch
+from visionward.machine.process_memory import MemoryWatch
 
 def peak(checkpoint):
     with MemoryWatch() as memory:

@@ -7,8 +7,8 @@ import pytest
 from tiny_checkpoint import safetensors_bytes, tiny_config, tiny_weights, write_tiny_checkpoint
 
 from visionward.convert import OutputError, convert_checkpoint
-from visionward.convert.safetensors_reader import read_header
-from visionward.runtime.errors import CheckpointError
+from visionward.errors import CheckpointError
+from visionward.formats.safetensors_reader import read_header
 
 
 @pytest.fixture
@@ -225,6 +225,6 @@ def test_no_room_and_no_place(folder, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="cannot be written"):
         convert_checkpoint(folder, tmp_path / "file" / "out")
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("visionward.quant.output_file.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("visionward.formats.output_file.shutil.disk_usage", lambda _: usage)
     with pytest.raises(OutputError, match=r"the files take 0\.0 GB and the disk has 0\.0 GB left"):
         convert_checkpoint(folder, tmp_path / "out")

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from visionward.convert import convert_checkpoint
 from visionward.convert.model_config import read_config
 from visionward.convert.tokenizer import read_tokenizer
-from visionward.runtime.errors import TokenizerError
+from visionward.errors import TokenizerError
 
 PIECES = (
     *"aZß9٣Ⅷ½你🙂é́'-_.,;!?\"()<>|/\\",

@@ -25,11 +25,11 @@ from visionward.convert.onnx_file import MmprojSource, export_tower, tower_path
 from visionward.convert.onnx_graph import LARGE, LINE, MICROSOFT, PAGE, OnnxGraph
 from visionward.convert.onnx_rows import GELU_LOWEST, Rows, quantized_gelu, quantized_rows
 from visionward.convert.onnx_weights import LARGEST, balance_columns, quantize_columns
-from visionward.runtime.errors import ModelFileError, QuantizeError
-from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.mmproj_file import read_config, tower_hash
-from visionward.runtime.onnx_format import CHECKSUM_BYTES, WEIGHT_TYPES, TowerIdentity, data_path, read_identity
-from visionward.runtime.onnxruntime_session import import_onnxruntime
+from visionward.errors import ModelFileError, QuantizeError
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.mmproj_file import read_config, tower_hash
+from visionward.formats.onnx_format import CHECKSUM_BYTES, WEIGHT_TYPES, TowerIdentity, data_path, read_identity
+from visionward.runtime.vision.onnxruntime_session import import_onnxruntime
 
 REPOSITORY = Path(__file__).parents[2]
 BITS = {TensorProto.FLOAT: 32, TensorProto.FLOAT16: 16, TensorProto.INT8: 8}

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from visionward.convert import convert_checkpoint
-from visionward.quant.child_process import run_in_child
+from visionward.errors import ComputeError, QuantizeError
+from visionward.machine.child_process import run_in_child
 from visionward.quant.quantize import quantize_file
-from visionward.runtime.errors import ComputeError, QuantizeError
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,7 +115,7 @@ def test_llama_cpps_log_is_routed(f16_pair, tmp_path, caplog, capfd):
 
 def test_full_disk_is_found_before_writing(f16_pair, tmp_path, monkeypatch):
     usage = SimpleNamespace(free=100_000)
-    monkeypatch.setattr("visionward.quant.output_file.shutil.disk_usage", lambda _path: usage)
+    monkeypatch.setattr("visionward.formats.output_file.shutil.disk_usage", lambda _path: usage)
     for source in (f16_pair.text, f16_pair.mmproj):
         with pytest.raises(OSError, match=r"the files take .* GB and the disk has 0\.0 GB left"):
             quantize_file(source, tmp_path / "q.gguf", "q4_0", threads=1)

@@ -7,8 +7,8 @@ from tiny_checkpoint import write_tiny_checkpoint
 
 from visionward import Engine
 from visionward.convert import convert_checkpoint
+from visionward.errors import CheckpointError
 from visionward.quant.quantize import quantize_file
-from visionward.runtime.errors import CheckpointError
 
 
 @pytest.mark.parametrize(("dtype", "plain"), [("F32", "f32"), ("BF16", "bf16"), ("F16", "f16")])

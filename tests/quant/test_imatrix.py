@@ -16,11 +16,11 @@ from tiny_checkpoint import IMAGE_TOKEN_ID
 
 from visionward import Engine
 from visionward.cli.main import cli
+from visionward.errors import ComputeError, ModelFileError, QuantizeError
+from visionward.formats.imatrix_file import Statistics, read_imatrix, write_imatrix
 from visionward.quant.activations import ActivationSums, gather
-from visionward.quant.imatrix_file import Statistics, read_imatrix, write_imatrix
 from visionward.quant.quantize import quantize_file
-from visionward.quant.samples import read_samples
-from visionward.runtime.errors import ComputeError, ModelFileError, QuantizeError
+from visionward.runtime.guard.samples import read_samples
 
 TOKENS = [500, IMAGE_TOKEN_ID, *range(40, 56)]
 

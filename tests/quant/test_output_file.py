@@ -13,14 +13,14 @@ from PIL import Image
 from tiny_checkpoint import IMAGE_TOKEN_ID
 
 from visionward.cli.main import cli
+from visionward.compare.datasets import remove_images
+from visionward.compare.report_files import check_folder, report_outputs
 from visionward.convert import convert_checkpoint
 from visionward.convert.onnx_file import export_tower
-from visionward.quant.comparison.report_files import check_folder, report_outputs
-from visionward.quant.datasets import remove_images
-from visionward.quant.imatrix_file import Statistics, write_imatrix
-from visionward.quant.output_file import GGUF, OutputError, Outputs, part_files
+from visionward.formats.imatrix_file import Statistics, write_imatrix
+from visionward.formats.onnx_format import data_path, read_identity
+from visionward.formats.output_file import GGUF, OutputError, Outputs, part_files
 from visionward.quant.quantize import quantize_file
-from visionward.runtime.onnx_format import data_path, read_identity
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links")
 
@@ -134,7 +134,7 @@ def no_work(monkeypatch):
     monkeypatch.setattr("visionward.quant.quantize.MmprojQuantizer", refuse)
     monkeypatch.setattr("visionward.convert.conversion.write_tensor_data", refuse)
     monkeypatch.setattr("visionward.convert.onnx_file.TowerEmitter.model", refuse)
-    monkeypatch.setattr("visionward.quant.comparison.judging.judge_all", refuse)
+    monkeypatch.setattr("visionward.compare.judging.judge_all", refuse)
 
 
 @pytest.fixture

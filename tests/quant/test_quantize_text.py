@@ -13,10 +13,10 @@ from quantize_reference import KINDS, keys, relative_error, tensors
 from tiny_checkpoint import VOCABULARY, write_tiny_checkpoint
 
 from visionward.convert import convert_checkpoint
-from visionward.quant.output_file import OutputError
+from visionward.errors import ModelFileError, QuantizeError
+from visionward.formats.output_file import OutputError
 from visionward.quant.quantize import quantize_file
 from visionward.quant.tensor_types import RECIPES, TypeOverride
-from visionward.runtime.errors import ModelFileError, QuantizeError
 
 IDS = np.random.default_rng(0).integers(0, VOCABULARY, 24).astype(np.int32)
 

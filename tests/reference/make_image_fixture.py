@@ -2,8 +2,8 @@
 
     python tests/reference/make_image_fixture.py
 
-Needs the training extra. The file holds, for each case of tests/image_variants.py, the logits of every position and
-the projected vision features of the real tiles.
+Needs the training extra. The file holds, for each case of tests/support/image_variants.py, the logits of every
+position and the projected vision features of the real tiles.
 """
 
 import sys
@@ -15,7 +15,7 @@ import torch
 import transformers
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
+sys.path[:0] = [str(HERE.parent / "support"), str(HERE.parent.parent)]
 
 from image_variants import CASES, CHECKPOINTS, ImageCase  # noqa: E402 - needs the path above
 from tiny_checkpoint import IMAGE_TOKEN_ID, write_tiny_checkpoint  # noqa: E402 - needs the path above

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "support"))
 
 from text_variants import VARIANTS, random_ids  # noqa: E402 - needs the path above
 from tiny_checkpoint import write_tiny_checkpoint  # noqa: E402 - needs the path above

@@ -20,9 +20,9 @@ from make_preprocess_fixture import (
 from PIL import Image, ImageOps
 from true_shape import TRUE_LAYERS
 
-from visionward.runtime.images import decode_image
-from visionward.runtime.mmproj_format import VisionConfig
-from visionward.runtime.preprocess import choose_canvas, resized_size, tile_image
+from visionward.formats.mmproj_format import VisionConfig
+from visionward.runtime.images.images import decode_image
+from visionward.runtime.images.preprocess import choose_canvas, resized_size, tile_image
 
 CANVASES = ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1))
 FIXTURE_DATA = json.loads(FIXTURE.read_text())

@@ -1,6 +1,6 @@
 """The exact mode against Transformers 4.53.3, corrected for rule 6, with four tiles of 560 px.
 
-What the default mode is compared with in tests/runtime/test_batch_sizes.py is itself right at that size.
+What the default mode is compared with in tests/runtime/decoder/test_batch_sizes.py is itself right at that size.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from visionward import Engine, Guard
 from visionward.runtime.engine import DEFAULT_IMAGE_CACHE_BYTES
 from visionward.runtime.image_cache import ImageCache
-from visionward.runtime.preprocess import Tiles
+from visionward.runtime.images.preprocess import Tiles
 
 PICTURES = [np.random.default_rng(seed).integers(0, 255, (50, 50, 3), np.uint8) for seed in range(3)]
 

@@ -11,8 +11,8 @@ import pytest
 from tiny_checkpoint import write_tiny_checkpoint
 
 from visionward.convert import convert_checkpoint
-from visionward.runtime import onnxruntime_session, openvino_session
-from visionward.runtime.vision_backend import Chosen
+from visionward.runtime.vision import onnxruntime_session, openvino_session
+from visionward.runtime.vision.vision_backend import Chosen
 
 SCRIPT = """
 import json, os, random, signal, sys, threading, time

@@ -9,7 +9,7 @@ from image_variants import CASES, ImageCase
 from tiny_checkpoint import IMAGE_TOKEN_ID
 
 from visionward.runtime.engine import LogitsResult
-from visionward.runtime.preprocess import Tiles
+from visionward.runtime.images.preprocess import Tiles
 
 FIXTURE = np.load(Path(__file__).parents[1] / "reference" / "image_logits.npz")
 EXACT_BOUND = 5e-5

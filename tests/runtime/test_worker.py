@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from visionward import Engine
-from visionward.runtime import process_memory, worker
-from visionward.runtime.errors import ComputeError
-from visionward.runtime.process_memory import MemoryWatch
+from visionward.errors import ComputeError
+from visionward.machine import process_memory
+from visionward.machine.process_memory import MemoryWatch
+from visionward.runtime import worker
 from visionward.runtime.worker import Worker
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no fork, no timers")

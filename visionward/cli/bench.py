@@ -78,10 +78,10 @@ def bench(
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
 
     from visionward.cli.bench_text import benchmark_lines, comparison_lines  # noqa: PLC0415 - not needed for --help
-    from visionward.runtime import benchmark_guard  # noqa: PLC0415
-    from visionward.runtime.benchmark import DEFAULT_PROMPT, Plan, measure, synthetic_picture  # noqa: PLC0415
-    from visionward.runtime.benchmark_comparison import compare, read_benchmark  # noqa: PLC0415
-    from visionward.runtime.benchmark_report import describe, dump  # noqa: PLC0415
+    from visionward.diagnose import benchmark_guard  # noqa: PLC0415
+    from visionward.diagnose.benchmark import DEFAULT_PROMPT, Plan, measure, synthetic_picture  # noqa: PLC0415
+    from visionward.diagnose.benchmark_comparison import compare, read_benchmark  # noqa: PLC0415
+    from visionward.diagnose.benchmark_report import describe, dump  # noqa: PLC0415
 
     # Better now than after all the runs.
     old = None if against is None else read_benchmark(against)

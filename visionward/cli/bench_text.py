@@ -5,7 +5,7 @@ from typing import Any
 
 from visionward.cli.error_group import one_line
 from visionward.cli.sizes import size_text
-from visionward.runtime.benchmark_comparison import STATISTICS, Comparison
+from visionward.diagnose.benchmark_comparison import STATISTICS, Comparison
 
 Values = Mapping[str, Any]
 

@@ -157,9 +157,9 @@ def classify(
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
 
     from visionward.cli.verdict_text import verdict_lines  # noqa: PLC0415 - the native library is not needed for --help
-    from visionward.runtime.conversation import Conversation  # noqa: PLC0415
-    from visionward.runtime.guard import Guard  # noqa: PLC0415
-    from visionward.runtime.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
+    from visionward.runtime.guard.conversation import Conversation  # noqa: PLC0415
+    from visionward.runtime.guard.guard import Guard  # noqa: PLC0415
+    from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
 
     policy = (DEFAULT_POLICY if categories is None else Policy.from_file(categories)).exclude(exclude)
     if conversation is None:

@@ -136,16 +136,16 @@ def compare(
     from rich.console import Console  # noqa: PLC0415 - not needed for --help
 
     from visionward.cli.compare_progress import ComparisonProgress  # noqa: PLC0415
-    from visionward.quant.comparison.endpoint import EndpointSettings  # noqa: PLC0415
-    from visionward.quant.comparison.guard_run import GuardSettings  # noqa: PLC0415
-    from visionward.quant.comparison.judging import Plan, judge_all  # noqa: PLC0415
-    from visionward.quant.comparison.models import Endpoint, GuardFiles  # noqa: PLC0415
-    from visionward.quant.comparison.report import make_report, write_report  # noqa: PLC0415
-    from visionward.quant.comparison.report_files import check_folder  # noqa: PLC0415
-    from visionward.quant.comparison.table import report_table  # noqa: PLC0415
-    from visionward.quant.datasets import FORMATS, read_dataset, remove_images, with_own_names  # noqa: PLC0415
-    from visionward.quant.requirements import require  # noqa: PLC0415
-    from visionward.runtime.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
+    from visionward.compare.datasets import FORMATS, read_dataset, remove_images, with_own_names  # noqa: PLC0415
+    from visionward.compare.endpoint import EndpointSettings  # noqa: PLC0415
+    from visionward.compare.guard_run import GuardSettings  # noqa: PLC0415
+    from visionward.compare.judging import Plan, judge_all  # noqa: PLC0415
+    from visionward.compare.models import Endpoint, GuardFiles  # noqa: PLC0415
+    from visionward.compare.report import make_report, write_report  # noqa: PLC0415
+    from visionward.compare.report_files import check_folder  # noqa: PLC0415
+    from visionward.compare.table import report_table  # noqa: PLC0415
+    from visionward.machine.extras import require  # noqa: PLC0415
+    from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
 
     for name in forms:
         if name not in FORMATS:

@@ -54,9 +54,9 @@ def convert(
         visionward convert Llama-Guard-3-11B-Vision models --text-type bf16 --mmproj-type bf16
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     from visionward.convert import convert_checkpoint  # noqa: PLC0415 - the native library is not needed for --help
+    from visionward.formats.gguf_header import GgufHeader  # noqa: PLC0415
+    from visionward.formats.onnx_format import data_path  # noqa: PLC0415
     from visionward.quant.quantize import find_recipe, nearest_notes  # noqa: PLC0415
-    from visionward.runtime.gguf_header import GgufHeader  # noqa: PLC0415
-    from visionward.runtime.onnx_format import data_path  # noqa: PLC0415
 
     with progress_bar("converting") as progress:
         pair = convert_checkpoint(

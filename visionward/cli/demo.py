@@ -20,8 +20,8 @@ def demo(threads: int | None, gpu_layers: int | None) -> None:
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     from visionward.cli.demo_text import closing_lines, opening_lines, sample_lines  # noqa: PLC0415 - not for --help
     from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415
-    from visionward.runtime.demo_samples import read_demo_samples  # noqa: PLC0415
-    from visionward.runtime.guard import Guard  # noqa: PLC0415
+    from visionward.runtime.guard.demo_samples import read_demo_samples  # noqa: PLC0415
+    from visionward.runtime.guard.guard import Guard  # noqa: PLC0415
 
     samples = read_demo_samples()
     pair = demo_pair()

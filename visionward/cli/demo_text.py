@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from visionward.cli.verdict_text import coloured, seconds
-from visionward.runtime.demo_samples import TOY_NOTICE, DemoSample
-from visionward.runtime.verdict import Verdict
+from visionward.runtime.guard.demo_samples import TOY_NOTICE, DemoSample
+from visionward.runtime.guard.verdict import Verdict
 
 
 def opening_lines(count: int) -> Iterator[str]:

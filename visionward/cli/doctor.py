@@ -24,7 +24,7 @@ def doctor(fresh: bool, as_json: bool) -> None:
         visionward doctor --fresh
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     from visionward.cli.doctor_text import report_lines  # noqa: PLC0415 - not needed for --help
-    from visionward.runtime.system_report import system_report  # noqa: PLC0415
+    from visionward.diagnose.system_report import system_report  # noqa: PLC0415
 
     def progress(text: str) -> None:
         if sys.stderr.isatty():

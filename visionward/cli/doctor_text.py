@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from visionward.cli.sizes import size_text
-from visionward.runtime.kernel_probe import KernelResult
-from visionward.runtime.system_report import NativeLibrary, SystemReport
+from visionward.diagnose.system_report import NativeLibrary, SystemReport
+from visionward.runtime.ggml.kernel_probe import KernelResult
 
 _STATUS = {
     "works": "works",
@@ -43,11 +43,10 @@ def report_lines(report: SystemReport) -> Iterator[str]:
 
 def _machine_lines(report: SystemReport) -> Iterator[str]:
     processor, memory = report.processor, report.memory
-    physical = "" if report.physical_cores is None else f"{report.physical_cores} physical, "
     usable = "" if processor.usable_cores == processor.logical_cores else f", {processor.usable_cores} usable"
     features = "unknown" if processor.features is None else " ".join(processor.features) or "none of note"
     yield f"  processor         {processor.model} ({processor.architecture})"
-    yield f"  cores             {physical}{processor.logical_cores} logical{usable}"
+    yield f"  cores             {report.physical_cores} physical, {processor.logical_cores} logical{usable}"
     yield f"  features          {features}"
     amounts = {"total": memory.total, "available": memory.available, "limit of this container": memory.limit}
     known = ", ".join(f"{size_text(amount)} {name}" for name, amount in amounts.items() if amount is not None)

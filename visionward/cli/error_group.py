@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from visionward.cli.given_once import GivenOnce
-from visionward.runtime.standard_streams import occupy_descriptors
+from visionward.machine.standard_streams import occupy_descriptors
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -164,7 +164,7 @@ def _debugging() -> bool:
 
 
 def _describe(error: Exception) -> str:
-    from visionward.runtime.errors import VisionwardError  # noqa: PLC0415 - this file is imported for --help too
+    from visionward.errors import VisionwardError  # noqa: PLC0415 - this file is imported for --help too
 
     if isinstance(error, VisionwardError):
         return str(error)

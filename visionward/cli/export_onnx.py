@@ -39,7 +39,7 @@ def export_onnx(mmproj: Path, out: Path | None, weight_type: str, force: bool) -
         visionward export-onnx mmproj-guard-F16.gguf --type int8
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     from visionward.convert.onnx_file import export_tower  # noqa: PLC0415 - not needed for --help
-    from visionward.runtime.onnx_format import data_path  # noqa: PLC0415
+    from visionward.formats.onnx_format import data_path  # noqa: PLC0415
 
     with progress_bar("exporting") as progress:
         tower = export_tower(

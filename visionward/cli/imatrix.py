@@ -65,11 +65,11 @@ def imatrix(
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, has_demo=False)
 
+    from visionward.formats.imatrix_file import write_imatrix  # noqa: PLC0415
+    from visionward.formats.output_file import GGUF, Outputs  # noqa: PLC0415
     from visionward.quant.activations import gather  # noqa: PLC0415 - the native library is not needed for --help
-    from visionward.quant.imatrix_file import write_imatrix  # noqa: PLC0415
-    from visionward.quant.output_file import GGUF, Outputs  # noqa: PLC0415
-    from visionward.quant.samples import read_samples  # noqa: PLC0415
     from visionward.runtime.engine import Engine  # noqa: PLC0415
+    from visionward.runtime.guard.samples import read_samples  # noqa: PLC0415
 
     samples = read_samples(data)[:limit]
     images = [image for sample in samples for image in sample.conversation.images if isinstance(image, Path)]

@@ -31,8 +31,8 @@ def inspect(model: Path | None, mmproj: Path | None, demo: bool, template: bool,
         model, mmproj = resolve_pair(model, mmproj, demo=demo)
 
     from visionward.cli.inspect_text import summary_lines  # noqa: PLC0415 - the native library is not needed for --help
-    from visionward.runtime.demo_samples import TOY_NOTICE  # noqa: PLC0415
-    from visionward.runtime.pair_summary import summarize_pair, to_dict  # noqa: PLC0415
+    from visionward.diagnose.pair_summary import summarize_pair, to_dict  # noqa: PLC0415
+    from visionward.runtime.guard.demo_samples import TOY_NOTICE  # noqa: PLC0415
 
     if template and model is None:
         raise click.UsageError("--template needs the text file: give --model")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from visionward.cli.sizes import size_text
-from visionward.runtime.pair_summary import FileSummary, MmprojSummary, PairSummary, TextSummary
+from visionward.diagnose.pair_summary import FileSummary, MmprojSummary, PairSummary, TextSummary
 
 
 def summary_lines(summary: PairSummary) -> Iterator[str]:

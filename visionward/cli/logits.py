@@ -90,8 +90,8 @@ def logits(
         raise click.UsageError(f"--exact computes with ggml, not with {vision_backend}")
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, has_demo=False)
 
-    from visionward.quant.output_file import FileKind, Outputs, part_files  # noqa: PLC0415 - not needed for --help
-    from visionward.runtime.comparison_files import holds_logits, read_tiles, write_logits  # noqa: PLC0415
+    from visionward.diagnose.comparison_files import holds_logits, read_tiles, write_logits  # noqa: PLC0415
+    from visionward.formats.output_file import FileKind, Outputs, part_files  # noqa: PLC0415 - not needed for --help
     from visionward.runtime.engine import DEFAULT_N_CTX, Engine  # noqa: PLC0415
 
     kind = FileKind("file of `visionward logits`", holds_logits)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from visionward.cli.model_options import RegularFile
-from visionward.runtime.errors import ConversationError
+from visionward.errors import ConversationError
 
 # More than any prompt or picture that could be judged; devices have no end.
 MOST_BYTES = 256 * 2**20

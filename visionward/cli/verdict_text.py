@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from visionward.runtime.policy import Policy
-from visionward.runtime.verdict import Verdict
+from visionward.runtime.guard.policy import Policy
+from visionward.runtime.guard.verdict import Verdict
 
 _COLOURS = {"safe": "green", "unsafe": "red"}
 _JUDGED = {"User": "the user's message", "Agent": "the assistant's response"}

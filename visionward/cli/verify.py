@@ -54,8 +54,8 @@ def verify(
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
 
+    from visionward.diagnose.verification import picture_difference, verify_files  # noqa: PLC0415
     from visionward.runtime.engine import Engine  # noqa: PLC0415 - the native library is not needed for --help
-    from visionward.runtime.verification import picture_difference, verify_files  # noqa: PLC0415
 
     paths = [text_gguf, mmproj_gguf] + ([] if onnx_tower is None else [onnx_tower.with_name(f"{onnx_tower.name}.data")])
     total = sum(path.stat().st_size for path in paths if path.is_file())

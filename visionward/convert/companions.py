@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from visionward.convert.model_config import ModelConfig
-from visionward.convert.settings import MOST_BYTES, Settings
 from visionward.convert.tokenizer import Tokenizer
-from visionward.runtime.errors import CheckpointError
-from visionward.runtime.whole_text import read_text
+from visionward.errors import CheckpointError
+from visionward.formats.checkpoint_json import MOST_BYTES, Settings
+from visionward.formats.whole_text import read_text
 
 # Settings of preprocessor_config.json that the runtime implements in exactly one way, with the defaults of
 # Transformers' MllamaImageProcessor. resample 2 is PIL's bilinear filter.

@@ -14,7 +14,6 @@ from visionward.convert.mmproj_file import mmproj_metadata, padding_collapses, p
 from visionward.convert.model_config import ModelConfig, read_config
 from visionward.convert.onnx_file import PlannedSource, check_weight_type, tower_outputs, tower_path, write_tower
 from visionward.convert.provenance import Provenance, read_provenance
-from visionward.convert.safetensors_reader import StoredTensor, read_tensors
 from visionward.convert.tensor_names import (
     EMBEDDING,
     HEAD,
@@ -25,7 +24,9 @@ from visionward.convert.tensor_names import (
 )
 from visionward.convert.text_file import TextHash, general_metadata, plan_text, text_metadata
 from visionward.convert.tokenizer import Tokenizer, read_tokenizer
-from visionward.quant.gguf_file import (
+from visionward.errors import CheckpointError
+from visionward.formats import mmproj_format
+from visionward.formats.gguf_file import (
     MetadataValue,
     checksum_placeholders,
     header_bytes,
@@ -34,15 +35,14 @@ from visionward.quant.gguf_file import (
     write_checksums,
     write_tensor_data,
 )
-from visionward.quant.output_file import GGUF, Outputs, PartFile, part_files, prepare_folder, scratch_file
+from visionward.formats.onnx_format import data_path
+from visionward.formats.output_file import GGUF, Outputs, PartFile, part_files, prepare_folder, scratch_file
+from visionward.formats.pair_files import PairFiles
+from visionward.formats.safetensors_reader import StoredTensor, read_tensors
+from visionward.formats.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
+from visionward.machine.processor import usable_cores
 from visionward.quant.tensor_types import RECIPES, Recipe
 from visionward.quant.text_quantizer import TextJob, quantize_text
-from visionward.runtime import mmproj_format
-from visionward.runtime.errors import CheckpointError
-from visionward.runtime.onnx_format import data_path
-from visionward.runtime.pair_files import PairFiles
-from visionward.runtime.processor import usable_cores
-from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def convert_checkpoint(
         text_type: type of the text file, a name of ``visionward.quant.tensor_types.RECIPES``.
         mmproj_type: the same for the mmproj file.
         onnx_type: write ``vision-<name>-<type>.onnx`` too, with weights of this type, a name of
-            ``visionward.runtime.onnx_format.WEIGHT_TYPES``.
+            ``visionward.formats.onnx_format.WEIGHT_TYPES``.
         name: the model's name, by default the folder's.
         overwrite: replace an older conversion.
         progress: is told how far the conversion is.

@@ -14,10 +14,10 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from visionward.convert.conversion import ConvertedPair, convert_checkpoint
-from visionward.quant.output_file import OutputError
-from visionward.runtime.demo_samples import DEMO_GUARD_NAME
-from visionward.runtime.errors import CheckpointError
-from visionward.runtime.mmproj_format import FORMAT_VERSION
+from visionward.errors import CheckpointError
+from visionward.formats.mmproj_format import FORMAT_VERSION
+from visionward.formats.output_file import OutputError
+from visionward.runtime.guard.demo_samples import DEMO_GUARD_NAME
 
 _FOLDER = "demo_guard"
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from visionward.convert.safetensors_reader import STORAGE, StoredTensor
-from visionward.quant.rows import encode_rows
+from visionward.errors import CheckpointError, QuantizeError
+from visionward.formats.safetensors_reader import STORAGE, StoredTensor
+from visionward.machine.processor import usable_cores
 from visionward.quant.tensor_types import UNQUANTIZED
-from visionward.runtime.errors import CheckpointError, QuantizeError
-from visionward.runtime.processor import usable_cores
+from visionward.runtime.ggml.rows import encode_rows
 
 Array = npt.NDArray[Any]
 

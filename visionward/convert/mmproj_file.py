@@ -7,12 +7,12 @@ from gguf import Keys
 
 from visionward.convert.encoding import PlannedTensor, projector_reorder
 from visionward.convert.model_config import ModelConfig
-from visionward.convert.safetensors_reader import StoredTensor
 from visionward.convert.tensor_names import mmproj_names
-from visionward.quant.gguf_file import Metadata, MetadataValue
+from visionward.formats import mmproj_format
+from visionward.formats.gguf_file import Metadata, MetadataValue
+from visionward.formats.mmproj_format import VisionConfig, tensor_shapes
+from visionward.formats.safetensors_reader import StoredTensor
 from visionward.quant.tensor_types import Recipe, element_type
-from visionward.runtime import mmproj_format
-from visionward.runtime.mmproj_format import VisionConfig, tensor_shapes
 
 # The tables whose rows for unused tiles must be zero: (name in the mmproj file, whether it has a row for each token).
 _TILE_TABLES = (

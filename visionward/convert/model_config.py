@@ -6,9 +6,9 @@ Missing settings take the defaults of Transformers' Mllama configuration classes
 from dataclasses import dataclass
 from pathlib import Path
 
-from visionward.convert.settings import Settings
-from visionward.runtime.errors import CheckpointError
-from visionward.runtime.mmproj_format import CrossAttentionConfig, VisionConfig, all_aspect_ratios
+from visionward.errors import CheckpointError
+from visionward.formats.checkpoint_json import Settings
+from visionward.formats.mmproj_format import CrossAttentionConfig, VisionConfig, all_aspect_ratios
 
 # Rows that MllamaTextModel gives its embedding on top of the vocabulary; <|image|> is the first of them.
 EXTRA_EMBEDDING_ROWS = 8

@@ -12,15 +12,15 @@ from gguf import GGMLQuantizationType
 
 from visionward.convert.encoding import PlannedTensor, encoded_chunks
 from visionward.convert.onnx_tower import TowerEmitter
-from visionward.quant.output_file import FileKind, Outputs, part_files, prepare_folder
-from visionward.quant.rows import decode_rows
-from visionward.runtime import mmproj_format
-from visionward.runtime.errors import ModelFileError, QuantizeError
-from visionward.runtime.gguf_header import GgufHeader
-from visionward.runtime.mmproj_file import check_tensors, read_config, tower_hash
-from visionward.runtime.mmproj_format import MmprojConfig
-from visionward.runtime.onnx_format import WEIGHT_TYPES, checksums, data_path, is_tower
-from visionward.runtime.tensor_checksums import check_checksums
+from visionward.errors import ModelFileError, QuantizeError
+from visionward.formats import mmproj_format
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.mmproj_file import check_tensors, read_config, tower_hash
+from visionward.formats.mmproj_format import MmprojConfig
+from visionward.formats.onnx_format import WEIGHT_TYPES, checksums, data_path, is_tower
+from visionward.formats.output_file import FileKind, Outputs, part_files, prepare_folder
+from visionward.formats.tensor_checksums import check_checksums
+from visionward.runtime.ggml.rows import decode_rows
 
 Floats = npt.NDArray[np.float32]
 # Is told after every weight: bytes written so far, bytes in all.

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from visionward.convert.onnx_graph import MICROSOFT, OnnxGraph
 from visionward.convert.onnx_rows import Rows, quantized_gelu, quantized_rows
 from visionward.convert.onnx_weights import TowerSource, WeightEncoder
-from visionward.runtime.onnx_format import CHECKSUM_BYTES, FEATURES, PIXELS, RATIO_ID, TowerIdentity
+from visionward.formats.onnx_format import CHECKSUM_BYTES, FEATURES, PIXELS, RATIO_ID, TowerIdentity
 
 Floats = npt.NDArray[np.float32]
 _BIAS_COLUMNS = 2

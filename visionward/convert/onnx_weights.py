@@ -14,8 +14,8 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from visionward.convert.onnx_graph import OnnxGraph
-from visionward.runtime.errors import QuantizeError
-from visionward.runtime.mmproj_format import MmprojConfig, tensor_shapes
+from visionward.errors import QuantizeError
+from visionward.formats.mmproj_format import MmprojConfig, tensor_shapes
 
 Floats = npt.NDArray[np.float32]
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from visionward.convert.settings import Settings
+from visionward.formats.checkpoint_json import Settings
 
 # The notice that Meta's licence asks every distributed copy to carry.
 LLAMA_3_2_NOTICE = (

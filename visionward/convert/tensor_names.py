@@ -7,9 +7,9 @@ writes too; ``canonical_name`` maps the names of its modules in memory onto them
 from collections.abc import Iterable, Mapping
 
 from visionward.convert.model_config import ModelConfig
-from visionward.convert.safetensors_reader import StoredTensor
-from visionward.runtime.errors import CheckpointError
-from visionward.runtime.mmproj_format import CrossAttentionConfig, VisionConfig, tensor_shapes
+from visionward.errors import CheckpointError
+from visionward.formats.mmproj_format import CrossAttentionConfig, VisionConfig, tensor_shapes
+from visionward.formats.safetensors_reader import StoredTensor
 
 # Prefix of the modules in memory (Transformers 4.52 and later) -> prefix on the hub.
 _PREFIXES = {

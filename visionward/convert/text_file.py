@@ -11,13 +11,13 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, Keys
 from visionward.convert.encoding import Array, PlannedTensor, Reorder, rope_reorder
 from visionward.convert.model_config import ModelConfig, RopeScaling
 from visionward.convert.provenance import Provenance
-from visionward.convert.safetensors_reader import StoredTensor
 from visionward.convert.tensor_names import HEAD, canonical_name, text_names
 from visionward.convert.tokenizer import Tokenizer
-from visionward.quant.gguf_file import Metadata, MetadataValue
+from visionward.formats import mmproj_format
+from visionward.formats.gguf_file import Metadata, MetadataValue
+from visionward.formats.safetensors_reader import StoredTensor
+from visionward.formats.text_format import ARCHITECTURE, PRE_TOKENIZER, TOKENIZER_MODEL
 from visionward.quant.tensor_types import Recipe, element_type
-from visionward.runtime import mmproj_format
-from visionward.runtime.text_format import ARCHITECTURE, PRE_TOKENIZER, TOKENIZER_MODEL
 
 _ROPE_FACTORS = "rope_freqs.weight"
 

@@ -9,8 +9,8 @@ from typing import Any
 from gguf import TokenType
 
 from visionward.convert.model_config import ModelConfig
-from visionward.convert.settings import Settings
-from visionward.runtime.errors import TokenizerError
+from visionward.errors import TokenizerError
+from visionward.formats.checkpoint_json import Settings
 
 IMAGE_TOKEN = "<|image|>"  # noqa: S105 - a token's text, not a secret
 END_OF_TURN_TOKEN = "<|eot_id|>"  # noqa: S105 - a token's text, not a secret

@@ -7,14 +7,14 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from visionward.quant.imatrix_file import Statistics
-from visionward.quant.samples import Sample
-from visionward.runtime.answer import SAFE, UNSAFE
-from visionward.runtime.conversation import Conversation
+from visionward.errors import ComputeError, QuantizeError, VisionwardError
+from visionward.formats.imatrix_file import Statistics
 from visionward.runtime.engine import Engine
-from visionward.runtime.errors import ComputeError, QuantizeError, VisionwardError
-from visionward.runtime.preprocess import Tiles
-from visionward.runtime.prompt import ChatTemplate, tokenize
+from visionward.runtime.guard.answer import SAFE, UNSAFE
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.prompt import ChatTemplate, tokenize
+from visionward.runtime.guard.samples import Sample
+from visionward.runtime.images.preprocess import Tiles
 
 # The head is left out, as llama.cpp's own tool does: it gets more bits in every type, and its input is that of one
 # norm, scaled.

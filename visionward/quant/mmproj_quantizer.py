@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, Keys
 
-from visionward.quant.gguf_file import MetadataValue, header_bytes, padded_size, write_tensor_data
-from visionward.quant.imatrix_file import KEY_CHUNKS, KEY_DATASET, KEY_ENTRIES, KEY_FILE, ImatrixSource
-from visionward.quant.rows import decode_rows, encode_rows, row_nbytes, rows_at_once
+from visionward.errors import QuantizeError
+from visionward.formats import mmproj_format
+from visionward.formats.gguf_file import MetadataValue, header_bytes, padded_size, write_tensor_data
+from visionward.formats.gguf_header import GgufHeader, StoredTensor
+from visionward.formats.imatrix_file import KEY_CHUNKS, KEY_DATASET, KEY_ENTRIES, KEY_FILE, ImatrixSource
+from visionward.formats.mmproj_file import expected_tensor, read_config
+from visionward.formats.regular_file import open_regular
 from visionward.quant.tensor_types import UNQUANTIZED, Recipe, TypeOverride, element_type, fitting_type
-from visionward.runtime import mmproj_format
-from visionward.runtime.errors import QuantizeError
-from visionward.runtime.gguf_header import GgufHeader, StoredTensor
-from visionward.runtime.mmproj_file import expected_tensor, read_config
-from visionward.runtime.regular_file import open_regular
+from visionward.runtime.ggml.rows import decode_rows, encode_rows, row_nbytes, rows_at_once
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,21 +8,21 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from visionward.quant.gguf_file import write_checksums
-from visionward.quant.imatrix_file import Imatrix, read_imatrix
+from visionward.errors import ModelFileError, QuantizeError
+from visionward.formats import mmproj_format
+from visionward.formats.gguf_file import write_checksums
+from visionward.formats.gguf_header import GgufHeader, StoredTensor
+from visionward.formats.imatrix_file import Imatrix, read_imatrix
+from visionward.formats.mmproj_file import check_tensors, read_config
+from visionward.formats.mmproj_format import EMBEDDING_TABLES
+from visionward.formats.output_file import GGUF, Outputs, part_files, prepare_folder
+from visionward.formats.tensor_checksums import check_checksums, has_checksums
+from visionward.formats.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
+from visionward.formats.text_format import read_text_config
+from visionward.machine.processor import usable_cores
 from visionward.quant.mmproj_quantizer import MmprojQuantizer, can_have
-from visionward.quant.output_file import GGUF, Outputs, part_files, prepare_folder
 from visionward.quant.tensor_types import RECIPES, UNQUANTIZED, Recipe, TypeOverride
 from visionward.quant.text_quantizer import TextJob, quantize_text
-from visionward.runtime import mmproj_format
-from visionward.runtime.errors import ModelFileError, QuantizeError
-from visionward.runtime.gguf_header import GgufHeader, StoredTensor
-from visionward.runtime.mmproj_file import check_tensors, read_config
-from visionward.runtime.mmproj_format import EMBEDDING_TABLES
-from visionward.runtime.processor import usable_cores
-from visionward.runtime.tensor_checksums import check_checksums, has_checksums
-from visionward.runtime.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
-from visionward.runtime.text_format import read_text_config
 
 # Is told when a tensor is begun: bytes of the source that are done, bytes in all, the tensor.
 Progress = Callable[[int, int, str], None]

@@ -11,7 +11,7 @@ from enum import Enum
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
-from visionward.runtime.mmproj_format import EMBEDDING_TABLES
+from visionward.formats.mmproj_format import EMBEDDING_TABLES
 
 _F32, _F16, _BF16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16
 _Q4_0, _Q4_1 = GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1

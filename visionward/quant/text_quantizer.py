@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from visionward.quant.child_process import LogLine, Send, route_log, run_in_child
-from visionward.quant.imatrix_file import KEY_CHUNKS, KEY_DATASET, KEY_ENTRIES, KEY_FILE, ImatrixSource
+from visionward.errors import QuantizeError
+from visionward.formats.imatrix_file import KEY_CHUNKS, KEY_DATASET, KEY_ENTRIES, KEY_FILE, ImatrixSource
+from visionward.machine.child_process import LogLine, Send, route_log, run_in_child
 from visionward.quant.tensor_types import TypeOverride
-from visionward.runtime.errors import QuantizeError
 
 # llama.cpp's default, 8 GiB, is more than many machines have; slabs of this size cost no time.
 BUFFER_BYTES = 256 << 20
@@ -89,8 +89,8 @@ def quantize_text(job: TextJob, on_planned: Callable[[int], None], on_tensor: Ca
 
 def _quantize(job: TextJob, send: Send) -> None:
     """The child's work."""
-    from visionward.runtime import abi  # noqa: PLC0415 - the parent needs no library for this
-    from visionward.runtime.native import llama, take_errors  # noqa: PLC0415
+    from visionward.runtime.ggml import abi  # noqa: PLC0415 - the parent needs no library for this
+    from visionward.runtime.ggml.native import llama, take_errors  # noqa: PLC0415
 
     reader = _LogReader(send)
     route_log(reader.receive)

@@ -15,26 +15,27 @@ from typing import TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
-from visionward.runtime import abi
-from visionward.runtime.cross_attention import CrossAttention, ImageMemory
-from visionward.runtime.decoder import ANSWER_ROOM, Decoder
-from visionward.runtime.decoding_room import DecodingRoom
-from visionward.runtime.device import Device, gpu_devices, physical_cores
-from visionward.runtime.errors import ConversationError, ImageError
-from visionward.runtime.graph import Allocator, ProductObserver, read
+from visionward.errors import ConversationError, ImageError
+from visionward.formats.pair_files import PairFiles
+from visionward.machine.processor import physical_cores
+from visionward.runtime.decoder.cross_attention import CrossAttention, ImageMemory
+from visionward.runtime.decoder.decoder import ANSWER_ROOM, Decoder
+from visionward.runtime.decoder.text_model import TextModel
+from visionward.runtime.ggml import abi
+from visionward.runtime.ggml.device import Device, gpu_devices
+from visionward.runtime.ggml.graph import Allocator, ProductObserver, read
+from visionward.runtime.ggml.mmproj_weights import MmprojWeights
+from visionward.runtime.ggml.packed_kernels import Kernels, check_packed_kernels
 from visionward.runtime.image_cache import CacheStatistics, ImageCache
-from visionward.runtime.images import ImageSource
-from visionward.runtime.mmproj_weights import MmprojWeights
-from visionward.runtime.onnx_tower import OnnxTower
-from visionward.runtime.onnxruntime_session import CPU_PROVIDER
-from visionward.runtime.packed_kernels import Kernels, check_packed_kernels
-from visionward.runtime.pair_files import PairFiles
-from visionward.runtime.pictures import DEFAULT_FRAMES, Pictures, first_picture
-from visionward.runtime.preprocess import Tiles
-from visionward.runtime.text_model import TextModel
-from visionward.runtime.vision_backend import BackendChoice, VisionOptions, choose_backend, load_session
-from visionward.runtime.vision_memory import room_for_tower
-from visionward.runtime.vision_tower import VisionTower
+from visionward.runtime.images.decoding_room import DecodingRoom
+from visionward.runtime.images.images import ImageSource
+from visionward.runtime.images.pictures import DEFAULT_FRAMES, Pictures, first_picture
+from visionward.runtime.images.preprocess import Tiles
+from visionward.runtime.vision.onnx_tower import OnnxTower
+from visionward.runtime.vision.onnxruntime_session import CPU_PROVIDER
+from visionward.runtime.vision.vision_backend import BackendChoice, VisionOptions, choose_backend, load_session
+from visionward.runtime.vision.vision_memory import room_for_tower
+from visionward.runtime.vision.vision_tower import VisionTower
 from visionward.runtime.worker import Worker
 
 T = TypeVar("T")

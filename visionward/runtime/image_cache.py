@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from visionward.runtime.cross_attention import ImageMemory
-from visionward.runtime.preprocess import Tiles
+from visionward.runtime.decoder.cross_attention import ImageMemory
+from visionward.runtime.images.preprocess import Tiles
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from visionward.runtime.errors import ComputeError
+from visionward.errors import ComputeError
 
 T = TypeVar("T")
 

@@ -1,0 +1,57 @@
+"""The formats by name."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from visionward.compare.datasets.dataset import Dataset
+from visionward.compare.datasets.picture_sets import HARMEME, HATEFUL_MEMES, LLAVAGUARD, UNSAFEBENCH
+from visionward.compare.datasets.prompt_sets import (
+    HOLISAFE,
+    MM_SAFETYBENCH,
+    MSTS,
+    SPA_VL,
+    VLGUARD,
+    VLSU,
+    WILDGUARDMIX,
+    XSTEST,
+)
+from visionward.compare.datasets.response_sets import BEAVERTAILS_V
+from visionward.compare.datasets.rows import Adapter
+from visionward.runtime.guard.samples import read_samples
+
+OWN_FORMAT = "jsonl"
+ADAPTERS: Mapping[str, Adapter] = {
+    "beavertails-v": BEAVERTAILS_V,
+    "harmeme": HARMEME,
+    "hateful-memes": HATEFUL_MEMES,
+    "holisafe": HOLISAFE,
+    "llavaguard": LLAVAGUARD,
+    "mm-safetybench": MM_SAFETYBENCH,
+    "msts": MSTS,
+    "spa-vl": SPA_VL,
+    "unsafebench": UNSAFEBENCH,
+    "vlguard": VLGUARD,
+    "vlsu": VLSU,
+    "wildguardmix": WILDGUARDMIX,
+    "xstest": XSTEST,
+}
+FORMATS = (OWN_FORMAT, *ADAPTERS)
+
+
+def read_dataset(path: Path, form: str, scratch: Path) -> Dataset:
+    """Read a data set from files that the user has.
+
+    Args:
+        path: the file or folder.
+        form: one of ``FORMATS``.
+        scratch: a folder for images that the set keeps inside its files.
+
+    Raises:
+        DataError: if it is not of that form.
+        MissingExtraError: if a library is missing.
+    """
+    if form == OWN_FORMAT:
+        return Dataset(path.stem, tuple(read_samples(path)))
+    found = ADAPTERS[form].read(path, scratch)
+    return replace(found, name=f"{found.name} ({path.stem})" if path.is_file() else found.name)

@@ -1,0 +1,214 @@
+"""Judging samples with one GGUF pair, in a process of its own: its peak memory is its own, and so is its crash."""
+
+import contextlib
+import logging
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from visionward.compare.array_store import ArrayStore, kl_divergence, relative_error
+from visionward.compare.journal import FeatureError, Judged, Loaded
+from visionward.compare.models import GuardFiles
+from visionward.errors import ComputeError, VisionwardError
+from visionward.machine.python_process import Sender
+from visionward.runtime.guard.policy import Policy
+from visionward.runtime.guard.samples import Sample
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample to judge.
+
+    Attributes:
+        digest: of what is judged.
+        sample: the sample.
+    """
+
+    digest: str
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the process does.
+
+    Attributes:
+        files: the pair.
+        items: the samples to judge; none if the pair is to be opened only.
+        features: samples whose image's vision features are compared.
+        policy: categories in force.
+        threshold: unsafe from this score on.
+        threads: CPU threads; None for the default.
+        gpu_layers: None for the default.
+        arrays: folder of the reference's first-token logits and vision features.
+        is_reference: write these arrays; candidates read them.
+    """
+
+    files: GuardFiles
+    items: tuple[Item, ...]
+    features: tuple[Item, ...]
+    policy: Policy
+    threshold: float
+    threads: int | None
+    gpu_layers: int | None
+    arrays: Path
+    is_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A sample is being judged; if the process dies, it was this one."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The model cannot be used."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All samples were judged."""
+
+
+Message = Begun | Failed | Finished | Judged | Loaded | FeatureError
+
+
+def run_guard(task: Task, connection: Sender) -> None:
+    """Judge all samples and send what was found, one message a sample. The process's main function."""
+    logging.basicConfig(level=logging.CRITICAL)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        try:
+            with _Judge(task) as judge:
+                connection.send(judge.loaded)
+                for item in task.items:
+                    connection.send(Begun(item.digest))
+                    connection.send(judge.judge(item))
+                # Comparing features takes memory of its own, which is not the model's: it comes last.
+                for item in task.features:
+                    connection.send(Begun(item.digest))
+                    connection.send(judge.features(item))
+            connection.send(Finished())
+        except (VisionwardError, OSError, MemoryError) as error:
+            connection.send(Failed(str(error) or type(error).__name__))
+
+
+class _Judge:
+    def __init__(self, task: Task) -> None:
+        from visionward.runtime.guard.guard import Guard  # noqa: PLC0415 - only this process loads the native library
+
+        self._task = task
+        started = time.perf_counter()
+        # An ONNX tower that was found beside it would hide what the mmproj file's own quantization does.
+        self._guard = Guard.load(
+            task.files.text,
+            task.files.mmproj,
+            threads=task.threads,
+            gpu_layers=task.gpu_layers,
+            vision_backend="ggml" if task.files.tower is None else "onnx",
+            onnx_tower=task.files.tower,
+        )
+        load_ms = (time.perf_counter() - started) * 1000
+        engine = self._guard.engine
+        rows = engine.model.vocab_rows
+        self._arrays = ArrayStore(task.arrays)
+        self.loaded = Loaded(load_ms, rows, engine.device_name, engine.threads)
+
+    def __enter__(self) -> "_Judge":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._guard.close()
+
+    def judge(self, item: Item) -> Judged:
+        task, seen = self._task, []
+        known = self._guard.engine.image_cache.hits
+        busy, started = time.process_time(), time.perf_counter()
+        try:
+            verdict = self._guard.classify(
+                item.sample.conversation,
+                policy=task.policy,
+                threshold=task.threshold,
+                observe=lambda logits: seen.append(logits.copy()),
+            )
+        except ComputeError as error:
+            return Judged(item.digest, reason=f"the computation failed: {error}", peak_bytes=peak_bytes())
+        except VisionwardError as error:
+            return Judged(item.digest, reason=str(error), peak_bytes=peak_bytes())
+        processors = (time.process_time() - busy) / (time.perf_counter() - started)
+        # An image that the cache knew costs no time to look at, which would flatter the model.
+        cached = self._guard.engine.image_cache.hits > known
+        stages = ("prefill", "decode") if cached else ("preprocess", "vision", "prefill", "decode", "total")
+        judged = Judged(
+            item.digest,
+            unsafe=verdict.unsafe,
+            score=verdict.score,
+            answer_mass=verdict.answer_mass,
+            categories=tuple(category.code for category in verdict.categories),
+            no_answer=verdict.unsafe and verdict.answer_mass < 0.5,
+            times_ms={stage: getattr(verdict.timings_ms, stage) for stage in stages},
+            processors=processors,
+            tiles=verdict.tiles,
+            prompt_tokens=verdict.tokens.prompt,
+            peak_bytes=peak_bytes(),
+        )
+        own = np.stack(seen)
+        if task.is_reference:
+            self._arrays.write(logits_name(item.digest), own)
+            return judged
+        reference = self._arrays.read(logits_name(item.digest))
+        # Distributions over other vocabularies cannot be compared.
+        if reference is None or reference.shape != own.shape:
+            return judged
+        pairs = list(zip(reference, own, strict=True))
+        return replace(
+            judged,
+            kl=float(np.mean([kl_divergence(*pair) for pair in pairs])),
+            logit_error=float(np.mean([relative_error(*pair) for pair in pairs])),
+        )
+
+    def features(self, item: Item) -> FeatureError:
+        try:
+            found = self._guard.engine.encode_image(item.sample.conversation.images[0])
+        except VisionwardError:
+            return FeatureError(item.digest, None)
+        if self._task.is_reference:
+            self._arrays.write(features_name(item.digest), found)
+            return FeatureError(item.digest, None)
+        reference = self._arrays.read(features_name(item.digest))
+        if reference is None or reference.shape != found.shape:
+            return FeatureError(item.digest, None)
+        return FeatureError(item.digest, relative_error(reference, found))
+
+
+def logits_name(digest: str) -> str:
+    """Name of a sample's first-token logits among the arrays."""
+    return f"{digest}.logits"
+
+
+def features_name(digest: str) -> str:
+    """Name of the vision features of a sample's image among the arrays."""
+    return f"{digest}.features"
+
+
+def peak_bytes() -> int | None:
+    """Most resident memory of this process so far, the weights that it maps included; None where it is not known."""
+    if sys.platform == "linux":
+        # ru_maxrss would begin with what the parent had when it forked.
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "darwin":
+        import resource  # noqa: PLC0415 - not on Windows
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return None

@@ -1,0 +1,170 @@
+"""What is compared: GGUF pairs, with or without an ONNX tower, and models behind an API."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from visionward.errors import DataError, ModelFileError
+from visionward.formats.onnx_format import data_path
+from visionward.formats.regular_file import open_regular
+
+EndpointStyle: TypeAlias = Literal["guard", "zero-shot"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
+_PEEK = 1 << 20
+
+
+@dataclass(frozen=True)
+class GuardFiles:
+    """A GGUF pair.
+
+    Attributes:
+        name: what the report calls it.
+        text: the text file.
+        mmproj: the mmproj file.
+        tower: the ONNX tower that encodes images with ONNX Runtime; None where ggml does it from the mmproj file.
+    """
+
+    name: str
+    text: Path
+    mmproj: Path
+    tower: Path | None = None
+
+    @classmethod
+    def parse(cls, value: str) -> "GuardFiles":
+        """From ``[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]``.
+
+        Without a name it is called after its text file, and its tower if it has one.
+
+        Raises:
+            DataError: it is not of that form.
+        """
+        name, equals, rest = value.partition("=")
+        files = rest if equals and _NAME.fullmatch(name) else value
+        pair, tower = files, None
+        if files.strip().lower().endswith(".onnx"):
+            pair, _, last = files.rpartition(",")
+            tower = Path(last.strip())
+        text, comma, mmproj = pair.rpartition(",")
+        if not comma or not text.strip() or not mmproj.strip():
+            raise DataError(f"{value!r} names no pair, expected [NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]")
+        path = Path(text.strip())
+        own = path.stem if tower is None else f"{path.stem} {tower.stem}"
+        return cls(name.strip() if files is rest else own, path, Path(mmproj.strip()), tower)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files.
+
+        Raises:
+            ModelFileError: if one cannot be read.
+        """
+        return sum(file_size(path) for path in (self.text, self.mmproj, *self.tower_files))
+
+    @property
+    def tower_files(self) -> tuple[Path, ...]:
+        """The ONNX tower's graph and weights; none where ggml runs the tower."""
+        return () if self.tower is None else (self.tower, data_path(self.tower))
+
+    def identity(self) -> str:
+        """A hash that changes when one of the files does."""
+        return _digest(" ".join(file_identity(path) for path in (self.text, self.mmproj, *self.tower_files)))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model behind an OpenAI-compatible chat API.
+
+    Attributes:
+        name: what the report calls it.
+        url: of the API, up to and including its version (``http://127.0.0.1:8000/v1``).
+        model: the name that the API knows it by.
+        style: ``guard`` if it answers as a Llama Guard does, ``zero-shot`` for a general model with our instructions.
+    """
+
+    name: str
+    url: str
+    model: str
+    style: EndpointStyle
+
+    @classmethod
+    def parse(cls, value: str, style: EndpointStyle) -> "Endpoint":
+        """From ``NAME=URL,MODEL``.
+
+        Raises:
+            DataError: it is not of that form.
+        """
+        name, equals, rest = value.partition("=")
+        url, comma, model = rest.partition(",")
+        parts = urlsplit(url.strip())
+        if not equals or not comma or not model.strip() or not _NAME.fullmatch(name.strip()):
+            raise DataError(f"{value!r} names no endpoint, expected NAME=URL,MODEL")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise DataError(
+                f"the endpoint {name.strip()} has the URL {url.strip()!r}, expected http://... or https://..."
+            )
+        if parts.username is not None or parts.password is not None:
+            raise DataError(f"the endpoint {name.strip()} has a password in its URL; keys come from the environment")
+        return cls(name.strip(), url.strip().rstrip("/"), model.strip(), style)
+
+    def identity(self) -> str:
+        """A hash of what is asked."""
+        return _digest(f"{self.url} {self.model} {self.style}")
+
+
+Model: TypeAlias = GuardFiles | Endpoint
+
+
+def check_names(models: Iterable[Model]) -> None:
+    """See that every model has a name of its own.
+
+    Raises:
+        DataError: if two have the same.
+    """
+    seen: set[str] = set()
+    for model in models:
+        if model.name in seen:
+            raise DataError(f"two models are called {model.name!r}: give one another name, NAME=TEXT.gguf,MMPROJ.gguf")
+        seen.add(model.name)
+
+
+def file_identity(path: Path) -> str:
+    """A hash of a file's size, time of change, beginning and end: quick, for files of many gigabytes.
+
+    Raises:
+        ModelFileError: if it cannot be read.
+    """
+    size, changed = _stat(path)
+    try:
+        with open_regular(path) as file:
+            head = file.read(_PEEK)
+            file.seek(max(0, size - _PEEK))
+            tail = file.read(_PEEK)
+    except OSError as cause:
+        raise ModelFileError(f"{path}: {cause.strerror or cause}") from cause
+    return hashlib.sha256(f"{size} {changed}\0".encode() + head + tail).hexdigest()[:32]
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file.
+
+    Raises:
+        ModelFileError: if it cannot be read.
+    """
+    return _stat(path)[0]
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as cause:
+        raise ModelFileError(f"{path}: {cause.strerror or cause}") from cause
+    return found.st_size, found.st_mtime_ns
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,51 @@
+"""The files of a comparison's report, and how those of an older one are known."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from visionward.formats.output_file import FileKind, OutputError, Outputs
+
+# How each begins, whatever the version that wrote it; the page has its title some lines below.
+_MARKS = {
+    "report.json": b'{\n "format": ',
+    "samples.csv": b"set,sample,group,label,",
+    "report.html": b"<title>visionward: ",
+}
+_READ_BYTES = 4096
+
+
+def _is_of_a_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        beginning = file.read(_READ_BYTES)
+    place = beginning.find(_MARKS[path.name])
+    return place == 0 or (place > 0 and path.name == "report.html")
+
+
+_REPORT_FILE = FileKind("file of a comparison's report", _is_of_a_report)
+
+
+def report_outputs(folder: Path, inputs: tuple[Path, ...] = ()) -> Outputs:
+    """The report's files in a folder: they may replace those of an older report, and nothing else.
+
+    Args:
+        folder: of the report.
+        inputs: what the comparison reads.
+    """
+    return Outputs(tuple(folder / name for name in _MARKS), _REPORT_FILE, inputs, overwrite=True)
+
+
+def check_folder(folder: Path, inputs: Sequence[Path]) -> None:
+    """See, before hours of judging, that the report can be written and that no input is where results are kept.
+
+    Args:
+        folder: of the report.
+        inputs: what the comparison reads.
+
+    Raises:
+        OutputError: if a file is there that no comparison wrote, or an input is in the folder of the results.
+    """
+    report_outputs(folder, tuple(inputs)).check()
+    work = (folder / "work").resolve()
+    for path in inputs:
+        if work in path.resolve().parents:
+            raise OutputError(f"{path} is in {folder / 'work'}, where results are kept: choose another folder for them")

@@ -1,0 +1,1 @@
+"""What a machine, a model and a measurement are: doctor, inspect, verify, bench."""

@@ -1,0 +1,181 @@
+"""A benchmark as plain values: the figures, and every circumstance that they depend on."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from visionward.diagnose.benchmark import Measurement, Plan
+from visionward.diagnose.pair_summary import FileSummary, summarize_pair
+from visionward.diagnose.system_report import native_library, package_versions
+from visionward.formats import mmproj_format
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.regular_file import open_regular
+from visionward.formats.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
+from visionward.machine.processor import physical_cores, read_memory, read_processor
+from visionward.runtime.images.images import decode_image
+
+FORMAT_VERSION = 1
+# So that a file of another program is told from one of ours.
+PROGRAM = "visionward bench"
+
+# What computes; the rest of the packages only read files and arguments.
+_PACKAGES = ("visionward", "llama-cpp-python", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino")
+_KEY_FILE_TYPE = "general.file_type"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A measurement and its circumstances.
+
+    Attributes:
+        measurement: the times, the rates and the memory.
+        circumstances: groups (``machine``, ``library``, ``settings``, ``text``, ``mmproj``, ``image``, ``prompt``,
+            ``verdict``) of names and plain values; None where a value is not known.
+    """
+
+    measurement: Measurement
+    circumstances: dict[str, dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The benchmark as plain values, in the form that ``visionward bench --json`` prints."""
+        return {
+            "program": PROGRAM,
+            "format_version": FORMAT_VERSION,
+            "circumstances": self.circumstances,
+            "times_ms": {row: asdict(spread) for row, spread in self.measurement.times_ms.items()},
+            "rates": self.measurement.rates,
+            "peak_memory_bytes": asdict(self.measurement.memory),
+            "other_cores": self.measurement.other_cores,
+        }
+
+
+def describe(
+    measurement: Measurement, plan: Plan, text: Path, mmproj: Path, options: Mapping[str, object]
+) -> Benchmark:
+    """Find out everything that the figures of a measurement depend on.
+
+    Args:
+        measurement: what was measured.
+        plan: what was asked for.
+        text: the text file.
+        mmproj: the mmproj file.
+        options: the settings that the guard was loaded with.
+
+    Raises:
+        ModelFileError: if a file cannot be read.
+        ImageError: if the image cannot be read.
+    """
+    verdict = measurement.verdict
+    pair = summarize_pair(text, mmproj)
+    files = {
+        name: _file(summary.file, path, architecture)
+        for name, summary, path, architecture in (
+            ("text", pair.text, text, TEXT_ARCHITECTURE),
+            ("mmproj", pair.mmproj, mmproj, mmproj_format.ARCHITECTURE),
+        )
+        if summary is not None
+    }
+    settings: dict[str, Any] = {
+        **{
+            name: value if value is None or isinstance(value, int | float) else str(value)
+            for name, value in options.items()
+        },
+        # What was asked for may be None, for "find out yourself".
+        "threads": measurement.threads,
+        "device": measurement.device,
+        "vision_backend": verdict.vision_backend,
+        "runs": plan.runs,
+        "warmup": plan.warmup,
+    }
+    circumstances = {
+        "machine": _machine(),
+        "library": _library(),
+        "settings": settings,
+        **files,
+        "image": _image(plan) | {"tiles": verdict.tiles},
+        "prompt": {"sha256": hashlib.sha256(plan.prompt.encode()).hexdigest(), "tokens": verdict.tokens.prompt},
+        # An unsafe verdict decodes the categories, a safe one nothing.
+        "verdict": {"verdict": verdict.verdict, "decoded_tokens": verdict.tokens.decoded},
+    }
+    return Benchmark(measurement, circumstances)
+
+
+def _machine() -> dict[str, Any]:
+    processor = read_processor()
+    memory = read_memory()
+    return {
+        "processor": processor.model,
+        "architecture": processor.architecture,
+        "features": None if processor.features is None else " ".join(processor.features),
+        "physical_cores": physical_cores(),
+        "logical_cores": processor.logical_cores,
+        "usable_cores": processor.usable_cores,
+        "memory_bytes": memory.total,
+        "memory_limit_bytes": memory.limit,
+        "platform": platform.platform(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+    }
+
+
+def _library() -> dict[str, Any]:
+    library = native_library()
+    versions = package_versions()
+    return {name: versions[name] for name in _PACKAGES} | {
+        "ggml_version": library.ggml_version,
+        "ggml_commit": library.ggml_commit,
+        "compiler": library.compiler,
+        "build": library.build,
+        "devices": ", ".join(f"{device.name}: {device.description}" for device in library.devices),
+    }
+
+
+def _file(file: FileSummary, path: Path, architecture: str) -> dict[str, Any]:
+    header = GgufHeader(path, architecture)
+    number = header.get(_KEY_FILE_TYPE, int) if header.has(_KEY_FILE_TYPE) else None
+    return {
+        "file": file.file,
+        "name": file.name,
+        "nbytes": file.nbytes,
+        "file_type": None if number is None else _file_type(number),
+        "types": " ".join(f"{count.type}:{count.nbytes}" for count in file.types),
+        "text_hash": file.text_hash,
+    }
+
+
+def _file_type(number: int) -> str:
+    try:
+        return str(gguf.LlamaFileType(number).name).removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        return str(number)
+
+
+def _image(plan: Plan) -> dict[str, Any]:
+    source = plan.image
+    picture = decode_image(source)
+    file = Path(source) if isinstance(source, Path) else None
+    if file is None:
+        content = picture.tobytes()
+    else:
+        with open_regular(file) as opened:
+            content = opened.read()
+    return {
+        "name": "synthetic" if file is None else file.name,
+        "width": picture.width,
+        "height": picture.height,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def dump(values: Mapping[str, Any]) -> str:
+    """A benchmark's plain values as JSON, a value a line.
+
+    Raises:
+        ValueError: if a figure is not finite.
+    """
+    return json.dumps(values, allow_nan=False, indent=1)

@@ -1,0 +1,91 @@
+"""Whether a model's files are as they were written, and whether the loaded model sees an image at all."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from visionward.errors import ComputeError, ModelFileError
+from visionward.formats.mmproj_file import tower_hash
+from visionward.formats.onnx_format import check_weights, data_path, read_identity
+from visionward.formats.pair_files import PairFiles
+from visionward.formats.tensor_checksums import Advance, has_checksums
+from visionward.runtime.engine import Engine
+
+# Logits that differ by less than this are the same but for rounding: two pictures that give such are not seen. Pictures
+# as unlike as these two moved those of the demonstration guard by 0.2, and of random models by 0.1 to 0.7.
+MIN_DIFFERENCE = 0.01
+
+
+@dataclass(frozen=True)
+class VerifiedFile:
+    """A file that was read in full.
+
+    Attributes:
+        path: the file.
+        nbytes: its size.
+        checksums: whether it has checksums, which then were right.
+    """
+
+    path: Path
+    nbytes: int
+    checksums: bool
+
+
+def verify_files(
+    text: Path, mmproj: Path, tower: Path | None = None, advance: Advance | None = None
+) -> tuple[VerifiedFile, ...]:
+    """Read every byte of a model's files, and compare them with their checksums.
+
+    Args:
+        text: the text file.
+        mmproj: the mmproj file of the same conversion.
+        tower: an ONNX tower that belongs to it.
+        advance: is told how many bytes were read.
+
+    Raises:
+        ModelFileError: if a file is missing, damaged or of another kind, or they do not belong together.
+    """
+    pair = PairFiles.open(text, mmproj)
+    pair.check_checksums(advance, again=True)
+    files = [_verified(file.path, has_checksums(file)) for file in (pair.text, pair.mmproj)]
+    if tower is not None:
+        identity = read_identity(tower)
+        if not identity.belongs(pair.config, tower_hash(pair.mmproj)):
+            raise ModelFileError(
+                f"{tower} and {mmproj} do not belong together: use the ONNX tower of the same conversion."
+            )
+        check_weights(tower, advance, again=True)
+        files += [_verified(path, checksums=True) for path in (tower, data_path(tower))]
+    return tuple(files)
+
+
+def _verified(path: Path, checksums: bool) -> VerifiedFile:
+    return VerifiedFile(path, path.stat().st_size, checksums)
+
+
+def picture_difference(engine: Engine) -> float:
+    """How much the logits differ between two pictures: the norm of the difference over that of the logits.
+
+    Raises:
+        ComputeError: if they are the same, so that a verdict would not depend on the image.
+    """
+    tokens = [engine.model.image_token_id, *engine.model.encode("What is on this picture?")]
+    one, other = (engine.logits(tokens, picture).logits[-1] for picture in _pictures(engine.config.vision.tile_size))
+    difference = float(np.linalg.norm(one - other) / np.linalg.norm(one))
+    if not difference >= MIN_DIFFERENCE:
+        raise ComputeError(
+            f"two different pictures change the logits by no more than {difference:.1e}: the model does not see the "
+            "image. Convert it again."
+        )
+    return difference
+
+
+def _pictures(side: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Noise, and a large disc in one corner, (side, side, 3)."""
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    rows, columns = np.indices((side, side))
+    disc = np.full((side, side, 3), (250, 240, 20), np.uint8)
+    disc[(rows - side / 3) ** 2 + (columns - side / 3) ** 2 < (side / 4) ** 2] = (10, 20, 200)
+    return noise, disc

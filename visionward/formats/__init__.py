@@ -1,0 +1,1 @@
+"""Files as bytes: what is in them, and whether it can be."""

@@ -1,0 +1,172 @@
+"""Write a GGUF file as a stream: header first, then each tensor in pieces, and at last the checksums in the header."""
+
+import hashlib
+import struct
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, GGUFWriter
+
+from visionward.errors import ModelFileError
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.mmproj_format import CHECKSUM_PLACEHOLDER, KEY_HEADER_CHECKSUM, KEY_TENSOR_CHECKSUMS
+from visionward.formats.tensor_checksums import computed_checksums, stored_checksums
+
+MetadataValue = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
+Metadata = Mapping[str, MetadataValue]
+
+
+class TensorLayout(Protocol):
+    """What the header says of a tensor."""
+
+    @property
+    def name(self) -> str:
+        """Its GGUF name."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+
+    @property
+    def element_type(self) -> GGMLQuantizationType:
+        """What its elements are encoded as."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file, padding aside."""
+
+
+Tensor = TypeVar("Tensor", bound=TensorLayout)
+
+
+def _add(writer: GGUFWriter, key: str, value: MetadataValue) -> None:
+    if isinstance(value, str):
+        writer.add_string(key, value)
+    elif isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    else:
+        writer.add_array(key, list(value))
+
+
+def header_bytes(architecture: str | None, metadata: Metadata, tensors: Sequence[TensorLayout]) -> bytes:
+    """Everything in front of the tensor data, padding included.
+
+    Args:
+        architecture: ``general.architecture``; None for files that have none.
+        metadata: the other keys; integers are written as u32, those in arrays as i32.
+        tensors: in file order.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "header.gguf"
+        writer = GGUFWriter(path, architecture or "")
+        if architecture is None:
+            # gguf-py adds the key in any case.
+            writer.kv_data[0].pop("general.architecture", None)
+        for key, value in metadata.items():
+            _add(writer, key, value)
+        for tensor in tensors:
+            writer.add_tensor_info(
+                tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=tensor.element_type
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        header = path.read_bytes()
+    return header + bytes(-len(header) % GGUF_DEFAULT_ALIGNMENT)
+
+
+def string_entry(key: str, value: str) -> bytes:
+    """A key of the metadata with its value, as the header has them."""
+    name, content = key.encode(), value.encode()
+    lengths = struct.pack("<Q", len(name)), struct.pack("<IQ", GGUFValueType.STRING, len(content))
+    return lengths[0] + name + lengths[1] + content
+
+
+def padded_size(tensors: Sequence[TensorLayout]) -> int:
+    """Bytes of the tensor data, padding included."""
+    return sum(tensor.nbytes + -tensor.nbytes % GGUF_DEFAULT_ALIGNMENT for tensor in tensors)
+
+
+def write_tensor_data(
+    file: BinaryIO,
+    tensors: Sequence[Tensor],
+    chunks: Callable[[Tensor], Iterator[npt.NDArray[Any]]],
+    *,
+    advance: Callable[[Tensor, int], None] | None = None,
+) -> dict[str, str]:
+    """Write all tensors' data, each padded to the alignment.
+
+    Args:
+        file: positioned behind the header.
+        tensors: in the header's order.
+        chunks: gives a tensor's encoded data piece by piece.
+        advance: is told of every piece that was written, and how many bytes it had.
+
+    Returns:
+        The SHA-256 of each tensor's bytes, in hexadecimal digits, by name.
+    """
+    checksums = {}
+    with ThreadPoolExecutor(1) as hasher:
+        for tensor in tensors:
+            digest, written = hashlib.sha256(), 0
+            hashed: Future[None] | None = None
+            for chunk in chunks(tensor):
+                data = np.ascontiguousarray(chunk).data.cast("B")
+                if hashed is not None:
+                    hashed.result()
+                hashed = hasher.submit(digest.update, data)
+                file.write(data)
+                written += data.nbytes
+                if advance is not None:
+                    advance(tensor, data.nbytes)
+            if written != tensor.nbytes:
+                raise AssertionError(f"{tensor.name}: wrote {written} bytes, the header says {tensor.nbytes}")
+            file.write(bytes(-written % GGUF_DEFAULT_ALIGNMENT))
+            if hashed is not None:
+                hashed.result()
+            checksums[tensor.name] = digest.hexdigest()
+    return checksums
+
+
+def checksum_placeholders(tensors: int) -> dict[str, MetadataValue]:
+    """The keys of a file that is going to be sealed, with something of the same length in their places."""
+    return {KEY_HEADER_CHECKSUM: CHECKSUM_PLACEHOLDER, KEY_TENSOR_CHECKSUMS: [CHECKSUM_PLACEHOLDER] * tensors}
+
+
+def write_checksums(path: Path, checksums: Mapping[str, str] | None = None) -> None:
+    """Put the checksums of a complete file's tensors, and that of its header, into their places in the header.
+
+    Args:
+        path: a file whose header has these places (``checksum_placeholders``), with any checksums in them.
+        checksums: of all its tensors, by name; read from the file unless given.
+
+    Raises:
+        ModelFileError: if the file has no place for them.
+    """
+    header = GgufHeader(path, check_checksum=False)
+    if checksums is None:
+        checksums = computed_checksums(header)
+    # Behind the value's type: that of the array's elements (u32), their number (u64), and each with its length (u64).
+    at = header.place(KEY_TENSOR_CHECKSUMS) + 12
+    length = len(CHECKSUM_PLACEHOLDER)
+    if {*map(len, stored_checksums(header).values())} != {length}:
+        raise ModelFileError(f"{path} has no places for its checksums: convert the model again.")
+    with path.open("r+b") as file:
+        head = bytearray(file.read(header.nbytes))
+        for name in header.tensors:
+            head[at + 8 : at + 8 + length] = checksums[name].encode()
+            at += 8 + length
+        at = header.place(KEY_HEADER_CHECKSUM) + 8
+        head[at : at + length] = header.checksum(bytes(head)).encode()
+        file.seek(0)
+        file.write(head)

@@ -1,0 +1,284 @@
+"""The vision tower as an ONNX file: its inputs and output, and what it says of itself (docs/onnx-tower.md)."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from visionward.errors import ModelFileError
+from visionward.formats.checked_files import is_remembered, marker_of, remember
+from visionward.formats.mmproj_format import MmprojConfig, VisionConfig
+from visionward.formats.regular_file import open_regular
+from visionward.formats.tensor_checksums import Advance
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+FORMAT_VERSION = 3
+PIXELS = "pixel_values"
+RATIO_ID = "aspect_ratio_id"
+FEATURES = "features"
+
+# Element types of the weights, the ones to prefer first where a folder holds several: float16 loses next to nothing
+# and takes half the room of float32.
+WEIGHT_TYPES = ("f16", "f32", "int8")
+
+_KEY_VERSION = "visionward.format_version"
+_KEY_TEXT_HASH = "visionward.text_hash"
+_KEY_TOWER_HASH = "visionward.tower_hash"
+_KEY_WEIGHT_TYPE = "visionward.weight_type"
+_KEY_VISION = "visionward.vision"
+_KEY_WIDTH = "visionward.text.embedding_length"
+_KEY_DATA_BYTES = "visionward.data_bytes"
+_KEYS = (_KEY_TEXT_HASH, _KEY_TOWER_HASH, _KEY_WEIGHT_TYPE, _KEY_VISION, _KEY_WIDTH, _KEY_DATA_BYTES)
+# Behind the weights: a checksum of the graph, so that one that is damaged, or of another export, is seen; that of all
+# norms, biases and scales, in which a damaged number could be hidden by the rounding to 8 bits behind it; and that of
+# all weights, which are read in full when the tower is loaded for the first time.
+_DIGEST_BYTES = hashlib.sha256().digest_size
+CHECKSUM_BYTES = 3 * _DIGEST_BYTES
+_PIECE = 8 << 20
+_MOST_DIGITS = 13
+# The graph alone takes half a megabyte; more than this is another kind of file, and is not read.
+_MOST_GRAPH_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class TowerIdentity:
+    """What an ONNX tower says of itself.
+
+    Attributes:
+        text_hash: of the text file that it belongs to, as in the mmproj file.
+        tower_hash: of the tower itself, as ``mmproj_file.tower_hash`` gives it.
+        weight_type: one of ``WEIGHT_TYPES``.
+        vision: the tower's shape, as JSON.
+        width: of the features, after the projector.
+        data_bytes: size of the file that holds the weights.
+    """
+
+    text_hash: str
+    tower_hash: str
+    weight_type: str
+    vision: str
+    width: int
+    data_bytes: int
+
+    @classmethod
+    def of(cls, config: MmprojConfig, tower_hash: str, weight_type: str, data_bytes: int) -> "TowerIdentity":
+        """The identity of the tower that is made of an mmproj file."""
+        return cls(
+            config.text_hash,
+            tower_hash,
+            weight_type,
+            vision_json(config.vision),
+            config.cross_attention.embedding_length,
+            data_bytes,
+        )
+
+    def belongs(self, config: MmprojConfig, tower_hash: str) -> bool:
+        """Whether this is a tower of an mmproj file, of whatever type its weights are."""
+        return self == self.of(config, tower_hash, self.weight_type, self.data_bytes)
+
+    def metadata(self) -> dict[str, str]:
+        """The same as the ONNX model's metadata properties."""
+        return {
+            _KEY_VERSION: str(FORMAT_VERSION),
+            _KEY_TEXT_HASH: self.text_hash,
+            _KEY_TOWER_HASH: self.tower_hash,
+            _KEY_WEIGHT_TYPE: self.weight_type,
+            _KEY_VISION: self.vision,
+            _KEY_WIDTH: str(self.width),
+            _KEY_DATA_BYTES: str(self.data_bytes),
+        }
+
+
+def vision_json(vision: VisionConfig) -> str:
+    """The tower's shape as one line of JSON; what only preprocessing reads is left out."""
+    fields = asdict(vision)
+    for name in ("image_mean", "image_std"):
+        del fields[name]
+    return json.dumps(fields, sort_keys=True)
+
+
+def data_path(path: Path) -> Path:
+    """The file that holds an ONNX tower's weights."""
+    return path.with_name(path.name + ".data")
+
+
+def checksums(graph: bytes, data: BinaryIO, nbytes: int) -> bytes:
+    """What the data file ends with: checksums of the ONNX file, of the vectors in the data file, and of all weights.
+
+    Args:
+        graph: the ONNX file's content.
+        data: the data file.
+        nbytes: of the weights in it, which it begins with.
+    """
+    from onnx import load_model_from_string  # noqa: PLC0415 - as in _parse
+
+    vectors = _vectors_digest(load_model_from_string(graph), data)
+    return hashlib.sha256(graph).digest() + vectors + _weights_digest(data, nbytes)
+
+
+def check_weights(path: Path, advance: Advance | None = None, *, again: bool = False) -> None:
+    """Check all weights of an ONNX tower against their checksum, unless that was done before.
+
+    Args:
+        path: the ONNX file, whose graph and vectors ``read_identity`` checked.
+        advance: is told how many bytes were read; may raise to end the reading.
+        again: whatever is remembered.
+
+    Raises:
+        ModelFileError: if a weight is damaged.
+    """
+    data = data_path(path)
+    try:
+        with open_regular(data) as file:
+            weights = file.seek(-CHECKSUM_BYTES, os.SEEK_END)
+            stored = file.read(CHECKSUM_BYTES)
+            marker = marker_of(data, stored.hex())
+            if not again and is_remembered(marker):
+                return
+            if _weights_digest(file, weights, advance) != stored[-_DIGEST_BYTES:]:
+                raise ModelFileError(f"{data} is damaged: export it again.")
+    except OSError as error:
+        raise ModelFileError(f"{data} cannot be read: {error.strerror or error}.") from error
+    # What was written to meanwhile is not what was read.
+    if marker == marker_of(data, stored.hex()):
+        remember(marker)
+
+
+def _weights_digest(data: BinaryIO, nbytes: int, advance: Advance | None = None) -> bytes:
+    digest = hashlib.sha256()
+    data.seek(0)
+    while nbytes and (piece := data.read(min(nbytes, _PIECE))):
+        digest.update(piece)
+        nbytes -= len(piece)
+        if advance is not None:
+            advance(len(piece))
+    return digest.digest()
+
+
+def read_identity(path: Path) -> TowerIdentity:
+    """What an ONNX file says of itself; it is as it was written, and its weights are complete by their size.
+
+    Raises:
+        ModelFileError: if it is missing, damaged, or no vision tower that this version reads.
+    """
+    content = _read_graph(path)
+    model = _parse(path, content)
+    found = {entry.key: entry.value for entry in model.metadata_props}
+    version = found.get(_KEY_VERSION)
+    if version is None:
+        raise ModelFileError(f"{path} is an ONNX file, but no vision tower that visionward exported.")
+    if version != str(FORMAT_VERSION):
+        raise ModelFileError(
+            f"{path} has format version {version}, this visionward reads {FORMAT_VERSION}: export it again."
+        )
+    if found.get(_KEY_WEIGHT_TYPE) == "int4":
+        raise ModelFileError(
+            f"{path} has int4 weights: int4 towers are no longer read because their features are 13 to 20 % off. "
+            "Export it again as int8."
+        )
+    missing = [key for key in _KEYS if key not in found]
+    if missing or found[_KEY_WEIGHT_TYPE] not in WEIGHT_TYPES:
+        raise ModelFileError(f"{path} lacks a key, or one is wrong ({', '.join(missing) or _KEY_WEIGHT_TYPE}).")
+    try:
+        width, data_bytes = int(found[_KEY_WIDTH]), int(found[_KEY_DATA_BYTES])
+    except ValueError as error:
+        raise ModelFileError(f"{path} has a key that is no number ({error}): export it again.") from error
+    data = data_path(path)
+    # What is no UTF-8, protobuf gives as bytes.
+    locations = {
+        str(entry.value)
+        for weight in model.graph.initializer
+        for entry in weight.external_data
+        if entry.key == "location"
+    }
+    if locations != {data.name}:
+        raise ModelFileError(
+            f"{path} was renamed: its weights are in {', '.join(sorted(locations))}. Give it its name back, or export "
+            "it again."
+        )
+    stored = data.stat().st_size if data.is_file() else None
+    if stored != data_bytes:
+        absent = "is no regular file" if data.exists() else "is missing"
+        state = absent if stored is None else f"has {stored} bytes, expected {data_bytes}"
+        raise ModelFileError(f"{data}, which holds the weights of {path.name}, {state}: export it again.")
+    _check_seal(path, content, model)
+    return TowerIdentity(
+        text_hash=found[_KEY_TEXT_HASH],
+        tower_hash=found[_KEY_TOWER_HASH],
+        weight_type=found[_KEY_WEIGHT_TYPE],
+        vision=found[_KEY_VISION],
+        width=width,
+        data_bytes=data_bytes,
+    )
+
+
+def is_tower(path: Path) -> bool:
+    """Whether a file is an ONNX file that visionward exported, of any version; its weights are not looked at."""
+    try:
+        model = _parse(path, _read_graph(path))
+    except ModelFileError:
+        return False
+    return any(entry.key == _KEY_VERSION for entry in model.metadata_props)
+
+
+def _check_seal(path: Path, content: bytes, model: "ModelProto") -> None:
+    data = data_path(path)
+    try:
+        with open_regular(data) as file:
+            file.seek(-CHECKSUM_BYTES, os.SEEK_END)
+            of_graph, of_vectors = file.read(_DIGEST_BYTES), file.read(_DIGEST_BYTES)
+            if hashlib.sha256(content).digest() != of_graph:
+                raise ModelFileError(f"{path} is damaged, or {data.name} is of another export: export it again.")
+            if _vectors_digest(model, file) != of_vectors:
+                raise ModelFileError(f"{data} is damaged: export it again.")
+    except (KeyError, OverflowError, MemoryError) as error:
+        raise ModelFileError(
+            f"{path} has a weight without a place in {data.name} ({error}): export it again."
+        ) from error
+    except OSError as error:
+        raise ModelFileError(f"{data} cannot be read: {error.strerror or error}.") from error
+
+
+def _vectors_digest(model: "ModelProto", data: BinaryIO) -> bytes:
+    digest = hashlib.sha256()
+    for weight in model.graph.initializer:
+        if weight.external_data and len(weight.dims) == 1:
+            place = {entry.key: str(entry.value) for entry in weight.external_data}
+            offset, length = (_decimal(place[key]) for key in ("offset", "length"))
+            data.seek(offset)
+            digest.update(data.read(length))
+    return digest.digest()
+
+
+def _decimal(text: str) -> int:
+    # No file has room for a place of more digits, and int() is slow with very many.
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise KeyError(text)
+    return int(text)
+
+
+def _read_graph(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = b"" if size > _MOST_GRAPH_BYTES else file.read(size)
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not content:
+        raise ModelFileError(f"{path} has {size} bytes, which no vision tower's graph has: it is another kind of file.")
+    return content
+
+
+def _parse(path: Path, content: bytes) -> "ModelProto":
+    # Most guards have no ONNX tower, and need not wait for this at their start.
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
+    from onnx import load_model_from_string  # noqa: PLC0415
+
+    try:
+        return load_model_from_string(content)
+    except (DecodeError, ValueError) as error:
+        raise ModelFileError(f"{path} is no ONNX file, or is damaged: export it again.") from error

@@ -1,0 +1,72 @@
+"""The two files of a pair: their headers, checked, and that they belong together. Nothing is loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from visionward.errors import ModelFileError
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.mmproj_file import check_tensors, read_config
+from visionward.formats.mmproj_format import ARCHITECTURE, MmprojConfig
+from visionward.formats.tensor_checksums import Advance, check_checksums, has_checksums
+from visionward.formats.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
+from visionward.formats.text_format import TextConfig, read_text_config
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """A pair whose keys and tensors are what the architecture allows.
+
+    Attributes:
+        text, mmproj: the headers.
+        text_config: what the text file says of the decoder and its vocabulary.
+        config: what the mmproj file says of the tower and the cross-attention layers.
+    """
+
+    text: GgufHeader
+    mmproj: GgufHeader
+    text_config: TextConfig
+    config: MmprojConfig
+
+    @classmethod
+    def open(cls, text: Path, mmproj: Path) -> "PairFiles":
+        """Read both headers.
+
+        Raises:
+            ModelFileError: if a file is missing, damaged or of another kind, or the two do not belong together.
+        """
+        mmproj_file, text_file = GgufHeader(mmproj, ARCHITECTURE), GgufHeader(text, TEXT_ARCHITECTURE)
+        config, text_config = read_config(mmproj_file), read_text_config(text_file)
+        check_tensors(mmproj_file, config)
+        differing = config.differences(text_config.identity)
+        if differing:
+            raise ModelFileError(
+                f"{text} and {mmproj} do not belong together ({', '.join(differing)} differ): use the two files of one "
+                "conversion."
+            )
+        return cls(text_file, mmproj_file, text_config, config)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for file in (self.text, self.mmproj) for tensor in file.tensors.values())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a verdict must say of the files."""
+        return tuple(
+            f"{file.path.name} has no checksums, so damage to it may go undetected: convert the model again."
+            for file in (self.text, self.mmproj)
+            if not has_checksums(file)
+        )
+
+    def check_checksums(self, advance: Advance | None = None, *, again: bool = False) -> None:
+        """Check the tensors of both files against their checksums, unless that was done before.
+
+        Args:
+            advance: is told how many bytes were read.
+            again: whatever is remembered.
+
+        Raises:
+            ModelFileError: if a file is damaged.
+        """
+        check_checksums((self.text, self.mmproj), advance, again=again)

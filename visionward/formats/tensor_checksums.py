@@ -1,0 +1,124 @@
+"""The checksums of a GGUF file's tensors: computed on all cores, compared when the file is loaded the first time."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from visionward.errors import ModelFileError
+from visionward.formats import mmproj_format as form
+from visionward.formats.checked_files import is_remembered, marker_of, remember
+from visionward.formats.gguf_header import GgufHeader, StoredTensor
+from visionward.formats.gguf_values import text, whole
+from visionward.machine.processor import usable_cores
+
+# Is told how many bytes were read since it was last told; may raise to end the reading.
+Advance = Callable[[int], None]
+
+_PIECE = 8 << 20
+
+
+def has_checksums(header: GgufHeader) -> bool:
+    """Whether a file of a pair has checksums, as every one has that this version writes.
+
+    Raises:
+        ModelFileError: if it is of an unknown format version, or has lost its checksums.
+    """
+    version = header.get(form.KEY_FORMAT_VERSION, whole(0, 2**32 - 1))
+    if version not in (form.VERSION_WITHOUT_CHECKSUMS, form.FORMAT_VERSION):
+        raise ModelFileError(
+            f"{header.path} has format version {version}, this visionward reads {form.FORMAT_VERSION}: convert it "
+            "again."
+        )
+    has = [header.has(key) for key in (form.KEY_HEADER_CHECKSUM, form.KEY_TENSOR_CHECKSUMS)]
+    if has != [version == form.FORMAT_VERSION] * 2:
+        raise ModelFileError(f"{header.path} is damaged: its checksums do not fit its format version. Copy it again.")
+    return all(has)
+
+
+def stored_checksums(header: GgufHeader) -> dict[str, str]:
+    """What a sealed file says of its tensors: name to SHA-256, in hexadecimal digits.
+
+    Raises:
+        ModelFileError: if it has another number of checksums than of tensors.
+    """
+    checksums = [digest.decode("ascii", "replace") for digest in header.strings(form.KEY_TENSOR_CHECKSUMS)]
+    if len(checksums) != len(header.tensors):
+        raise ModelFileError(
+            f"{header.path} is damaged: {len(checksums)} checksums for {len(header.tensors)} tensors. Copy it again."
+        )
+    return dict(zip(header.tensors, checksums, strict=True))
+
+
+def computed_checksums(header: GgufHeader, advance: Advance | None = None) -> dict[str, str]:
+    """The SHA-256 of every tensor's bytes, read now, on all cores.
+
+    Raises:
+        ModelFileError: if the file cannot be read.
+    """
+    largest_first = sorted(header.tensors.values(), key=lambda tensor: -tensor.nbytes)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        try:
+            found = dict(pool.map(lambda tensor: (tensor.name, _digest(header.path, tensor, advance)), largest_first))
+        except OSError as error:
+            raise ModelFileError(f"{header.path} cannot be read: {error.strerror or error}.") from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {name: found[name] for name in header.tensors}
+
+
+def _digest(path: Path, tensor: StoredTensor, advance: Advance | None) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        file.seek(tensor.offset)
+        left = tensor.nbytes
+        while left:
+            # Fewer bytes than asked for: the file was cut meanwhile, and so its checksum does not match.
+            piece = file.read(min(left, _PIECE))
+            if not piece:
+                break
+            digest.update(piece)
+            left -= len(piece)
+            if advance is not None:
+                advance(len(piece))
+    return digest.hexdigest()
+
+
+def check_checksums(headers: Iterable[GgufHeader], advance: Advance | None = None, *, again: bool = False) -> None:
+    """Check the tensors of sealed files against their checksums, unless that was done before.
+
+    Args:
+        headers: files of a pair; those that are not sealed are passed over.
+        advance: is told how many bytes were read.
+        again: whatever is remembered.
+
+    Raises:
+        ModelFileError: if a file is damaged.
+    """
+    for header in headers:
+        if not has_checksums(header):
+            continue
+        digest = header.get(form.KEY_HEADER_CHECKSUM, text)
+        marker = marker_of(header.path, digest)
+        if not again and is_remembered(marker):
+            continue
+        compare_checksums(header, advance)
+        # What was written to meanwhile is not what was read.
+        if marker == marker_of(header.path, digest):
+            remember(marker)
+
+
+def compare_checksums(header: GgufHeader, advance: Advance | None = None) -> None:
+    """Read a file that has checksums, and compare its tensors with them.
+
+    Raises:
+        ModelFileError: if it is damaged.
+    """
+    computed = computed_checksums(header, advance)
+    wrong = [name for name, digest in stored_checksums(header).items() if computed[name] != digest]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ModelFileError(
+            f"{header.path} is damaged: tensor {wrong[0]}{more} does not match its checksum. Copy it again."
+        )

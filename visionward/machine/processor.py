@@ -1,0 +1,161 @@
+"""What the operating system says of processor and memory, without the native library."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# The features that decide which kernels a library can use, as /proc/cpuinfo spells them.
+FEATURES = (
+    *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),
+    *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
+    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
+)
+_SYSCTL = "/usr/sbin/sysctl"
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The processor.
+
+    Attributes:
+        model: its name.
+        architecture: ``x86_64``, ``arm64`` and so on.
+        features: those of ``FEATURES`` that it has; None where the system does not tell.
+        logical_cores: hardware threads.
+        usable_cores: those that this process may run on.
+    """
+
+    model: str
+    architecture: str
+    features: tuple[str, ...] | None
+    logical_cores: int
+    usable_cores: int
+
+    @property
+    def identity(self) -> str:
+        """Tells processors apart that may need other kernels."""
+        return "\0".join((self.model, self.architecture, *(self.features or ())))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Main memory in bytes; None where the system does not tell.
+
+    Attributes:
+        total: installed.
+        available: what programs can still have.
+        limit: the most that this container may use, if it has a limit.
+    """
+
+    total: int | None
+    available: int | None
+    limit: int | None
+
+
+def read_processor() -> Processor:
+    """The processor of this machine."""
+    model, features = _read_cpuinfo() if sys.platform == "linux" else _ask_system()
+    return Processor(
+        model=model or platform.processor() or "unknown",
+        architecture=platform.machine() or "unknown",
+        features=features,
+        logical_cores=os.cpu_count() or 1,
+        usable_cores=usable_cores(),
+    )
+
+
+def usable_cores() -> int:
+    """Hardware threads that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))  # type: ignore[attr-defined,unused-ignore]
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may run on; the two threads of a core share the vector units."""
+    try:
+        allowed = os.sched_getaffinity(0)  # type: ignore[attr-defined,unused-ignore]
+    except AttributeError:
+        return max(1, (os.cpu_count() or 2) // 2)
+    siblings = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            siblings.add(topology.read_text().strip())
+        except OSError:
+            return len(allowed)
+    return len(siblings)
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _known_features(found: set[str]) -> tuple[str, ...]:
+    return tuple(feature for feature in FEATURES if feature in found)
+
+
+def _read_cpuinfo() -> tuple[str, tuple[str, ...] | None]:
+    text = _text("/proc/cpuinfo")
+    model = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1].strip() if model else "", _known_features(set(flags[1].split())) if flags else None
+
+
+def _ask_system() -> tuple[str, tuple[str, ...] | None]:
+    if sys.platform == "darwin":
+        arm = {
+            "hw.optional.AdvSIMD": "asimd",
+            "hw.optional.arm.FEAT_FP16": "asimdhp",
+            "hw.optional.arm.FEAT_DotProd": "asimddp",
+            "hw.optional.arm.FEAT_I8MM": "i8mm",
+            "hw.optional.arm.FEAT_BF16": "bf16",
+            "hw.optional.arm.FEAT_SME": "sme",
+        }
+        intel = {
+            "SSE4.2": "sse4_2",
+            "AVX1.0": "avx",
+            "AVX2": "avx2",
+            "F16C": "f16c",
+            "FMA": "fma",
+            "AVX512F": "avx512f",
+        }
+        found = {name for key, name in arm.items() if _sysctl(key) == "1"}
+        listed = f"{_sysctl('machdep.cpu.features')} {_sysctl('machdep.cpu.leaf7_features')}".split()
+        found |= {name for key, name in intel.items() if key in listed}
+        return _sysctl("machdep.cpu.brand_string"), _known_features(found)
+    return os.environ.get("PROCESSOR_IDENTIFIER", ""), None
+
+
+def _sysctl(key: str) -> str:
+    try:
+        answer = subprocess.run([_SYSCTL, "-n", key], capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()
+
+
+def read_memory() -> Memory:
+    """The memory of this machine."""
+    if sys.platform == "linux":
+        amounts = {
+            name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB$", _text("/proc/meminfo"), re.M)
+        }
+        limits = [_text(f"/sys/fs/cgroup/{name}").strip() for name in ("memory.max", "memory/memory.limit_in_bytes")]
+        total = amounts.get("MemTotal")
+        known = [int(limit) for limit in limits if limit.isdecimal()]
+        # Without a limit, the older interface gives a number larger than any memory.
+        limit = next((value for value in known if total is None or value < total), None)
+        return Memory(total, amounts.get("MemAvailable"), limit)
+    if sys.platform == "darwin":
+        size = _sysctl("hw.memsize")
+        return Memory(int(size) if size.isdecimal() else None, None, None)
+    return Memory(None, None, None)

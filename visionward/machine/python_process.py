@@ -1,0 +1,231 @@
+"""A function in a Python process of its own: a crash ends only itself, and the caller's script does not run again.
+
+The processes of multiprocessing import the caller's main module first, so a script without
+``if __name__ == "__main__":`` would start itself over and over. Here a new interpreter imports what the function needs
+and nothing else: it reads the function from its standard input and answers over what was its standard output. It is
+never forked, because a native library's threads would be missing. It ends when the process that started it does.
+
+A frozen program (``sys.frozen``) is no interpreter: it must name one with ``multiprocessing.set_executable``, with the
+same packages, or no process is started.
+"""
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import spawn
+from typing import IO, Any, BinaryIO
+
+from visionward.machine.standard_streams import occupy_descriptors
+
+# Only sys is built in: with -c the working directory would come first in the search for everything else.
+_BOOTSTRAP = """\
+import sys
+sys.path[:] = [place for place in sys.path if place]
+import pickle
+with open(0, "rb", closefd=False) as stream:
+    sys.path[:] = pickle.load(stream)
+    from visionward.machine.python_process import serve_parent
+    serve_parent(stream)
+"""
+# Whatever an interpreter prints at its start comes before this line.
+_MARK = b"visionward: messages follow\n"
+# Waiting without a limit cannot be interrupted on Windows.
+_WAIT_S = 0.2
+
+
+class Sender:
+    """The child's end: sends messages to the process that started it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        # The native library logs from threads of its own.
+        self._lock = threading.Lock()
+
+    def send(self, message: object) -> None:
+        """Send anything that can be pickled.
+
+        Raises:
+            BrokenPipeError: if nobody is there to read it.
+        """
+        data = pickle.dumps(message)
+        with self._lock:
+            self._stream.write(data)
+            self._stream.flush()
+
+
+class PythonProcess:
+    """A process that runs ``job(*arguments, sender)``.
+
+    Args:
+        job: a function of a module that can be imported.
+        arguments: what can be pickled.
+        errors: where standard error, and whatever the process prints, goes; None for this process's standard error.
+
+    Raises:
+        OSError: if it cannot be started.
+    """
+
+    def __init__(self, job: Callable[..., None], arguments: tuple[Any, ...], errors: IO[Any] | int | None) -> None:
+        request = pickle.dumps(_search_path()) + pickle.dumps((job, arguments))
+        self._received: queue.SimpleQueue[tuple[object, Exception | None]] = queue.SimpleQueue()
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter and code of ours
+            [_interpreter(), *_options(), "-c", _BOOTSTRAP],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        try:
+            self._reader.start()
+            # One that is dead already is noticed where its messages are waited for.
+            with contextlib.suppress(OSError):
+                self._stdin.write(request)
+                self._stdin.flush()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        if self._process.stdin is None:
+            raise AssertionError("it was opened with a pipe")
+        return self._process.stdin
+
+    def _read(self) -> None:
+        """Take what comes until the end, so that the process never waits for this one."""
+        stream = self._process.stdout
+        if stream is None:
+            raise AssertionError("it was opened with a pipe")
+        try:
+            while not stream.readline().endswith(_MARK):
+                if not stream.peek(1):  # type: ignore[attr-defined]  # Popen's pipes are buffered readers
+                    raise EOFError  # noqa: TRY301 - as pickle does
+            while True:
+                self._received.put((pickle.load(stream), None))  # noqa: S301 - our own process wrote it
+        except (EOFError, pickle.UnpicklingError, OSError, ValueError):
+            self._received.put((None, EOFError("the process has ended")))
+        except Exception as error:  # noqa: BLE001 - whatever a message raises belongs to who waits for it
+            self._received.put((None, error))
+
+    def receive(self, timeout_s: float | None = None) -> Any:
+        """The next message.
+
+        Raises:
+            TimeoutError: if none came in this time.
+            EOFError: if the process has ended, and everything was received.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = _WAIT_S if deadline is None else min(_WAIT_S, max(0.0, deadline - time.monotonic()))
+            try:
+                message, error = self._received.get(timeout=left)
+            except queue.Empty:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError from None
+                continue
+            if error is not None:
+                self._received.put((None, error))  # for whoever asks again
+                raise error
+            return message
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Its exit code, negative for a signal; None if it has not ended in this time."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        if self._reader.ident is not None:
+            self._reader.join()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+def _interpreter() -> str:
+    """This process's interpreter, or the one that an embedding program named.
+
+    Raises:
+        OSError: if there is none.
+    """
+    named = spawn.get_executable()
+    interpreter = os.fsdecode(named) if named else ""
+    if not interpreter or (getattr(sys, "frozen", False) and interpreter == sys.executable):
+        raise OSError("this program is no Python interpreter; name one with multiprocessing.set_executable")
+    return interpreter
+
+
+def _options() -> list[str]:
+    """What decides how an interpreter starts: the child must not read variables or places that this one did not."""
+    flags = sys.flags
+    given = {
+        "-I": flags.isolated,
+        "-E": flags.ignore_environment,
+        "-s": flags.no_user_site,
+        "-P": getattr(flags, "safe_path", False),
+        "-S": flags.no_site,
+        "-B": sys.dont_write_bytecode,
+    }
+    options = [option for option, on in given.items() if on]
+    return [*options, *["-O"] * flags.optimize, "-X", f"utf8={flags.utf8_mode}"]
+
+
+def _search_path() -> list[str]:
+    """Where this process finds modules, for a process with another working directory too."""
+    places = [place for place in sys.path if isinstance(place, str)]
+    with contextlib.suppress(OSError):  # there is no working directory any more
+        return [os.path.abspath(place) for place in places]  # noqa: PTH100 - "" is the working directory
+    return [place for place in places if os.path.isabs(place)]  # noqa: PTH117
+
+
+def serve_parent(stream: BinaryIO) -> None:
+    """The child: read what to do, and do it.
+
+    Args:
+        stream: standard input, behind the search path.
+    """
+    # Interrupts are the parent's affair, which ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    occupy_descriptors()
+    messages = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    _prepare_to_crash()
+    job, arguments = pickle.load(stream)  # noqa: S301 - the parent wrote it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    messages.write(_MARK)
+    messages.flush()
+    job(*arguments, Sender(messages))
+
+
+def _prepare_to_crash() -> None:
+    """No core file, no debugger, no dialog."""
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    if sys.platform == "win32":
+        import ctypes  # noqa: PLC0415
+
+        ctypes.windll.kernel32.SetErrorMode(0x0001 | 0x0002)
+    else:
+        import resource  # noqa: PLC0415 - not on Windows
+
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_with_parent() -> None:
+    """Standard input ends when the process that holds its other end does."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 1):
+            pass
+    os._exit(1)

@@ -1,0 +1,1 @@
+"""The text model with the cross-attention layers put in."""

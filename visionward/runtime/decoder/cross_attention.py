@@ -1,0 +1,133 @@
+"""The gated cross-attention layers as ggml graphs, applied in place to the decoder's hidden state."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from visionward.errors import ComputeError
+from visionward.runtime.ggml import ggml
+from visionward.runtime.ggml.device import Device
+from visionward.runtime.ggml.ggml import Tensor, Type
+from visionward.runtime.ggml.graph import Allocator, Graph, Storage
+from visionward.runtime.ggml.mmproj_weights import MmprojWeights
+
+
+@dataclass(frozen=True)
+class ImageMemory:
+    """An image's keys and values for every cross-attention layer, on the device: what the decoder sees of it.
+
+    Attributes:
+        storage: tensors ``k.<n>`` and ``v.<n>``, (head_width, tokens, kv_heads) in ggml's order.
+        tiles: real tiles of the image.
+        tokens: vision tokens, tiles * tokens a tile.
+    """
+
+    storage: Storage
+    tiles: int
+    tokens: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes on the device."""
+        return self.storage.nbytes
+
+    def close(self) -> None:
+        """Free it; calling it again does nothing."""
+        self.storage.close()
+
+
+class CrossAttention:
+    """The cross-attention layers of an mmproj file.
+
+    Args:
+        weights: the mmproj file, on the device.
+        device: where the layers run.
+        allocator: the compute buffer, shared with the other graphs of the device.
+        exact: attention in float32 as written, with float32 keys and values.
+    """
+
+    def __init__(self, weights: MmprojWeights, device: Device, allocator: Allocator, *, exact: bool = False) -> None:
+        self._weights = weights
+        self._device = device
+        self._allocator = allocator
+        self._exact = exact
+        self.config = weights.config.cross_attention
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """For each layer, the index of the self-attention layer in the text file whose output it takes."""
+        return tuple(layer - position - 1 for position, layer in enumerate(self.config.layers))
+
+    def remember(self, states: Tensor, tiles: int, tokens: int) -> ImageMemory:
+        """Keys and values of an image for all layers, from its projected tokens (width, tokens).
+
+        Raises:
+            ComputeError: if memory does not suffice or the device fails.
+        """
+        config, w = self.config, self._weights
+        kind = Type.F32 if self._exact else Type.F16
+        extents = (config.head_width, tokens, config.head_count_kv)
+        names = [f"{part}.{i}" for i in range(len(config.layers)) for part in "kv"]
+        storage = Storage(self._device, dict.fromkeys(names, (kind, extents)))
+        try:
+            for i in range(len(config.layers)):
+                with Graph(self._allocator, exact=self._exact) as g:
+                    k = g.heads(g.linear(w[f"cross.blk.{i}.attn_k.weight"], states), config.head_count_kv)
+                    k = g.rms_norm(k, w[f"cross.blk.{i}.attn_k_norm.weight"], config.rms_epsilon)
+                    v = g.heads(g.linear(w[f"cross.blk.{i}.attn_v.weight"], states), config.head_count_kv)
+                    g.store(g.by_head(k), storage[f"k.{i}"])
+                    g.store(g.by_head(v), storage[f"v.{i}"])
+                    g.compute()
+        except ComputeError:
+            storage.close()
+            raise
+        return ImageMemory(storage, tiles, tokens)
+
+    def apply(self, index: int, hidden: Tensor, first_row: int, memory: ImageMemory) -> None:
+        """Put a layer into the decoder: replace the rows of a hidden state from ``first_row`` on by the layer's output.
+
+        Rows before it see no image and pass unchanged (rule 6 of Meta's reference: neither attention nor MLP adds to
+        them). The rows stay on the device where the tensor lives there, and are copied where it does not.
+
+        Args:
+            index: which cross-attention layer.
+            hidden: float32 (width, rows) in ggml's order, contiguous.
+            first_row: the first row that sees the image.
+            memory: the image.
+
+        Raises:
+            ComputeError: if the tensor is not of that form, memory does not suffice or the device fails.
+        """
+        fields = ggml.struct_of(hidden)
+        width, rows, stride = int(fields.ne[0]), int(fields.ne[1]), int(fields.nb[1])
+        if fields.type != Type.F32 or width != self.config.embedding_length or stride != 4 * width:
+            raise ComputeError(f"llama.cpp's hidden state has width {width} and stride {stride}: an untested layout.")
+        count, offset = rows - first_row, first_row * stride
+        with Graph(self._allocator, exact=self._exact) as g:
+            if self._device.holds(fields.buffer):
+                x = ggml.new_tensor(g.context, Type.F32, 2, ggml.dimensions(width, count))
+                ggml.backend_tensor_alloc(fields.buffer, x, ggml.get_data(hidden) + offset)
+                g.store(self._layer(g, index, x, memory), x)
+                g.compute()
+                return
+            host = np.empty((count, width), np.float32)
+            ggml.backend_tensor_get(hidden, ggml.address_of(host), offset, host.nbytes)
+            result = self._layer(g, index, g.input(host), memory)
+            g.output(result)
+            g.compute()
+            ggml.backend_tensor_get(result, ggml.address_of(host), 0, host.nbytes)
+            ggml.backend_tensor_set(hidden, ggml.address_of(host), offset, host.nbytes)
+
+    def _layer(self, g: Graph, index: int, x: Tensor, memory: ImageMemory) -> Tensor:
+        config, w, name = self.config, self._weights, f"cross.blk.{index}"
+        normed = g.rms_norm(x, w[f"{name}.attn_norm.weight"], config.rms_epsilon)
+        q = g.heads(g.linear(w[f"{name}.attn_q.weight"], normed), config.head_count)
+        q = g.rms_norm(q, w[f"{name}.attn_q_norm.weight"], config.rms_epsilon)
+        mixed = g.attention(g.by_head(q), memory.storage[f"k.{index}"], memory.storage[f"v.{index}"])
+        x = g.add_gated(x, g.linear(w[f"{name}.attn_output.weight"], mixed), w.gate(f"{name}.gate_attn"))
+
+        normed = g.rms_norm(x, w[f"{name}.ffn_norm.weight"], config.rms_epsilon)
+        gate = g.linear(w[f"{name}.ffn_gate.weight"], normed)
+        up = g.linear(w[f"{name}.ffn_up.weight"], normed)
+        down = g.linear(w[f"{name}.ffn_down.weight"], g.swiglu(gate, up))
+        return g.add_gated(x, down, w.gate(f"{name}.gate_ffn"))

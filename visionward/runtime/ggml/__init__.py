@@ -1,0 +1,1 @@
+"""ggml and llama.cpp: the library, its devices, graphs and kernels."""

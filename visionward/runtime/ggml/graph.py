@@ -1,0 +1,324 @@
+"""Building and computing one ggml graph: thin methods that read like the formula, and allocation around them."""
+
+import math
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from visionward.errors import ComputeError
+from visionward.runtime.ggml import ggml
+from visionward.runtime.ggml.device import Device
+from visionward.runtime.ggml.ggml import Tensor, Type
+
+# Is shown what a matrix product takes in: the weight's name, and its input, float32 (rows, columns of the weight).
+ProductObserver = Callable[[str, npt.NDArray[np.float32]], None]
+
+# Rows of a head that ggml's CPU flash attention computes as one tile (GGML_FA_TILE_Q in ggml-cpu/common.h).
+_TILE_ROWS = 64
+# Attention as written: bytes for the scores of a block of rows, and the blocks that a graph's nodes suffice for.
+_SCORE_BYTES = 128 * 2**20
+_MOST_BLOCKS = 32
+
+
+class Allocator:
+    """The compute buffer that graphs of one device take turns in; it grows to the largest of them.
+
+    Attributes:
+        observer: sees the input of every product with a weight in these graphs; None, as a rule.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.observer: ProductObserver | None = None
+        self._handle: int | None = ggml.gallocr_new(device.buffer_type)
+
+    def allocate(self, graph: int) -> None:
+        """Give every tensor of a graph its place.
+
+        Raises:
+            ComputeError: if the device's memory does not suffice.
+        """
+        if not ggml.gallocr_alloc_graph(self._handle, graph):
+            raise ComputeError(
+                f"{self.device.name} has not enough memory for the computation: free some, or use the CPU."
+            )
+
+    def close(self) -> None:
+        """Free the buffer; calling it again does nothing."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            ggml.gallocr_free(handle)
+
+
+class Storage:
+    """Tensors that outlive a graph, in a buffer of their own on a device.
+
+    Args:
+        device: where they live.
+        shapes: name to (element type, extents in ggml's order, innermost first).
+    """
+
+    def __init__(self, device: Device, shapes: dict[str, tuple[Type, tuple[int, ...]]]) -> None:
+        size = (len(shapes) + 1) * ggml.tensor_overhead()
+        self._context: int | None = ggml.init(ggml.InitParams(size, None, no_alloc=True))
+        self._tensors: dict[str, Tensor] = {}
+        for name, (kind, extents) in shapes.items():
+            tensor = ggml.new_tensor(self._context, kind, len(extents), ggml.dimensions(*extents))
+            ggml.set_name(tensor, name.encode())
+            self._tensors[name] = tensor
+        self._buffer: int | None = ggml.backend_alloc_ctx_tensors_from_buft(self._context, device.buffer_type)
+        if self._buffer is None:
+            self.close()
+            raise ComputeError(
+                f"{device.name} has not enough memory for {', '.join(shapes)}: free some, or use the CPU."
+            )
+        self.nbytes = int(ggml.buffer_get_size(self._buffer))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def get(self, name: str) -> Tensor | None:
+        """A tensor, or None if there is none of that name."""
+        return self._tensors.get(name)
+
+    def close(self) -> None:
+        """Free the memory; calling it again does nothing."""
+        buffer, self._buffer = self._buffer, None
+        context, self._context = self._context, None
+        if buffer is not None:
+            ggml.buffer_free(buffer)
+        if context is not None:
+            ggml.free(context)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Graph:
+    """One compute graph. Use as a context manager: build with the methods, then ``compute``.
+
+    Shapes in the methods' docstrings are ggml's: innermost extent first, so a matrix of n rows of width w is (w, n).
+
+    Args:
+        allocator: the compute buffer and the device.
+        max_nodes: an upper bound of the number of tensors.
+        exact: attention as written, with float32 keys and values, instead of the flash attention kernel.
+    """
+
+    def __init__(self, allocator: Allocator, *, max_nodes: int = 1024, exact: bool = False) -> None:
+        self._allocator = allocator
+        self._exact = exact
+        self._inputs: list[tuple[Tensor, npt.NDArray[Any]]] = []
+        self._observed: list[tuple[str, Tensor]] = []
+        size = max_nodes * ggml.tensor_overhead() + ggml.graph_overhead_custom(max_nodes, False)
+        self.context: int = ggml.init(ggml.InitParams(size, None, no_alloc=True))
+        self._graph: int = ggml.new_graph_custom(self.context, max_nodes, False)
+
+    def __enter__(self) -> "Graph":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ggml.free(self.context)
+
+    def input(self, array: npt.NDArray[Any]) -> Tensor:
+        """A tensor that gets an array's values (float32, float16 or int32) before the graph is computed."""
+        kinds = {"float32": Type.F32, "float16": Type.F16, "int32": Type.I32}
+        array = np.ascontiguousarray(array)
+        tensor = ggml.new_tensor(
+            self.context, kinds[array.dtype.name], array.ndim, ggml.dimensions(*reversed(array.shape))
+        )
+        ggml.set_input(tensor)
+        self._inputs.append((tensor, array))
+        return int(tensor)
+
+    def output(self, tensor: Tensor) -> None:
+        """Compute this tensor, and keep its memory until it is read."""
+        ggml.set_output(tensor)
+        ggml.build_forward_expand(self._graph, tensor)
+
+    def store(self, tensor: Tensor, destination: Tensor) -> None:
+        """Copy a result into a tensor that outlives the graph, converting its type."""
+        ggml.build_forward_expand(self._graph, ggml.cpy(self.context, tensor, destination))
+
+    def compute(self) -> None:
+        """Allocate, fill the inputs, compute, and wait.
+
+        Raises:
+            ComputeError: if memory does not suffice or the backend fails.
+        """
+        self._allocator.allocate(self._graph)
+        for tensor, array in self._inputs:
+            ggml.backend_tensor_set(tensor, ggml.address_of(array), 0, array.nbytes)
+        self._allocator.device.compute(self._graph)
+        if self._allocator.observer is not None:
+            for name, x in self._observed:
+                self._allocator.observer(name, read_rows(x))
+
+    def linear(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """X (in, n) times weight (in, out), plus bias (out): (out, n)."""
+        if self._allocator.observer is not None:
+            # What is an output is not overwritten by later nodes; a view's memory is that of its source.
+            ggml.set_output(ggml.struct_of(x).view_src or x)
+            self._observed.append((ggml.get_name(weight).decode(), x))
+        product = ggml.mul_mat(self.context, weight, x)
+        if self._exact:
+            ggml.mul_mat_set_prec(product, ggml.Precision.F32)
+        return product if bias is None else int(ggml.add(self.context, product, bias))
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+        """LayerNorm over the innermost extent."""
+        scaled = ggml.mul(self.context, ggml.norm(self.context, x, epsilon), weight)
+        return int(ggml.add(self.context, scaled, bias))
+
+    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        """RMS norm over the innermost extent."""
+        return int(ggml.mul(self.context, ggml.rms_norm(self.context, x, epsilon), weight))
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """A + b, b broadcast over a."""
+        return int(ggml.add(self.context, a, b))
+
+    def add_gated(self, x: Tensor, update: Tensor, gate: float) -> Tensor:
+        """X + tanh(gate) * update."""
+        return int(ggml.add(self.context, x, ggml.scale(self.context, update, math.tanh(gate))))
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """The erf form of GELU; the tanh form would cost 2e-4 in the logits."""
+        return int(ggml.gelu_erf(self.context, x))
+
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) * up."""
+        return int(ggml.swiglu_split(self.context, gate, up))
+
+    def rows(self, x: Tensor, first: int, count: int) -> Tensor:
+        """A view of ``count`` rows of a matrix (width, n)."""
+        stride = ggml.row_bytes(x)
+        width = int(ggml.struct_of(x).ne[0])
+        return int(ggml.view_2d(self.context, x, width, count, stride, first * stride))
+
+    def columns(self, x: Tensor, first: int, count: int) -> Tensor:
+        """A view of ``count`` columns of a contiguous float32 matrix (width, n)."""
+        n = int(ggml.struct_of(x).ne[1])
+        return int(ggml.view_2d(self.context, x, count, n, ggml.row_bytes(x), first * 4))
+
+    def concat_rows(self, *parts: Tensor) -> Tensor:
+        """Matrices of one width, one below the other."""
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = ggml.concat(self.context, whole, part, 1)
+        return whole
+
+    def heads(self, x: Tensor, count: int) -> Tensor:
+        """(heads * head_width, n) as (head_width, heads, n)."""
+        fields = ggml.struct_of(x)
+        return int(ggml.reshape_3d(self.context, x, fields.ne[0] // count, count, fields.ne[1]))
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """(head_width, heads, n) as a view (head_width, n, heads), the order that attention takes."""
+        return int(ggml.permute(self.context, x, 0, 2, 1, 3))
+
+    def first_keys(self, k: Tensor, count: int) -> Tensor:
+        """The first keys (or values) of every head, as a view: (head_width, count, heads)."""
+        f = ggml.struct_of(k)
+        return int(ggml.view_3d(self.context, k, f.ne[0], count, f.ne[2], f.nb[1], f.nb[2], 0))
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Softmax attention, scaled by 1 / sqrt(head_width), added up in float32 whatever the number of rows.
+
+        On a CPU that is ggml's flash attention with float32 values; elsewhere, and if exact, the formula as written:
+        flash attention adds up in float16 on GPUs, whatever precision is asked for, by ggml's CUDA kernels for tensor
+        cores (fattn-mma-f16.cuh) and its Vulkan shaders (flash_attn_base.glsl, where a device has float16).
+
+        Args:
+            q: (head_width, rows, heads), a view is fine.
+            k: (head_width, keys, kv_heads); heads share keys and values in consecutive groups.
+            v: as k.
+            bias: added to the scores of every head, (keys, rows); float16, or float32 if exact.
+
+        Returns:
+            (heads * head_width, rows).
+        """
+        if self._exact or not self._allocator.device.is_cpu:
+            return self._attention_as_written(q, k, v, bias)
+        return self._flash_attention(q, k, v, bias)
+
+    def _flash_attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention by ggml's CPU kernel.
+
+        With float16 values it adds up in float16 where fewer than 64 rows come at once: over the tokens of four tiles
+        that is off by 0.05. So values are widened. Its quick path takes tiles of 64 rows of one head, with keys of the
+        type of the values; rows of the heads that share their keys are laid side by side, so that 16 rows of four
+        heads are such a tile.
+        """
+        fields = ggml.struct_of(q)
+        width, rows, heads = int(fields.ne[0]), int(fields.ne[1]), int(fields.ne[2])
+        kv_heads = int(ggml.struct_of(k).ne[2])
+        group = heads // kv_heads if bias is None else 1
+        if group > 1:
+            q = ggml.reshape_3d(self.context, ggml.cont(self.context, q), width, rows * group, kv_heads)
+        v = self._widened(v)
+        if rows * group >= _TILE_ROWS:
+            k = self._widened(k)
+        mixed = ggml.flash_attn_ext(self.context, q, k, v, bias, 1 / math.sqrt(width), 0.0, 0.0)
+        if group > 1:
+            by_kv_head = ggml.reshape_4d(self.context, mixed, width, kv_heads, rows, group)
+            mixed = ggml.cont(self.context, ggml.permute(self.context, by_kv_head, 0, 2, 3, 1))
+        return int(ggml.reshape_2d(self.context, mixed, width * heads, rows))
+
+    def _widened(self, x: Tensor) -> Tensor:
+        return x if ggml.struct_of(x).type == Type.F32 else int(ggml.cast(self.context, x, Type.F32))
+
+    def _attention_as_written(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention by two matrix products, in blocks of rows that bound the memory for their scores."""
+        fields = ggml.struct_of(q)
+        width, rows, heads = int(fields.ne[0]), int(fields.ne[1]), int(fields.ne[2])
+        values = ggml.cont(self.context, ggml.permute(self.context, v, 1, 0, 2, 3))
+        block = max(1, _SCORE_BYTES // (4 * int(ggml.struct_of(k).ne[1]) * heads), math.ceil(rows / _MOST_BLOCKS))
+        parts = []
+        for first in range(0, rows, block):
+            count = min(block, rows - first)
+            part = ggml.view_3d(
+                self.context, q, width, count, heads, fields.nb[1], fields.nb[2], first * int(fields.nb[1])
+            )
+            scores = ggml.mul_mat(self.context, k, part)
+            ggml.mul_mat_set_prec(scores, ggml.Precision.F32)
+            of_part = None if bias is None else self.rows(bias, first, count)
+            weights = ggml.soft_max_ext(self.context, scores, of_part, 1 / math.sqrt(width), 0.0)
+            mixed = ggml.mul_mat(self.context, values, weights)
+            ggml.mul_mat_set_prec(mixed, ggml.Precision.F32)
+            mixed = ggml.permute(self.context, mixed, 0, 2, 1, 3)
+            parts.append(int(ggml.cont_2d(self.context, mixed, width * heads, count)))
+        return self.concat_rows(*parts)
+
+    def attention_input(self, x: Tensor) -> Tensor:
+        """Keys or values as ``attention`` reads them fastest: float32 on a CPU and if exact, float16 on a GPU."""
+        if self._exact or self._allocator.device.is_cpu:
+            return int(ggml.cont(self.context, x))
+        return int(ggml.cast(self.context, x, Type.F16))
+
+
+def read(tensor: Tensor, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Copy a contiguous float32 tensor from its device into an array of the given shape (numpy order)."""
+    array = np.empty(shape, np.float32)
+    if array.nbytes != ggml.nbytes(tensor):
+        raise ComputeError(f"a tensor of {ggml.nbytes(tensor)} bytes was read as shape {shape}: this is a bug.")
+    ggml.backend_tensor_get(tensor, ggml.address_of(array), 0, array.nbytes)
+    return array
+
+
+def read_rows(tensor: Tensor) -> npt.NDArray[np.float32]:
+    """Copy a contiguous float32 tensor from its device, as rows of its innermost extent."""
+    width = int(ggml.struct_of(tensor).ne[0])
+    return read(tensor, (int(ggml.nelements(tensor)) // width, width))
+
+
+def write(tensor: Tensor, array: npt.NDArray[Any]) -> None:
+    """Copy a C-contiguous array into a contiguous tensor of the same bytes."""
+    if array.nbytes != ggml.nbytes(tensor) or not array.flags.c_contiguous:
+        raise ComputeError(f"an array of {array.nbytes} bytes was written to a tensor of {ggml.nbytes(tensor)}: a bug.")
+    ggml.backend_tensor_set(tensor, ggml.address_of(array), 0, array.nbytes)

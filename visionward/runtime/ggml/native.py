@@ -1,0 +1,131 @@
+"""The llama.cpp library that llama-cpp-python ships: which one it is, and what it logs.
+
+Everything native is reached through the one handle that llama-cpp-python opened: opening libggml by its file name
+would put a second copy of ggml into the process, because wheels hold copies of the libraries and not links.
+"""
+
+import collections
+import ctypes
+import importlib.metadata
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from visionward.errors import NativeLibraryError
+
+TESTED_VERSIONS = ("0.3.36",)
+
+logger = logging.getLogger("visionward.native")
+# A library stays silent until the program that uses it configures logging.
+logging.getLogger("visionward").addHandler(logging.NullHandler())
+
+# ggml_log_level (ggml.h); CONT goes on with the line before.
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+_CONTINUED = 5
+_ERROR = 4
+_LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+
+# GNU OpenMP's threads wait for each other at every node of a graph, by default for milliseconds in a busy loop. Where
+# other programs want the cores too, each then burns the time that the one it waits for would need: on two cores a
+# classification of 0.2 s took 0.8 to 9 s beside two busy processes and 1.7 to 2.8 s beside four; with this count 0.4
+# to 0.6 s and 1.0 to 1.4 s. With nothing beside it, it makes no difference; not to spin at all costs a third more.
+SPIN_COUNT = "1000"
+
+
+def _wait_politely() -> None:
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+
+
+def _import_llama() -> Any:
+    _wait_politely()
+    # Where ggml aborts, it would start a debugger on this process to print its stack.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    try:
+        import llama_cpp.llama_cpp as bindings  # noqa: PLC0415 - loading the library is what may fail
+    except (ImportError, OSError, RuntimeError) as error:
+        message = (
+            f"llama-cpp-python {TESTED_VERSIONS[-1]} could not be loaded ({error}): reinstall it with "
+            f"`pip install llama-cpp-python=={TESTED_VERSIONS[-1]}`."
+        )
+        raise NativeLibraryError(message) from error
+    return bindings
+
+
+llama = _import_llama()
+
+
+def _resolver() -> list[ctypes.CDLL]:
+    if sys.platform != "win32":
+        return [llama._lib]  # noqa: SLF001 - the only handle that resolves ggml's symbols too
+    folder = Path(llama._lib._name).parent  # noqa: SLF001
+    names = ("ggml-base.dll", "ggml.dll")
+    # Windows resolves no symbol through a dependent library; these names are already loaded, so no second copy comes.
+    return [llama._lib, *(ctypes.CDLL(str(folder / name)) for name in names)]  # noqa: SLF001
+
+
+_libraries = _resolver()
+
+
+def symbol(name: str, result: Any, *arguments: Any) -> Any:
+    """Bind a function of ggml-base, ggml or llama.
+
+    Raises:
+        NativeLibraryError: if the installed library does not have it.
+    """
+    for library in _libraries:
+        function = getattr(library, name, None)
+        if function is not None:
+            prototype = ctypes.CFUNCTYPE(result, *arguments)
+            return prototype(ctypes.cast(function, ctypes.c_void_p).value or 0)
+    raise NativeLibraryError(
+        f"the installed llama.cpp library has no function {name}: install llama-cpp-python {TESTED_VERSIONS[-1]}."
+    )
+
+
+def version() -> str:
+    """The version of llama-cpp-python that is installed."""
+    return importlib.metadata.version("llama-cpp-python")
+
+
+def library_path() -> Path:
+    """The file of the llama library that is loaded."""
+    return Path(llama._lib._name)  # noqa: SLF001
+
+
+class _NativeLog:
+    """Sends what llama.cpp and ggml print to ``logging``, and keeps the last error lines for our exceptions."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._errors: collections.deque[str] = collections.deque(maxlen=4)
+        self._level = 1
+        self.callback = _LogCallback(self._receive)
+
+    def _receive(self, level: int, text: bytes | None, _user: int | None) -> None:
+        line = (text or b"").decode("utf-8", "replace").rstrip()
+        with self._lock:
+            if level != _CONTINUED:
+                self._level = level
+            if self._level == _ERROR and line.strip(". "):
+                self._errors.append(line)
+        if line.strip(". "):
+            logger.log(_LEVELS.get(self._level, logging.DEBUG), "%s", line)
+
+    def take_errors(self) -> str:
+        """The last error lines since the previous call, joined, or an empty string."""
+        with self._lock:
+            text = "; ".join(self._errors)
+            self._errors.clear()
+        return text
+
+
+_log = _NativeLog()
+take_errors = _log.take_errors
+for _setter in ("llama_log_set", "ggml_log_set"):
+    symbol(_setter, None, _LogCallback, ctypes.c_void_p)(_log.callback, None)
+llama.llama_backend_init()

@@ -1,0 +1,1 @@
+"""The guard: policy, conversation, prompt, answer, verdict."""

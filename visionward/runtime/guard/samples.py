@@ -1,0 +1,191 @@
+"""Samples: what a guard is asked, and what it should say. The file format is JSONL, one sample a line.
+
+A line is an object with
+
+- ``prompt`` (what the user says; may be left out where there is an image) and perhaps ``response`` (what the assistant
+  answered; then it is judged), or ``messages`` (OpenAI-style, see `Conversation.from_messages`);
+- ``image``: a path, relative to the file, that the user shows; with ``messages``, images are parts of them instead;
+- ``label``: ``safe`` or ``unsafe``; may be left out, or null, where it is not known;
+- ``categories``: for unsafe samples the codes that are violated (``["S1", "S9"]``); may be left out;
+- ``id``: a name, unique in the file (``line 12`` otherwise);
+- ``group``: samples that are not independent of each other have the same (variants of a question, pictures of a
+  series), so that statistics do not count them as so many; the sample's own otherwise;
+- ``extra``: whatever else you keep; never read.
+
+A line may have 268,435,456 characters (`text_lines.MOST_CHARACTERS`).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from visionward.errors import ConversationError, DataError
+from visionward.formats.regular_file import open_regular
+from visionward.formats.strict_json import parse_json
+from visionward.formats.text_lines import numbered_lines
+from visionward.runtime.guard.conversation import Conversation, ImagePart, TextPart
+
+_KEYS = ("id", "group", "image", "messages", "prompt", "response", "label", "categories", "extra")
+_LABELS = {"safe": False, "unsafe": True}
+_CODE = re.compile(r"S[1-9][0-9]*")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation, with or without its right answer.
+
+    Attributes:
+        id: unique among the samples of a data set.
+        image: the first image's file; None where there is no image, or none that is a file.
+        conversation: what is judged; its images are read when they are needed.
+        unsafe: the label; None where it is not known.
+        categories: codes that are violated; empty for safe samples, None where they are not known.
+        group: equal for samples that are not independent of each other.
+    """
+
+    id: str
+    image: Path | None
+    conversation: Conversation
+    unsafe: bool | None
+    categories: frozenset[str] | None
+    group: str
+
+    @classmethod
+    def make(
+        cls,
+        identifier: str,
+        conversation: Conversation,
+        *,
+        unsafe: bool | None,
+        categories: Iterable[str] | None = None,
+        group: str | None = None,
+    ) -> "Sample":
+        """A sample whose other fields follow from these: a safe one violates nothing.
+
+        Raises:
+            DataError: a category is malformed, or the label does not say unsafe.
+        """
+        codes = frozenset(categories or ())
+        for code in sorted(codes):
+            if not _CODE.fullmatch(code):
+                raise DataError(f"category code {code!r} is malformed, expected S1, S2, ...")
+        if codes and not unsafe:
+            raise DataError(f"categories are given ({', '.join(sorted(codes))}), but the label is not 'unsafe'")
+        first = next(iter(conversation.images), None)
+        path = Path(first) if isinstance(first, str | PathLike) else None
+        known = codes if codes or unsafe is False else None
+        return cls(identifier, path, conversation, unsafe, known, identifier if group is None else group)
+
+    def digest(self) -> str:
+        """A hash of what is judged: roles, texts and the image files' contents. Label, id and group are not in it."""
+        digest = hashlib.sha256()
+        for message in self.conversation.messages:
+            digest.update(f"\0{message.role}\0".encode())
+            for part in message.parts:
+                data = part.text.encode() if isinstance(part, TextPart) else _image_bytes(part)
+                digest.update(f"{type(part).__name__}{len(data)}\0".encode() + data)
+        return digest.hexdigest()[:32]
+
+
+def _image_bytes(part: ImagePart) -> bytes:
+    if isinstance(part.source, bytes):
+        return part.source
+    if isinstance(part.source, str | PathLike):
+        try:
+            with open_regular(part.source) as stream:
+                return stream.read()
+        except (OSError, ValueError) as cause:
+            # Judging it will say the same; the digest must change when the file appears.
+            return f"unreadable {fspath(part.source)}: {cause}".encode()
+    raise DataError(f"an image of a sample is {type(part.source).__name__}, expected a path or bytes")
+
+
+def read_samples(path: str | PathLike[str]) -> list[Sample]:
+    """The samples of a JSONL file, in its order. Images are not looked at yet.
+
+    Raises:
+        DataError: the file cannot be read, has no samples, or a line is not of the form; the message names the line.
+    """
+    path = Path(path)
+    samples: dict[str, Sample] = {}
+    for number, line in _lines(path):
+        try:
+            sample = _sample(line, number, path.parent)
+        except (DataError, ConversationError) as cause:
+            raise DataError(f"{path}: line {number}: {cause}") from cause
+        if sample.id in samples:
+            raise DataError(f"{path}: line {number}: the id {sample.id!r} occurs twice")
+        samples[sample.id] = sample
+    if not samples:
+        raise DataError(f"{path}: there are no samples in it")
+    return list(samples.values())
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        yield from numbered_lines(path)
+    except UnicodeDecodeError as cause:
+        raise DataError(f"{path}: not UTF-8 text (byte {cause.start})") from cause
+    except OSError as cause:
+        raise DataError(f"{path}: {cause.strerror or cause}") from cause
+
+
+def _object(line: str) -> dict[str, Any]:
+    value = parse_json(line, DataError)
+    if not isinstance(value, dict):
+        raise DataError(f"found {type(value).__name__}, expected an object")
+    return value
+
+
+def _sample(line: str, number: int, base: Path) -> Sample:
+    entry = _object(line)
+    unknown = [key for key in entry if key not in _KEYS]
+    if unknown:
+        raise DataError(f"unknown key {unknown[0]!r}, expected {', '.join(_KEYS)} (put other things into 'extra')")
+    return Sample.make(
+        _name(entry, "id") or f"line {number}",
+        _conversation(entry, base),
+        unsafe=_label(entry.get("label")),
+        categories=_categories(entry.get("categories")),
+        group=_name(entry, "group"),
+    )
+
+
+def _name(entry: Mapping[str, Any], key: str) -> str | None:
+    value = entry.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise DataError(f"{key!r} is {value!r}, expected text or a number")
+    return str(value)
+
+
+def _label(value: object) -> bool | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in _LABELS:
+        raise DataError(f"the label is {value!r}, expected 'safe' or 'unsafe'")
+    return _LABELS[value]
+
+
+def _categories(value: object) -> list[str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(code, str) for code in value):
+        raise DataError("'categories' is no list of codes")
+    return value
+
+
+def _conversation(entry: Mapping[str, Any], base: Path) -> Conversation:
+    image = entry.get("image")
+    if image is not None and not (isinstance(image, str) and image):
+        raise DataError(f"'image' is {image!r}, expected a path")
+    if "messages" in entry:
+        if any(entry.get(key) is not None for key in ("image", "prompt", "response")):
+            raise DataError("'messages' excludes 'image', 'prompt' and 'response'; images are parts of the messages")
+        return Conversation.from_messages(entry["messages"], base)
+    return Conversation.from_prompt(entry.get("prompt"), entry.get("response"), None if image is None else base / image)

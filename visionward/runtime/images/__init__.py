@@ -1,0 +1,1 @@
+"""From an image file to tiles: decoding, frames, colour, canvas. No native library."""

@@ -1,0 +1,1 @@
+"""The vision tower, on ggml, ONNX Runtime or OpenVINO."""

@@ -1,0 +1,73 @@
+"""The vision tower as an ONNX file, run by ONNX Runtime or OpenVINO: pixels to projected tokens on ggml's device."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from visionward.errors import ComputeError
+from visionward.formats.mmproj_format import MmprojConfig
+from visionward.runtime.ggml.device import Device
+from visionward.runtime.ggml.ggml import Type
+from visionward.runtime.ggml.graph import Storage, write
+from visionward.runtime.images.preprocess import Tiles
+
+Array = npt.NDArray[np.float32]
+
+# How often a session that computes is asked whether it shall stop.
+POLL_S = 0.1
+
+
+class TowerSession(Protocol):
+    """An engine with a tower loaded."""
+
+    def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
+        """Features (tiles, tokens a tile, width) of the real tiles (tiles, 3, S, S).
+
+        ``check_cancelled`` is called every ``POLL_S`` seconds; what it raises ends the computation.
+
+        Raises:
+            ComputeError: if the engine fails.
+        """
+
+    def close(self) -> None:
+        """Free the weights; calling it again does nothing."""
+
+
+class OnnxTower:
+    """Encodes images with an ONNX tower.
+
+    Args:
+        session: the engine that runs it.
+        config: the model's shape.
+        device: where the features go.
+    """
+
+    def __init__(self, session: TowerSession, config: MmprojConfig, device: Device) -> None:
+        self._session = session
+        self._device = device
+        self._config = config.vision
+        self.width = config.cross_attention.embedding_length
+
+    def encode(self, tiles: Tiles, check_cancelled: Callable[[], None]) -> Storage:
+        """Projected tokens of the real tiles, as ``VisionTower.encode`` gives them.
+
+        Raises:
+            ComputeError: if memory does not suffice, the engine fails, or its numbers cannot be features.
+        """
+        check_cancelled()
+        ratio_id = self._config.aspect_ratio_id(tiles.aspect_ratio)
+        features = self._session.run(tiles.pixel_values, ratio_id, check_cancelled)
+        shape = (len(tiles.pixel_values), self._config.tile_tokens, self.width)
+        if features.shape != shape or features.dtype != np.float32:
+            raise ComputeError(
+                f"the ONNX tower gave {features.dtype} {features.shape}, expected float32 {shape}: export it again."
+            )
+        if not np.isfinite(features).all():
+            raise ComputeError(
+                "the ONNX tower's features are not all finite: its file may be damaged, export it again."
+            )
+        states = Storage(self._device, {"states": (Type.F32, (self.width, shape[0] * shape[1]))})
+        write(states["states"], np.ascontiguousarray(features))
+        return states

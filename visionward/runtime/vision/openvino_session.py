@@ -1,0 +1,142 @@
+"""Running an ONNX tower with OpenVINO on the CPU."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visionward.errors import ComputeError, ModelFileError, NativeLibraryError
+from visionward.formats.onnx_format import PIXELS, RATIO_ID
+from visionward.machine.processor import read_processor
+from visionward.runtime.vision.onnx_tower import POLL_S, Array
+
+# OpenVINO names bf16 among a processor's abilities, and chooses it, wherever the processor itself has the instructions;
+# without AMX it took 22 s for a layer that takes 0.5 s in f32.
+_BF16_FEATURE = "amx_bf16"
+# What oneDNN, which computes inside OpenVINO, was told to leave out.
+_LIMIT = "ONEDNN_MAX_CPU_ISA"
+_LIMITS_WITH_AMX = ("", "ALL", "DEFAULT", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16", "AVX10_1_512_AMX")
+_LIMITS_WITH_VNNI = (
+    *_LIMITS_WITH_AMX,
+    *("AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE_VNNI", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512"),
+)
+
+# OpenVINO's own mark (ov::Decompression) of a conversion that it should leave to its kernels.
+_DECOMPRESSION = "decompression_0"
+
+
+def best_precision(weight_type: str) -> str:
+    """What OpenVINO should compute in: ``bf16`` where the processor multiplies it fast (AMX), else ``f32``.
+
+    int8 weights are multiplied with activations of 8 bits; with everything else in bf16 on top, features of the 11B
+    shape are 2.2e-2 off, more than they may be.
+    """
+    if weight_type == "int8":
+        return "f32"
+    features = read_processor().features or ()
+    return "bf16" if _BF16_FEATURE in features and _limit() in _LIMITS_WITH_AMX else "f32"
+
+
+def _limit() -> str:
+    return os.environ.get(_LIMIT, "").upper()
+
+
+class OpenVinoSession:
+    """A model that OpenVINO compiled for the CPU.
+
+    Args:
+        path: the ONNX file.
+        threads: that compute.
+        precision: ``bf16`` or ``f32``.
+
+    Raises:
+        NativeLibraryError: if OpenVINO is not installed.
+        ModelFileError: if the file cannot be compiled.
+    """
+
+    def __init__(self, path: Path, *, threads: int, precision: str) -> None:
+        try:
+            import openvino  # noqa: PLC0415 - an extra, loaded only where it runs
+        except ImportError as error:
+            raise NativeLibraryError(
+                f"OpenVINO cannot be loaded ({error}): pip install 'visionward[openvino]'."
+            ) from error
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # Threads pinned to cores would fight with the decoder's.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            core = openvino.Core()
+            model = core.read_model(str(path))
+            _compute_as_floats(model, integers=not _adds_exactly())
+            self._compiled: Any = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise ModelFileError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
+
+    def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
+        """Features (tiles, tokens a tile, width) of the real tiles (tiles, 3, S, S).
+
+        Raises:
+            ComputeError: if OpenVINO fails.
+        """
+        try:
+            request = self._compiled.create_infer_request()
+            request.start_async({PIXELS: pixel_values, RATIO_ID: np.array([aspect_ratio_id])})
+            try:
+                while not request.wait_for(round(POLL_S * 1000)):
+                    check_cancelled()
+                request.wait()
+                features: Array = request.get_output_tensor(0).data.copy()
+            except BaseException:
+                request.cancel()
+                _await_end(request)
+                raise
+            finally:
+                # What a large image needed is given back, also after a run that was cancelled.
+                del request
+                self._compiled.release_memory()
+        except RuntimeError as error:
+            raise ComputeError(f"OpenVINO could not encode the image: {_reason(error)}") from error
+        return features
+
+    def close(self) -> None:
+        """Free the weights; calling it again does nothing."""
+        self._compiled = None
+
+
+def _adds_exactly() -> bool:
+    """Whether products of integers are added in 32 bits: VNNI. Without, pairs of them overflow 16 bits."""
+    has_vnni = any("vnni" in feature for feature in read_processor().features or ())
+    return has_vnni and _limit() in _LIMITS_WITH_VNNI
+
+
+def _compute_as_floats(model: Any, *, integers: bool) -> None:
+    """Mark what is stored as float16, and integers if they are wanted too, as weights that are only stored so.
+
+    Without the mark float16 would be folded to float32, which takes another 3.2 GB; with it, integers are multiplied as
+    float32.
+    """
+    stored = ("f16", "i8") if integers else ("f16",)
+    for node in model.get_ops():
+        if node.get_type_name() != "Convert" or node.input_value(0).get_node().get_type_name() != "Constant":
+            continue
+        if node.get_input_element_type(0).to_string() in stored:
+            node.get_rt_info()[_DECOMPRESSION] = ""
+
+
+def _await_end(request: Any) -> None:
+    try:
+        request.wait()
+    except RuntimeError:
+        # A cancelled request says so by raising.
+        return
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Exception from" not in line]
+    return lines[-1] if lines else type(error).__name__

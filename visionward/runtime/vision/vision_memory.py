@@ -1,0 +1,79 @@
+"""How much memory the vision tower may take on a CPU, and how much it takes, by the engine that runs it."""
+
+from pathlib import Path
+
+from visionward.formats.gguf_header import GgufHeader
+from visionward.formats.mmproj_format import CrossAttentionConfig, MmprojConfig, VisionConfig
+from visionward.formats.onnx_format import TowerIdentity
+from visionward.machine.processor import read_memory
+from visionward.runtime.vision.openvino_session import best_precision
+
+# Python, the libraries, the vocabulary and the decoder's compute buffer without the scores of its attention.
+_PROCESS_BYTES = 500 * 2**20
+
+_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0}
+# OpenVINO keeps what int8 leaves in float16 as float32.
+_OPENVINO_BYTES = _BYTES | {"int8": 1.4}
+# What the engines keep of a run, in activations of a layer. Measured at the 11B shape with four tiles: OpenVINO 1.8 GB
+# in bf16 and 2.4 GB in f32.
+_ACTIVATIONS = {"onnx": 1, "openvino": 4}
+
+
+def _weights(vision: VisionConfig, width: int) -> int:
+    """Weights of the tower's matrices."""
+    layer = 4 * vision.width**2 + 2 * vision.width * vision.feed_forward_length
+    return (vision.local_layers + vision.global_layers) * layer + vision.feature_width * width
+
+
+def activation_bytes(vision: VisionConfig) -> int:
+    """The most that a layer and the features keep at a time, float32, for an image that fills all tiles."""
+    tokens = vision.max_tiles * (vision.tile_tokens + vision.tile_padding)
+    return 4 * tokens * (vision.feature_width + 2 * vision.feed_forward_length + 6 * vision.width)
+
+
+def tower_bytes(backend: str, identity: TowerIdentity, vision: VisionConfig) -> int:
+    """What an ONNX tower takes: its mapped file, the engine's own copy of the weights, and the activations.
+
+    ONNX Runtime packs copies of float32 and int8 matrices and widens float16 ones to float32. OpenVINO packs copies
+    in the precision that it computes in.
+    """
+    kept = identity.weight_type
+    if kept != "int8":
+        kept = best_precision(kept) if backend == "openvino" else "f32"
+    copied = (_OPENVINO_BYTES if backend == "openvino" else _BYTES)[kept] * _weights(vision, identity.width)
+    return identity.data_bytes + int(copied) + _ACTIVATIONS[backend] * activation_bytes(vision)
+
+
+def room_for_tower(
+    limit: int | None, text: Path, mmproj: GgufHeader, config: MmprojConfig, *, cells: int, ubatch: int
+) -> int | None:
+    """Bytes that a limit leaves for the tower; None where there is no limit.
+
+    Everything else that a classification keeps is taken off: the text file, the cross-attention layers, the KV cache,
+    the scores of a graph that attends to all of it, the keys and values of one image in use and one in the cache, those
+    of one layer in float32, and the process itself.
+
+    Args:
+        limit: what the caller set, in bytes; a container's limit counts too, and the smaller of the two.
+        text: the text file.
+        mmproj: the mmproj file.
+        config: what it says of the model.
+        cells: of the KV cache.
+        ubatch: tokens that the decoder computes in one graph.
+    """
+    limits = [value for value in (limit, read_memory().limit) if value is not None]
+    if not limits:
+        return None
+    cross, vision = config.cross_attention, config.vision
+    layers = sum(tensor.nbytes for name, tensor in mmproj.tensors.items() if name.startswith("cross."))
+    text_bytes = text.stat().st_size if text.is_file() else 0
+    kv_cache = cells * cross.self_attention_layers * _kv_bytes(cross)
+    scores = 4 * cross.head_count * ubatch * cells
+    layer = vision.max_tiles * vision.tile_tokens * _kv_bytes(cross)
+    images = 2 * len(cross.layers) * layer + 2 * layer
+    return min(limits) - text_bytes - layers - kv_cache - scores - images - _PROCESS_BYTES
+
+
+def _kv_bytes(cross: CrossAttentionConfig) -> int:
+    """A token's keys and values in one layer, float16."""
+    return 2 * 2 * cross.head_count_kv * cross.head_width
