@@ -16,6 +16,7 @@ from visionward import Conversation, Guard, Policy, VisionwardError
 from visionward.runtime import decoding_room
 from visionward.runtime.answer import FirstToken
 from visionward.runtime.errors import ContextLengthError, ConversationError, ImageError, PolicyError
+from visionward.runtime.images import ImageSource
 from visionward.runtime.judgement import _decide
 from visionward.runtime.verdict import CategoryScore, FrameCount, Timings, TokenCounts, Verdict, combine
 
@@ -204,9 +205,11 @@ def test_frames_of_several_images_are_added_up(guard: Guard) -> None:
     assert whole.frames == FrameCount(3, 6)
 
 
-def test_no_frames_are_refused(guard: Guard) -> None:
-    with pytest.raises(ValueError, match="frames is 0"):
-        guard.classify(image=PICTURE, prompt="Look", frames=0)
+@pytest.mark.parametrize("image", [None, PICTURE, pages(*FRAMES)])
+@pytest.mark.parametrize("frames", [0, -1, 1.5, True, "4"])
+def test_frames_that_are_no_number_of_frames(guard: Guard, image: ImageSource | None, frames: int) -> None:
+    with pytest.raises(ValueError, match=f"frames is {frames!r}, it must be a whole number, at least 1"):
+        guard.classify(image=image, prompt="Look", frames=frames)
 
 
 def test_a_damaged_later_frame_is_no_verdict(guard: Guard) -> None:
