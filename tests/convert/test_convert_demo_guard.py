@@ -49,6 +49,25 @@ def test_other_types_and_other_checkpoints_are_converted_anew(package):
     assert demo_guard.demo_pair().text.parent != first.text.parent
 
 
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize("which", ["text", "mmproj"])
+def test_what_was_damaged_in_the_cache_is_converted_again(which):
+    pair = demo_guard.demo_pair()
+    path = getattr(pair, which)
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    damaged[-100] ^= 4
+    for left in (bytes(damaged), content[:1000], b"", None):
+        if left is None:
+            path.unlink()
+        else:
+            path.write_bytes(left)
+        demo_guard.demo_pair.cache_clear()
+        assert demo_guard.demo_pair() == pair
+        assert path.read_bytes() == content
+        assert [folder.name for folder in pair.text.parent.parent.iterdir()] == [pair.text.parent.name]
+
+
 def test_two_processes_at_once(package, tmp_path, monkeypatch):
     convert = demo_guard.convert_checkpoint
     winners = []

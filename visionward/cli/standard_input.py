@@ -8,9 +8,7 @@ import click
 
 from visionward.cli.model_options import RegularFile
 from visionward.errors import ConversationError
-
-# More than any prompt or picture that could be judged; devices have no end.
-MOST_BYTES = 256 * 2**20
+from visionward.formats.strict_json import MOST_BYTES
 
 DASH: Literal["-"] = "-"
 _LAST_BREAK = re.compile(r"\r?\n\Z")
@@ -34,7 +32,7 @@ def read_bytes(option: str) -> bytes:
         option: what it is for, for errors.
 
     Raises:
-        ConversationError: it is closed, empty, or has more than ``MOST_BYTES``.
+        ConversationError: it is closed, empty, or has more than ``MOST_BYTES``: devices have no end.
     """
     if sys.stdin is None:
         raise ConversationError(f"{option} is -, and standard input is closed")

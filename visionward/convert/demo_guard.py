@@ -14,9 +14,10 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from visionward.convert.conversion import ConvertedPair, convert_checkpoint
-from visionward.errors import CheckpointError
+from visionward.errors import CheckpointError, ModelFileError
 from visionward.formats.mmproj_format import FORMAT_VERSION
 from visionward.formats.output_file import OutputError
+from visionward.formats.pair_files import PairFiles
 from visionward.runtime.guard.demo_samples import DEMO_GUARD_NAME
 
 _FOLDER = "demo_guard"
@@ -46,9 +47,16 @@ def _package_version() -> str:
 
 
 def _pair_in(folder: Path) -> ConvertedPair | None:
+    """The pair in a folder; None if it is not complete or, read in full the first time, not as it was written."""
     texts = list(folder.glob(f"{DEMO_GUARD_NAME}-text-*.gguf"))
     mmprojs = list(folder.glob(f"mmproj-{DEMO_GUARD_NAME}-*.gguf"))
-    return ConvertedPair(texts[0], mmprojs[0]) if texts and mmprojs else None
+    if not (texts and mmprojs):
+        return None
+    try:
+        PairFiles.open(texts[0], mmprojs[0]).check_checksums()
+    except ModelFileError:
+        return None
+    return ConvertedPair(texts[0], mmprojs[0])
 
 
 def _remove_abandoned(cache: Path) -> None:
@@ -65,6 +73,9 @@ def _convert_into(checkpoint: Path, final: Path, text_type: str, mmproj_type: st
     aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=final.parent))
     try:
         convert_checkpoint(checkpoint, aside, text_type=text_type, mmproj_type=mmproj_type, name=DEMO_GUARD_NAME)
+        # What lost a file, or was damaged since, would be refused for ever: only this program knows what it is.
+        if _pair_in(final) is None:
+            shutil.rmtree(final, ignore_errors=True)
         with contextlib.suppress(OSError):
             aside.rename(final)
     finally:
@@ -78,7 +89,7 @@ def _convert_into(checkpoint: Path, final: Path, text_type: str, mmproj_type: st
 
 @lru_cache
 def demo_pair(text_type: str = "f16", mmproj_type: str = "f16") -> ConvertedPair:
-    """The demonstration guard's two files, converted into the user's cache directory if they are not there yet.
+    """The demonstration guard's two files, converted into the user's cache directory if they are not there, whole.
 
     Where that directory cannot be written, a temporary one is used that is removed at exit.
 

@@ -18,6 +18,7 @@ from visionward.runtime.guard.answer import FirstToken
 from visionward.runtime.guard.judgement import _decide
 from visionward.runtime.guard.verdict import CategoryScore, FrameCount, Timings, TokenCounts, Verdict, combine
 from visionward.runtime.images import decoding_room
+from visionward.runtime.images.images import ImageSource
 
 PICTURE = np.random.default_rng(5).integers(0, 255, (70, 100, 3), np.uint8)
 OTHER = np.random.default_rng(6).integers(0, 255, (40, 40, 3), np.uint8)
@@ -204,9 +205,11 @@ def test_frames_of_several_images_are_added_up(guard: Guard) -> None:
     assert whole.frames == FrameCount(3, 6)
 
 
-def test_no_frames_are_refused(guard: Guard) -> None:
-    with pytest.raises(ValueError, match="frames is 0"):
-        guard.classify(image=PICTURE, prompt="Look", frames=0)
+@pytest.mark.parametrize("image", [None, PICTURE, pages(*FRAMES)])
+@pytest.mark.parametrize("frames", [0, -1, 1.5, True, "4"])
+def test_frames_that_are_no_number_of_frames(guard: Guard, image: ImageSource | None, frames: int) -> None:
+    with pytest.raises(ValueError, match=f"frames is {frames!r}, it must be a whole number, at least 1"):
+        guard.classify(image=image, prompt="Look", frames=frames)
 
 
 def test_a_damaged_later_frame_is_no_verdict(guard: Guard) -> None:

@@ -19,7 +19,7 @@ from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
 from visionward.runtime.guard.prompt import ChatTemplate
 from visionward.runtime.guard.verdict import Verdict, combine
 from visionward.runtime.images.images import ImageSource
-from visionward.runtime.images.pictures import DEFAULT_FRAMES
+from visionward.runtime.images.pictures import DEFAULT_FRAMES, check_frames
 from visionward.runtime.vision.onnxruntime_session import CPU_PROVIDER
 from visionward.runtime.vision.vision_backend import BackendChoice
 
@@ -153,12 +153,13 @@ class Guard:
             ImageError: if an image cannot be used; there is never a text-only verdict instead.
             ConversationError: if the conversation cannot be rendered.
             PolicyError: if a category is unknown or malformed, or the threshold is no probability.
-            ValueError: if ``frames`` is less than 1, or ``imitation`` neither of the two.
+            ValueError: if ``frames`` is no whole number of at least 1, or ``imitation`` neither of the two.
             ContextLengthError: if the prompt is longer than the context.
             ComputeError: if a computation fails. None of these is ever a verdict of safe.
         """
         if not 0 <= threshold <= 1:
             raise PolicyError(f"the threshold is {threshold}, it must be between 0 and 1.")
+        check_frames(frames)
         whole = self._conversation(conversation, image, prompt, response, allow_files)
         in_force = self._policy(policy, exclude)
         verdicts = []

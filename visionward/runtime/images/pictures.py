@@ -20,6 +20,16 @@ from visionward.runtime.images.preprocess import Tiles, tile_image
 DEFAULT_FRAMES = 4
 
 
+def check_frames(frames: int) -> None:
+    """Check a number of frames to judge.
+
+    Raises:
+        ValueError: it is less than 1, or no whole number.
+    """
+    if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
+        raise ValueError(f"frames is {frames!r}, it must be a whole number, at least 1.")
+
+
 class Pictures:
     """The distinct pictures of an image, to be iterated over once; one is decoded when the one before was judged.
 
@@ -39,8 +49,7 @@ class Pictures:
     """
 
     def __init__(self, source: ImageSource, config: VisionConfig, frames: int, room: DecodingRoom) -> None:
-        if frames < 1:
-            raise ValueError(f"frames is {frames}, it must be at least 1.")
+        check_frames(frames)
         self._source, self._config, self._limit, self._room = source, config, frames, room
         self._seen: set[bytes] = set()
         self.frames = FrameCount(0, 0)
