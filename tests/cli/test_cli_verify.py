@@ -65,6 +65,23 @@ def test_a_damaged_tower(run, pair) -> None:
     assert f"{data_path(tower)} is damaged" in result.stderr
 
 
+def test_a_tower_beside_the_pair_that_decayed(run, pair) -> None:
+    """A guard takes it by itself, and does not read it again: it was found sound, and by its times did not change."""
+    tower = export_tower(pair.mmproj, weight_type="f32")
+    assert f"{data_path(tower)}  " in run("verify", *options(pair), "--files-only").stdout
+    flip(data_path(tower), 5000)
+    result = run("verify", *options(pair), "--files-only")
+    assert result.exit_code == 2
+    assert f"{data_path(tower)} is damaged" in result.stderr
+
+
+def test_towers_beside_the_pair_that_are_not_its_own(run, pair, tmp_path: Path) -> None:
+    (tmp_path / "vision-other.onnx").write_bytes(b"another program's")
+    result = run("verify", *options(pair), "--files-only")
+    assert result.exit_code == 0
+    assert "vision-other" not in result.stdout
+
+
 def test_files_without_checksums(run, pair) -> None:
     GgufFile(pair.mmproj).without_checksums().write(pair.mmproj)
     result = run("verify", *options(pair), "--files-only")

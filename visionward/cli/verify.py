@@ -21,7 +21,8 @@ from visionward.cli.sizes import size_text
     type=click.Path(path_type=Path),
     envvar="VISIONWARD_ONNX_TOWER",
     show_envvar=True,
-    help="An ONNX tower of the pair: checked too, and used for the pictures.",
+    help="An ONNX tower of the pair: checked too, and used for the pictures.  [default: check all beside the mmproj "
+    "file that belong to it]",
 )
 @click.option("--files-only", is_flag=True, help="Check the files alone, without loading the model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -55,9 +56,11 @@ def verify(
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
 
     from visionward.diagnose.verification import picture_difference, verify_files  # noqa: PLC0415
+    from visionward.formats.onnx_format import data_path  # noqa: PLC0415
     from visionward.runtime.engine import Engine  # noqa: PLC0415 - the native library is not needed for --help
 
-    paths = [text_gguf, mmproj_gguf] + ([] if onnx_tower is None else [onnx_tower.with_name(f"{onnx_tower.name}.data")])
+    towers = mmproj_gguf.parent.glob("vision-*.onnx") if onnx_tower is None else [onnx_tower]
+    paths = [text_gguf, mmproj_gguf, *map(data_path, towers)]
     total = sum(path.stat().st_size for path in paths if path.is_file())
     with progress_bar("verifying") as progress:
         done = 0

@@ -12,6 +12,7 @@ from visionward.formats.onnx_format import check_weights, data_path, read_identi
 from visionward.formats.pair_files import PairFiles
 from visionward.formats.tensor_checksums import Advance, has_checksums
 from visionward.runtime.engine import Engine
+from visionward.runtime.vision.vision_backend import towers_beside
 
 # Logits that differ by less than this are the same but for rounding: two pictures that give such are not seen. Pictures
 # as unlike as these two moved those of the demonstration guard by 0.2, and of random models by 0.1 to 0.7.
@@ -41,7 +42,7 @@ def verify_files(
     Args:
         text: the text file.
         mmproj: the mmproj file of the same conversion.
-        tower: an ONNX tower that belongs to it.
+        tower: an ONNX tower that belongs to it; every one beside it that does, unless given.
         advance: is told how many bytes were read.
 
     Raises:
@@ -50,15 +51,21 @@ def verify_files(
     pair = PairFiles.open(text, mmproj)
     pair.check_checksums(advance, again=True)
     files = [_verified(file.path, has_checksums(file)) for file in (pair.text, pair.mmproj)]
-    if tower is not None:
-        identity = read_identity(tower)
-        if not identity.belongs(pair.config, tower_hash(pair.mmproj)):
-            raise ModelFileError(
-                f"{tower} and {mmproj} do not belong together: use the ONNX tower of the same conversion."
-            )
-        check_weights(tower, advance, again=True)
-        files += [_verified(path, checksums=True) for path in (tower, data_path(tower))]
+    for path in _towers(pair, tower):
+        check_weights(path, advance, again=True)
+        files += [_verified(part, checksums=True) for part in (path, data_path(path))]
     return tuple(files)
+
+
+def _towers(pair: PairFiles, named: Path | None) -> list[Path]:
+    """The ONNX tower that was named, or those that a guard could choose by itself."""
+    if named is None:
+        return [path for path, _ in towers_beside(pair.mmproj, pair.config)]
+    if not read_identity(named).belongs(pair.config, tower_hash(pair.mmproj)):
+        raise ModelFileError(
+            f"{named} and {pair.mmproj.path} do not belong together: use the ONNX tower of the same conversion."
+        )
+    return [named]
 
 
 def _verified(path: Path, checksums: bool) -> VerifiedFile:

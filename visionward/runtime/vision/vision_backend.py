@@ -169,10 +169,16 @@ def _find(options: VisionOptions, mmproj: GgufHeader, config: MmprojConfig) -> l
                 f"{options.tower} and {mmproj.path} do not belong together: use the ONNX tower of the same conversion."
             )
         return [(options.tower, identity)]
-    return sorted(_beside(mmproj, config), key=lambda found: WEIGHT_TYPES.index(found[1].weight_type))
+    return sorted(towers_beside(mmproj, config), key=lambda found: WEIGHT_TYPES.index(found[1].weight_type))
 
 
-def _beside(mmproj: GgufHeader, config: MmprojConfig) -> Iterator[tuple[Path, TowerIdentity]]:
+def towers_beside(mmproj: GgufHeader, config: MmprojConfig) -> Iterator[tuple[Path, TowerIdentity]]:
+    """ONNX towers in the mmproj file's folder that belong to it; damaged ones and those of other models are left out.
+
+    Args:
+        mmproj: the mmproj file.
+        config: what it says of the model.
+    """
     for path in sorted(mmproj.path.parent.glob("vision-*.onnx")):
         try:
             identity = read_identity(path)
