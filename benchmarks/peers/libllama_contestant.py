@@ -19,8 +19,8 @@ class PlainLlama:
     def __init__(self, path: Path, threads: int) -> None:
         import llama_cpp.llama_cpp as llama  # noqa: PLC0415 - the environment must be set before
 
+        from visionward.names import DEFAULT_N_CTX, DEFAULT_UBATCH  # noqa: PLC0415
         from visionward.runtime.decoder.decoder import ANSWER_ROOM, SEQUENCES  # noqa: PLC0415
-        from visionward.runtime.engine import DEFAULT_N_CTX, DEFAULT_UBATCH  # noqa: PLC0415
 
         self._llama: Any = llama
         params = llama.llama_model_default_params()

@@ -8,9 +8,9 @@ import pytest
 from fake_guard import SAFE, UNSAFE
 
 from visionward.convert import demo_guard
+from visionward.names import DEFAULT_FRAMES
 from visionward.runtime.guard.demo_samples import TOY_NOTICE
 from visionward.runtime.guard.verdict import FrameCount
-from visionward.runtime.images.pictures import DEFAULT_FRAMES
 
 PAIR = ("--model", "t.gguf", "--mmproj", "m.gguf")
 PROMPT = ("--prompt", "hello")

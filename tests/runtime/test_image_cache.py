@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visionward import Engine, Guard
-from visionward.runtime.engine import DEFAULT_IMAGE_CACHE_BYTES
+from visionward.names import DEFAULT_IMAGE_CACHE_BYTES
 from visionward.runtime.image_cache import ImageCache
 from visionward.runtime.images.preprocess import Tiles
 

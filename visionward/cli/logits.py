@@ -15,6 +15,7 @@ from visionward.cli.model_options import (
     resolve_pair,
     vision_options,
 )
+from visionward.names import DEFAULT_N_CTX
 
 _TOKEN = re.compile(r"[0-9]{1,9}")
 
@@ -92,7 +93,7 @@ def logits(
 
     from visionward.diagnose.comparison_files import holds_logits, read_tiles, write_logits  # noqa: PLC0415
     from visionward.formats.output_file import FileKind, Outputs, part_files  # noqa: PLC0415 - not needed for --help
-    from visionward.runtime.engine import DEFAULT_N_CTX, Engine  # noqa: PLC0415
+    from visionward.runtime.engine import Engine  # noqa: PLC0415
 
     kind = FileKind("file of `visionward logits`", holds_logits)
     inputs = [path for path in (text_gguf, mmproj_gguf, image, pixels) if path is not None]

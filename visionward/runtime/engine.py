@@ -18,6 +18,15 @@ import numpy.typing as npt
 from visionward.errors import ConversationError, ImageError
 from visionward.formats.pair_files import PairFiles
 from visionward.machine.processor import physical_cores
+from visionward.names import (
+    CPU_PROVIDER,
+    DEFAULT_FRAMES,
+    DEFAULT_IMAGE_CACHE_BYTES,
+    DEFAULT_N_CTX,
+    DEFAULT_UBATCH,
+    Kernels,
+    VisionBackendChoice,
+)
 from visionward.runtime.decoder.cross_attention import CrossAttention, ImageMemory
 from visionward.runtime.decoder.decoder import ANSWER_ROOM, Decoder
 from visionward.runtime.decoder.text_model import TextModel
@@ -25,23 +34,19 @@ from visionward.runtime.ggml import abi
 from visionward.runtime.ggml.device import Device, gpu_devices
 from visionward.runtime.ggml.graph import Allocator, ProductObserver, read
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
-from visionward.runtime.ggml.packed_kernels import Kernels, check_packed_kernels
+from visionward.runtime.ggml.packed_kernels import check_packed_kernels
 from visionward.runtime.image_cache import CacheStatistics, ImageCache
 from visionward.runtime.images.decoding_room import DecodingRoom
 from visionward.runtime.images.images import ImageSource
-from visionward.runtime.images.pictures import DEFAULT_FRAMES, Pictures, first_picture
+from visionward.runtime.images.pictures import Pictures, first_picture
 from visionward.runtime.images.preprocess import Tiles
 from visionward.runtime.vision.onnx_tower import OnnxTower
-from visionward.runtime.vision.onnxruntime_session import CPU_PROVIDER
-from visionward.runtime.vision.vision_backend import BackendChoice, VisionOptions, choose_backend, load_session
+from visionward.runtime.vision.vision_backend import VisionOptions, choose_backend, load_session
 from visionward.runtime.vision.vision_memory import room_for_tower
 from visionward.runtime.vision.vision_tower import VisionTower
 from visionward.runtime.worker import Worker
 
 T = TypeVar("T")
-DEFAULT_N_CTX = 4096
-DEFAULT_UBATCH = 512
-DEFAULT_IMAGE_CACHE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +106,7 @@ class Engine:
         exact: bool = False,
         image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES,
         kernels: Kernels = "plain",
-        vision_backend: BackendChoice = "auto",
+        vision_backend: VisionBackendChoice = "auto",
         onnx_tower: str | PathLike[str] | None = None,
         onnx_provider: str = CPU_PROVIDER,
         memory_limit: int | None = None,

@@ -18,8 +18,8 @@ from visionward.formats.onnx_format import (
     TowerIdentity,
     read_identity,
 )
+from visionward.names import CPU_PROVIDER
 from visionward.runtime.vision import vision_backend, vision_memory
-from visionward.runtime.vision.onnxruntime_session import CPU_PROVIDER
 from visionward.runtime.vision.vision_backend import Chosen, VisionOptions, choose_backend
 from visionward.runtime.vision.vision_memory import tower_bytes
 

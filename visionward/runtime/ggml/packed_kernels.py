@@ -1,13 +1,9 @@
 """ggml's CPU kernels that want weights in forms of their own: used only where the probe saw them work."""
 
-from typing import Literal, TypeAlias
-
 from visionward.errors import NativeLibraryError
 from visionward.machine.processor import read_processor
 from visionward.runtime.ggml.kernel_probe import kernel_files, probe_kernels
 from visionward.runtime.ggml.kernel_product import PLAIN, buffer_types
-
-Kernels: TypeAlias = Literal["plain", "packed"]
 
 
 def check_packed_kernels(threads: int) -> None:

@@ -9,21 +9,26 @@ from types import TracebackType
 from typing import Any
 
 from visionward.errors import ConversationError, PolicyError
-from visionward.runtime.engine import DEFAULT_IMAGE_CACHE_BYTES, DEFAULT_N_CTX, Engine
-from visionward.runtime.ggml.packed_kernels import Kernels
+from visionward.names import (
+    CPU_PROVIDER,
+    DEFAULT_FRAMES,
+    DEFAULT_IMAGE_CACHE_BYTES,
+    DEFAULT_N_CTX,
+    DEFAULT_THRESHOLD,
+    ImitationTreatment,
+    Kernels,
+    VisionBackendChoice,
+)
+from visionward.runtime.engine import Engine
 from visionward.runtime.guard.answer import AnswerReader
 from visionward.runtime.guard.conversation import Conversation
-from visionward.runtime.guard.imitation import Treatment, readings
+from visionward.runtime.guard.imitation import readings
 from visionward.runtime.guard.judgement import Observer, Question, judge, milliseconds_since
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
 from visionward.runtime.guard.prompt import ChatTemplate
 from visionward.runtime.guard.verdict import Verdict, combine
 from visionward.runtime.images.images import ImageSource
-from visionward.runtime.images.pictures import DEFAULT_FRAMES, check_frames
-from visionward.runtime.vision.onnxruntime_session import CPU_PROVIDER
-from visionward.runtime.vision.vision_backend import BackendChoice
-
-DEFAULT_THRESHOLD = 0.5
+from visionward.runtime.images.pictures import check_frames
 
 
 class Guard:
@@ -54,7 +59,7 @@ class Guard:
         gpu_layers: int | None = None,
         n_ctx: int = DEFAULT_N_CTX,
         kernels: Kernels = "plain",
-        vision_backend: BackendChoice = "auto",
+        vision_backend: VisionBackendChoice = "auto",
         onnx_tower: str | PathLike[str] | None = None,
         onnx_provider: str = CPU_PROVIDER,
         memory_limit: int | None = None,
@@ -119,7 +124,7 @@ class Guard:
         threshold: float = DEFAULT_THRESHOLD,
         category_scores: bool = False,
         frames: int = DEFAULT_FRAMES,
-        imitation: Treatment = "judge",
+        imitation: ImitationTreatment = "judge",
         allow_files: bool = True,
         observe: Observer | None = None,
     ) -> Verdict:

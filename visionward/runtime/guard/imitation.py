@@ -15,15 +15,13 @@ import re
 import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
 
 from visionward.errors import ConversationError
+from visionward.names import ImitationTreatment
 from visionward.runtime.guard.conversation import Conversation, ImagePart, Message, TextPart
 from visionward.runtime.guard.marks import Imitation, Marks, template_marks
 from visionward.runtime.guard.policy import Policy
 from visionward.runtime.guard.prompt import ChatTemplate, Prompt, Special
-
-Treatment: TypeAlias = Literal["judge", "warn"]
 
 # Different passages that are judged: each is a prompt to read, and whoever writes the text decides how many.
 MOST_PASSAGES = 16
@@ -32,7 +30,7 @@ _MARKS_IN_A_WARNING = 5
 
 
 def readings(
-    template: ChatTemplate, conversation: Conversation, policy: Policy, treatment: Treatment
+    template: ChatTemplate, conversation: Conversation, policy: Policy, treatment: ImitationTreatment
 ) -> tuple[Prompt, ...]:
     """The prompts to judge for a conversation with one image at most: as it stands first, then its other readings.
 

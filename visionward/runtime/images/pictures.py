@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from PIL import Image
 
 from visionward.formats.mmproj_format import VisionConfig
+from visionward.names import DEFAULT_FRAMES
 from visionward.runtime.images.decoding_room import DecodingRoom
 from visionward.runtime.images.frame_count import FrameCount
 from visionward.runtime.images.frames import Frames
@@ -17,7 +18,6 @@ from visionward.runtime.images.images import ImageSource, decoding, opened
 from visionward.runtime.images.preprocess import Tiles, tile_image
 
 # Animations mostly fit into one tile: four frames cost what a photograph of four tiles does, minutes on a CPU.
-DEFAULT_FRAMES = 4
 
 
 def check_frames(frames: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 from visionward.errors import ModelFileError, NativeLibraryError
 from visionward.formats.gguf_header import GgufHeader
@@ -14,16 +14,14 @@ from visionward.formats.mmproj_file import tower_hash
 from visionward.formats.mmproj_format import MmprojConfig
 from visionward.formats.onnx_format import WEIGHT_TYPES, TowerIdentity, check_weights, read_identity
 from visionward.formats.tensor_checksums import Advance
+from visionward.names import CPU_PROVIDER, VisionBackend, VisionBackendChoice
 from visionward.runtime.vision.onnx_tower import TowerSession
-from visionward.runtime.vision.onnxruntime_session import CPU_PROVIDER, OnnxRuntimeSession
+from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession
 from visionward.runtime.vision.openvino_session import OpenVinoSession, best_precision
 from visionward.runtime.vision.vision_memory import tower_bytes
 
-Backend: TypeAlias = Literal["ggml", "onnx", "openvino"]
-BackendChoice: TypeAlias = Literal["auto", "ggml", "onnx", "openvino"]
-
 _WITHOUT_PROVIDERS = ("ggml", "openvino")
-_MODULES: dict[Backend, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
+_MODULES: dict[VisionBackend, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ class VisionOptions:
         memory_limit: bytes that the whole process may take; ``auto`` keeps to it, and to a container's limit.
     """
 
-    backend: BackendChoice = "auto"
+    backend: VisionBackendChoice = "auto"
     tower: Path | None = None
     provider: str = CPU_PROVIDER
     memory_limit: int | None = None
@@ -49,7 +47,7 @@ class VisionOptions:
 class Chosen:
     """The engine that will run the tower, and the ONNX tower for it with the type of its weights; None for ggml."""
 
-    backend: Backend
+    backend: VisionBackend
     tower: Path | None = None
     weight_type: str = ""
     provider: str = CPU_PROVIDER
@@ -94,8 +92,10 @@ def choose_backend(
         NativeLibraryError: if a provider was named that is none of the engine's.
         ValueError: if there is no such engine.
     """
-    if options.backend not in get_args(BackendChoice):
-        raise ValueError(f"there is no vision backend {options.backend!r}, only {', '.join(get_args(BackendChoice))}.")
+    if options.backend not in get_args(VisionBackendChoice):
+        raise ValueError(
+            f"there is no vision backend {options.backend!r}, only {', '.join(get_args(VisionBackendChoice))}."
+        )
     if options.provider != CPU_PROVIDER and options.backend in _WITHOUT_PROVIDERS:
         raise NativeLibraryError(
             f"{options.provider} is a provider of ONNX Runtime, which {options.backend} has nothing to do with: "
@@ -103,7 +103,7 @@ def choose_backend(
         )
     if options.backend == "ggml":
         return Chosen("ggml")
-    named: BackendChoice = options.backend
+    named: VisionBackendChoice = options.backend
     if named == "auto" and options.provider != CPU_PROVIDER:
         named = "onnx"
     if named != "auto":
@@ -145,7 +145,7 @@ def load_session(
         return None
 
 
-def _by_speed(weight_type: str) -> tuple[Backend, ...]:
+def _by_speed(weight_type: str) -> tuple[VisionBackend, ...]:
     """The fastest engine first, as measured (benchmarks/RESULTS.md)."""
     return ("openvino", "onnx") if best_precision(weight_type) == "bf16" else ("onnx", "openvino")
 

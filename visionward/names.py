@@ -1,0 +1,19 @@
+"""Names and defaults that several rooms, the command line and its help share. Standard library only."""
+
+from typing import Literal, TypeAlias
+
+Kernels: TypeAlias = Literal["plain", "packed"]
+VisionBackend: TypeAlias = Literal["ggml", "onnx", "openvino"]
+VisionBackendChoice: TypeAlias = Literal["auto", "ggml", "onnx", "openvino"]
+OnnxWeightType: TypeAlias = Literal["f16", "f32", "int8"]
+ImitationTreatment: TypeAlias = Literal["judge", "warn"]
+Decision: TypeAlias = Literal["safe", "unsafe"]
+
+# ONNX Runtime's own name for its CPU provider.
+CPU_PROVIDER = "CPUExecutionProvider"
+
+DEFAULT_N_CTX = 4096
+DEFAULT_UBATCH = 512
+DEFAULT_IMAGE_CACHE_BYTES = 256 * 2**20
+DEFAULT_FRAMES = 4
+DEFAULT_THRESHOLD = 0.5
