@@ -5,8 +5,8 @@ from click.testing import CliRunner
 from tiny_checkpoint import write_tiny_checkpoint
 
 from visionward.cli.convert import convert
-from visionward.cli.sizes import size_text
 from visionward.errors import CheckpointError
+from visionward.quantities import size_text
 
 
 def test_prints_the_files_and_the_next_command(tiny_checkpoint_dir, tmp_path):

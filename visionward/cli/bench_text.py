@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from visionward.cli.error_group import one_line
-from visionward.cli.sizes import size_text
 from visionward.diagnose.benchmark_comparison import STATISTICS, Comparison
+from visionward.quantities import size_text
 
 Values = Mapping[str, Any]
 

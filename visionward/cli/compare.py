@@ -133,7 +133,11 @@ def compare(
         visionward compare --data samples.jsonl --reference guard-text-F16.gguf,mmproj-guard-F16.gguf \\
             --candidate guard-text-Q4_K_M.gguf,mmproj-guard-Q8_0.gguf --out report
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
-    from rich.console import Console  # noqa: PLC0415 - not needed for --help
+    from visionward.machine.extras import require  # noqa: PLC0415 - not needed for --help
+
+    # Before anything is imported that needs one of them, and now rather than after hours of judging.
+    require("rich", "scipy.stats", "sklearn.metrics", "matplotlib", *(["openai"] if endpoints else []))
+    from rich.console import Console  # noqa: PLC0415
 
     from visionward.cli.compare_progress import ComparisonProgress  # noqa: PLC0415
     from visionward.compare.datasets import FORMATS, read_dataset, remove_images, with_own_names  # noqa: PLC0415
@@ -144,7 +148,6 @@ def compare(
     from visionward.compare.report import make_report, write_report  # noqa: PLC0415
     from visionward.compare.report_files import check_folder  # noqa: PLC0415
     from visionward.compare.table import report_table  # noqa: PLC0415
-    from visionward.machine.extras import require  # noqa: PLC0415
     from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
 
     for name in forms:
@@ -152,8 +155,6 @@ def compare(
             raise click.UsageError(f"the data format {name!r} is unknown; there are {', '.join(FORMATS)}")
     if not candidates and not endpoints:
         raise click.UsageError("there is nothing to compare with the reference: give --candidate or --endpoint")
-    # Better now than after hours of judging.
-    require("scipy.stats", "sklearn.metrics", "matplotlib", *(["openai"] if endpoints else []))
     policy = (DEFAULT_POLICY if categories is None else Policy.from_file(categories)).exclude(exclude)
     reference_files = GuardFiles.parse(reference)
     candidate_files = tuple(GuardFiles.parse(value) for value in candidates)

@@ -9,7 +9,7 @@ from visionward.cli.export_onnx import ONNX_TYPES
 from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import force_option
 from visionward.cli.quantize import TYPES, progress_bar
-from visionward.cli.sizes import size_text
+from visionward.quantities import size_text
 
 _TYPE = click.Choice(TYPES, case_sensitive=False)
 

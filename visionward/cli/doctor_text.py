@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from visionward.cli.sizes import size_text
 from visionward.diagnose.system_report import NativeLibrary, SystemReport
+from visionward.quantities import size_text
 from visionward.runtime.ggml.kernel_probe import KernelResult
 
 _STATUS = {

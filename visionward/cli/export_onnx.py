@@ -8,7 +8,7 @@ import click
 from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import force_option
 from visionward.cli.quantize import progress_bar
-from visionward.cli.sizes import size_text
+from visionward.quantities import size_text
 
 # Spelled here too, because the command's help must not load the native library; a test keeps them equal.
 ONNX_TYPES = ("f16", "f32", "int8")

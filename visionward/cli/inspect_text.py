@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from visionward.cli.sizes import size_text
 from visionward.diagnose.pair_summary import FileSummary, MmprojSummary, PairSummary, TextSummary
+from visionward.quantities import size_text
 
 
 def summary_lines(summary: PairSummary) -> Iterator[str]:

@@ -35,18 +35,11 @@ _COMMANDS = {
 }
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - takes long, and is for --version
-
-    try:
-        return version("visionward")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
 def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(f"visionward {_version()}")
+        from visionward.machine.packages import installed_version  # noqa: PLC0415 - importing it takes long
+
+        click.echo(f"visionward {installed_version('visionward') or '(not installed)'}")
         ctx.exit()
 
 

@@ -10,7 +10,7 @@ import click
 
 from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import EXISTING_FILE, force_option
-from visionward.cli.sizes import size_text
+from visionward.quantities import size_text
 
 if TYPE_CHECKING:
     from visionward.quant.tensor_types import TypeOverride

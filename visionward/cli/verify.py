@@ -9,7 +9,7 @@ import click
 from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import demo_option, device_options, pair_options, resolve_pair
 from visionward.cli.quantize import progress_bar
-from visionward.cli.sizes import size_text
+from visionward.quantities import size_text
 
 
 @click.command(cls=GivenOnce)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from visionward.compare.report_files import report_outputs
 from visionward.compare.times import BETWEEN_RUNS
 from visionward.errors import DataError
 from visionward.formats.output_file import part_files, prepare_folder
+from visionward.machine.packages import installed_version
 
 FORMAT = 2
 
@@ -87,7 +87,8 @@ def make_report(
         found = conclusions(figures, margin)
         sets.append(SetReport(figures, found, best_choice(figures, found)))
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    return Report(now, _version(), threshold, margin, tuple(sets), given_up, show_quoted)
+    version = installed_version("visionward") or "(not installed)"
+    return Report(now, version, threshold, margin, tuple(sets), given_up, show_quoted)
 
 
 def report_dict(report: Report, results: Sequence[ModelResults]) -> dict[str, Any]:
@@ -219,10 +220,3 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{value}"
     return value
-
-
-def _version() -> str:
-    try:
-        return version("visionward")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -8,7 +8,6 @@ import tempfile
 import time
 from functools import lru_cache
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -18,6 +17,7 @@ from visionward.errors import CheckpointError, ModelFileError
 from visionward.formats.mmproj_format import FORMAT_VERSION
 from visionward.formats.output_file import OutputError
 from visionward.formats.pair_files import PairFiles
+from visionward.machine.packages import installed_version
 from visionward.runtime.guard.demo_samples import DEMO_GUARD_NAME
 
 _FOLDER = "demo_guard"
@@ -37,13 +37,6 @@ def _fingerprint(checkpoint: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:16]
-
-
-def _package_version() -> str:
-    try:
-        return version("visionward")
-    except PackageNotFoundError:
-        return "uninstalled"
 
 
 def _pair_in(folder: Path) -> ConvertedPair | None:
@@ -101,7 +94,7 @@ def demo_pair(text_type: str = "f16", mmproj_type: str = "f16") -> ConvertedPair
         if not (checkpoint / "config.json").is_file():
             raise CheckpointError("this installation of visionward comes without the demo guard's checkpoint")
         kind = f"v{FORMAT_VERSION}-{text_type}-{mmproj_type}"
-        key = f"{_package_version()}-{_fingerprint(checkpoint)}-{kind}".lower()
+        key = f"{installed_version('visionward') or 'uninstalled'}-{_fingerprint(checkpoint)}-{kind}".lower()
         final = Path(user_cache_dir("visionward")) / DEMO_GUARD_NAME / key
         try:
             return _pair_in(final) or _convert_into(checkpoint, final, text_type, mmproj_type)

@@ -1,7 +1,6 @@
 """What a bug report needs to say: versions, the native library and its build, the machine, and its kernels."""
 
 import ctypes
-import importlib.metadata
 import platform
 import re
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visionward.errors import VisionwardError
+from visionward.machine.packages import installed_version
 from visionward.machine.processor import Memory, Processor, physical_cores, read_memory, read_processor
 from visionward.runtime.ggml.kernel_probe import KernelResult, kernel_files, probe_kernels
 
@@ -119,14 +119,7 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
 
 def package_versions() -> dict[str, str | None]:
     """The versions of visionward and of what it uses, None where a package is not installed."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return {name: installed_version(name) for name in PACKAGES}
 
 
 def native_library() -> NativeLibrary:

@@ -1,9 +1,22 @@
-"""Libraries of the extra ``compare``: imported where they are needed, and named where they are missing."""
+"""Libraries of visionward's extras, which may be missing: looked for before they are imported."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from visionward.errors import VisionwardError
+from visionward.machine.shell import pip_command
+
+# Top-level module -> (package, the extra that installs it).
+EXTRAS = {
+    "scipy": ("scipy", "compare"),
+    "sklearn": ("scikit-learn", "compare"),
+    "matplotlib": ("matplotlib", "compare"),
+    "pyarrow": ("pyarrow", "compare"),
+    "openai": ("openai", "compare"),
+    "rich": ("rich", "compare"),
+    "openvino": ("openvino", "openvino"),
+}
 
 
 class MissingExtraError(VisionwardError, ImportError):
@@ -11,15 +24,37 @@ class MissingExtraError(VisionwardError, ImportError):
 
 
 def require(*modules: str) -> Any:
-    """Import modules; the first one is returned.
+    """Import modules of extras; the first one is returned.
+
+    Args:
+        modules: names with or without a package in front: ``rich``, ``scipy.stats``.
 
     Raises:
-        MissingExtraError: if one is not installed; the message says how to.
+        MissingExtraError: if one cannot be imported. The message names all that are missing, and the command that
+            installs them.
     """
+    missing = [name for name in _top_level(modules) if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(_sentence(missing))
     try:
         first, *_ = [import_module(module) for module in modules]
     except ImportError as cause:
-        raise MissingExtraError(
-            f"{cause.name or cause} is not installed; comparisons need more: pip install 'visionward[compare]'"
-        ) from cause
+        # Installed, but broken or without something that it needs.
+        names = ", ".join(modules)
+        raise MissingExtraError(f"{names} cannot be imported ({cause}): {_command(_top_level(modules))}") from cause
     return first
+
+
+def _top_level(modules: tuple[str, ...]) -> list[str]:
+    return list(dict.fromkeys(module.partition(".")[0] for module in modules))
+
+
+def _sentence(missing: list[str]) -> str:
+    packages = [EXTRAS[name][0] for name in missing]
+    listed = packages[0] if len(packages) == 1 else f"{', '.join(packages[:-1])} and {packages[-1]}"
+    return f"{listed} {'is' if len(packages) == 1 else 'are'} not installed: {_command(missing)}"
+
+
+def _command(modules: list[str]) -> str:
+    extras = ",".join(dict.fromkeys(EXTRAS[name][1] for name in modules))
+    return pip_command("install", f"visionward[{extras}]")
