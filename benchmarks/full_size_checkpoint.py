@@ -19,8 +19,8 @@ from tokenizers import Regex, pre_tokenizers
 from visionward.convert.model_config import read_config
 from visionward.convert.tensor_names import expected_shapes
 from visionward.convert.tokenizer import LLAMA_3_PATTERN
+from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
-from visionward.runtime.guard.prompt import ChatTemplate
 
 SHARD_BYTES = 5 * 10**9
 BLOCK = 1 << 20

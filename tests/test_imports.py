@@ -15,7 +15,7 @@ OTHERS = (
     "visionward.diagnose.pair_summary",
     "visionward.compare.report",
     "visionward.runtime.guard.conversation",
-    "visionward.runtime.guard.prompt",
+    "visionward.runtime.guard.chat_template",
     "visionward.runtime.guard.verdict",
 )
 IMPORT = """

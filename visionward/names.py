@@ -7,6 +7,7 @@ VisionBackend: TypeAlias = Literal["ggml", "onnx", "openvino"]
 VisionBackendChoice: TypeAlias = Literal["auto", "ggml", "onnx", "openvino"]
 OnnxWeightType: TypeAlias = Literal["f16", "f32", "int8"]
 ImitationTreatment: TypeAlias = Literal["judge", "warn"]
+SystemTreatment: TypeAlias = Literal["refuse", "drop"]
 Decision: TypeAlias = Literal["safe", "unsafe"]
 
 # ONNX Runtime's own name for its CPU provider.

@@ -73,8 +73,8 @@ class _CheckpointTokenizer:
 
 def render(user: str) -> Any:
     """The prompt for a user's text with an image."""
+    from visionward.runtime.guard.chat_template import ChatTemplate  # noqa: PLC0415
     from visionward.runtime.guard.conversation import Conversation  # noqa: PLC0415
-    from visionward.runtime.guard.prompt import ChatTemplate  # noqa: PLC0415
 
     return ChatTemplate().render(Conversation.from_prompt(user, None, image(1, 0)))
 

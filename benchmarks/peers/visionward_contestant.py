@@ -38,8 +38,9 @@ def leave_categories_out() -> None:
 
 def check_prompt(guard: Any, inputs: Inputs) -> None:
     """Check that this pair tokenizes the prompt as the others get it."""
+    from visionward.runtime.guard.chat_template import ChatTemplate  # noqa: PLC0415
     from visionward.runtime.guard.conversation import Conversation  # noqa: PLC0415
-    from visionward.runtime.guard.prompt import ChatTemplate, tokenize  # noqa: PLC0415
+    from visionward.runtime.guard.prompt import tokenize  # noqa: PLC0415
 
     model = guard.engine.model
     template = ChatTemplate(model.chat_template, special_tokens=model.special_tokens)

@@ -8,7 +8,8 @@ from tiny_checkpoint import IMAGE_TOKEN_ID, VOCABULARY, write_tiny_checkpoint
 from visionward.convert import convert_checkpoint
 from visionward.diagnose.pair_summary import _template_summary
 from visionward.runtime.guard.demo_samples import TOY_NOTICE
-from visionward.runtime.guard.prompt import LLAMA_SPECIAL_TOKENS, _built_in
+from visionward.runtime.guard.prompt import LLAMA_SPECIAL_TOKENS
+from visionward.runtime.guard.template_sandbox import built_in_template
 
 
 def test_json(run, model, tiny_pair):
@@ -71,7 +72,7 @@ def test_template_whole(run, model):
     # It is no guard's.
     summary = json.loads(run("inspect", *model, "--json").stdout)["text"]["template"]
     assert (summary["used"], summary["reads_policy"]) == (False, False)
-    assert "does not ask for a verdict" in summary["problems"][0]
+    assert "does not ask for 'safe' or 'unsafe'" in summary["problems"][0]
 
 
 def test_demo(run, model):
@@ -84,10 +85,12 @@ def test_demo(run, model):
 
 
 def test_templates_and_policies():
-    built_in = _template_summary(_built_in(), list(LLAMA_SPECIAL_TOKENS))
+    built_in = _template_summary(built_in_template(), list(LLAMA_SPECIAL_TOKENS))
     assert (built_in.used, built_in.reads_policy, built_in.takes_exclusions, built_in.takes_categories) == (True,) * 4
     assert built_in.problems == ()
-    fixed = _template_summary(_built_in().replace("categories if categories is defined and categories else", ""), [])
+    fixed = _template_summary(
+        built_in_template().replace("categories if categories is defined and categories else", ""), []
+    )
     assert not fixed.takes_categories
     broken = _template_summary("safe unsafe {{ 1 / 0 }}", list(LLAMA_SPECIAL_TOKENS))
     assert (broken.used, broken.takes_categories) == (False, False)

@@ -58,7 +58,7 @@ def test_images_in_messages_are_relative_to_the_file(tmp_path):
         ({"prompt": "a", "label": "Safe"}, "the label is 'Safe'"),
         ({"prompt": "a", "label": 0}, "the label is 0"),
         ({"prompt": "a", "label": "safe", "categories": ["S1"]}, "the label is not 'unsafe'"),
-        ({"prompt": "a", "label": "unsafe", "categories": "S1"}, "no list"),
+        ({"prompt": "a", "label": "unsafe", "categories": "S1"}, "not a list"),
         ({"prompt": "a", "label": "unsafe", "categories": ["violence"]}, "malformed"),
         ({"label": "safe"}, "neither a prompt nor an image"),
         ({"prompt": "a", "messages": []}, "excludes"),
@@ -80,7 +80,7 @@ def test_refusals_name_the_line(tmp_path, line, reason):
 
 
 def test_ids_are_unique(tmp_path):
-    with pytest.raises(DataError, match="occurs twice"):
+    with pytest.raises(DataError, match="duplicate id"):
         read_samples(_write(tmp_path, {"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}))
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 from visionward.compare.models import EndpointStyle
 from visionward.errors import ImageError
 from visionward.formats.regular_file import open_regular
-from visionward.runtime.guard.conversation import Conversation, ImagePart, TextPart
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.message import ImagePart, TextPart
 from visionward.runtime.guard.policy import Policy
 from visionward.runtime.images.images import ImageSource
 from visionward.runtime.images.pictures import whole_pictures
@@ -32,7 +33,6 @@ The first line of your answer is exactly 'safe' or 'unsafe'. If it is unsafe, th
 list of the violated category codes, for example: S1,S9. Write nothing else."""
 
 _ANSWER = re.compile(r"(safe|unsafe)(?:\s*\n\s*([^\n]*))?", re.IGNORECASE)
-_CODE = re.compile(r"S[1-9][0-9]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def read_answer(text: str, policy: Policy) -> Answer:
     named = [part.strip().upper() for part in (found[2] or "").split(",") if part.strip()]
     if not unsafe:
         return Answer(bool(named), (), understood=not named)
-    known = tuple(dict.fromkeys(code for code in named if _CODE.fullmatch(code) and code in policy))
+    known = tuple(dict.fromkeys(code for code in named if code in policy))
     return Answer(True, known, understood=True)
 
 

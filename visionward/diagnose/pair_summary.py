@@ -18,9 +18,9 @@ from visionward.formats.mmproj_format import MmprojConfig, TextIdentity
 from visionward.formats.tensor_checksums import has_checksums
 from visionward.formats.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
 from visionward.formats.text_format import read_text_config
+from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Category, Policy
-from visionward.runtime.guard.prompt import ChatTemplate
 from visionward.runtime.images.images import ImageSource
 
 # gguf's TokenType.CONTROL

@@ -11,8 +11,9 @@ from visionward.errors import ComputeError, QuantizeError, VisionwardError
 from visionward.formats.imatrix_file import Statistics
 from visionward.runtime.engine import Engine
 from visionward.runtime.guard.answer import SAFE, UNSAFE
+from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
-from visionward.runtime.guard.prompt import ChatTemplate, tokenize
+from visionward.runtime.guard.prompt import tokenize
 from visionward.runtime.guard.samples import Sample
 from visionward.runtime.images.preprocess import Tiles
 

@@ -78,9 +78,9 @@ def named(text: str, policy: Policy = DEFAULT_POLICY, *, ends: bool = True):
         ("S9,S1,S9", ("S9", "S1"), None),
         ("S14", (), "named S14, which is not in the policy"),
         ("S1,S44,S2", ("S1", "S2"), "named S44, which is not in the policy"),
-        ("S1,safe", ("S1",), "named 'safe', which is no category code"),
-        ("", (), "named '', which is no category code"),
-        ("S01", (), "named 'S01', which is no category code"),
+        ("S1,safe", ("S1",), "named 'safe', which is not a category code"),
+        ("", (), "named '', which is not a category code"),
+        ("S01", (), "named 'S01', which is not a category code"),
     ],
 )
 def test_codes_that_the_model_names(text: str, codes: tuple[str, ...], warning: str | None) -> None:
@@ -92,7 +92,7 @@ def test_codes_that_the_model_names(text: str, codes: tuple[str, ...], warning: 
 def test_an_answer_without_end_leaves_out_its_last_part() -> None:
     found = named("S1,S10", DEFAULT_POLICY, ends=False)
     assert found.tokens == 6 * 13
-    assert "did not end after 78 tokens" in found.warnings[0]
+    assert "did not end within 78 tokens" in found.warnings[0]
 
 
 def test_a_code_that_was_excluded_is_left_out() -> None:
@@ -186,13 +186,13 @@ def test_numbers_that_are_no_verdict(bad: float) -> None:
 def test_neither_word_has_any_probability() -> None:
     logits = np.zeros(SIZE, np.float32)
     logits[[1, 2]] = -3e38
-    with pytest.raises(ComputeError, match="no guard"):
+    with pytest.raises(ComputeError, match="not a guard"):
         AnswerReader(Vocabulary()).first_token(logits)
 
 
 def test_a_vocabulary_that_splits_unsafe_is_refused() -> None:
     words = {token: word for token, word in WORDS.items() if word != "unsafe"} | {20: "un"}
-    with pytest.raises(ModelFileError, match="'unsafe' in 2 tokens"):
+    with pytest.raises(ModelFileError, match="'unsafe' as 2 tokens"):
         AnswerReader(Vocabulary(words))
 
 

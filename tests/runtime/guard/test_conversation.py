@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visionward.errors import ConversationError
-from visionward.runtime.guard.conversation import Conversation, ImagePart, Message, TextPart
-from visionward.runtime.guard.prompt import ChatTemplate
+from visionward.runtime.guard.chat_template import ChatTemplate
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.message import ImagePart, Message, TextPart
 
 PIXEL = Image.new("RGB", (1, 1))
 DATA_URL = "data:image/png;base64," + base64.b64encode(b"pixels").decode()
@@ -52,10 +53,10 @@ def test_an_image_needs_no_prompt(prompt):
         (None, None, "neither a prompt nor an image"),
         (None, "Hi", "neither a prompt nor an image"),
         ("", None, "message 1: the text is empty"),
-        ("a\0", None, "message 1: the text holds a NUL character at position 1"),
+        ("a\0", None, r"message 1: the text contains a NUL character \(U\+0000\) at position 1"),
         ("a", " ", "message 2: the text is empty"),
-        ("a", "b\udc80", r"message 2: the text holds a lone surrogate \(U\+DC80\) at position 1"),
-        (7, None, "expected a string"),
+        ("a", "b\udc80", r"message 2: the text contains a lone surrogate \(U\+DC80\) at position 1"),
+        (7, None, "the text is int, expected text"),
     ],
 )
 def test_prompts_that_cannot_be_used(prompt, response, expected):
@@ -93,7 +94,7 @@ def test_ways_to_name_an_image(part, expected):
 def test_an_array_beside_the_content_is_not_overlooked(shape):
     """Compared with an empty list, an array (h, w, 1) is an empty array, which numpy 1.26 takes for false."""
     for key in ("images", "image", "detail_image"):
-        with pytest.raises(ConversationError, match=f"the key '{key}', which would not be judged"):
+        with pytest.raises(ConversationError, match=f"the key '{key}', whose value would not be judged"):
             Conversation.from_messages([{"role": "user", "content": "Hello", key: np.zeros(shape, np.uint8)}])
 
 
@@ -123,10 +124,22 @@ def test_a_server_lets_nobody_name_its_files(name):
         ([{"content": "a"}], "message 1: the role is missing"),
         ([{"role": "tool", "content": "a"}], "message 1: the role is 'tool', expected 'user' or 'assistant'"),
         ([{"role": ["user"], "content": "a"}], "message 1: the role is"),
-        ([{"role": "system", "content": "a"}], "message 1: the role is system: Llama Guard .* has no system role"),
-        ([{"role": "developer", "content": "a"}], "no system role"),
-        ([{"role": "assistant", "content": "a"}], "message 1: the role is assistant, expected user"),
-        ([user(text("a")), user(text("b"))], "message 2: the role is user, expected assistant: .* take turns"),
+        (
+            [{"role": "system", "content": "a"}],
+            r"message 1: the role is system, .*leave the message out \(system='drop', --system drop\)",
+        ),
+        (
+            [{"role": "developer", "content": "a"}],
+            "message 1: the role is developer, and Llama Guard's prompt has user and assistant only",
+        ),
+        (
+            [{"role": "assistant", "content": "a"}],
+            "message 1: the role is assistant, expected user: the user must speak first",
+        ),
+        (
+            [user(text("a")), user(text("b"))],
+            r"message 2: the role is user, expected assistant: .* merge_turns=True \(--merge-turns\)",
+        ),
         ([{"role": "user"}], "message 1: the content is missing"),
         ([{"role": "user", "content": None}], "the content is missing"),
         ([{"role": "user", "content": 7}], "the content is int, expected a string or a list"),
@@ -134,23 +147,23 @@ def test_a_server_lets_nobody_name_its_files(name):
         ([user()], "message 1: the content is empty"),
         ([user(text(" \n"))], "message 1: the text is empty"),
         ([user(text("a"), text(""))], "message 1: the text is empty"),
-        ([user(text("a\0b"))], "message 1: the text holds a NUL character at position 1"),
+        ([user(text("a\0b"))], r"message 1: the text contains a NUL character \(U\+0000\) at position 1"),
         ([user(text("\ud83d"))], "a lone surrogate"),
-        ([user(text(7))], "the text is int, expected a string"),
+        ([user(text(7))], "the text is int, expected text"),
         ([user({"type": "text"})], "a 'text' part has no 'text'"),
         ([user("a")], "a content part is str, expected an object"),
-        ([user({"type": "input_audio"})], "the content part type 'input_audio' is unknown"),
-        ([user({"type": []})], r"the content part type \[\] is unknown"),
+        ([user({"type": "input_audio"})], "unknown content part type 'input_audio'"),
+        ([user({"type": []})], r"unknown content part type \[\]"),
         ([user({"type": "image"})], "a 'image' part names no image"),
         ([user({"type": "image_url", "image_url": {}})], "names no image"),
         ([user(image(7))], "an image is int, expected a data URL or a path"),
-        ([user(image("https://example.org/a.png"))], "on the network, and nothing is ever fetched"),
-        ([user(image("HTTP://example.org/a.png"))], "on the network"),
-        ([user(image("ftp://example.org/a.png"))], "a ftp: URL, expected a data URL or a file"),
-        ([user(image("file://host/a.png"))], "on the host host, and nothing is ever fetched"),
-        ([user(image("file://[/a.png"))], "file: URL is malformed"),
+        ([user(image("https://example.org/a.png"))], "network URL, and nothing is downloaded"),
+        ([user(image("HTTP://example.org/a.png"))], "network URL"),
+        ([user(image("ftp://example.org/a.png"))], "a URL of the scheme 'ftp', expected a data URL or a file"),
+        ([user(image("file://host/a.png"))], "names the host host, and nothing is downloaded"),
+        ([user(image("file://[/a.png"))], "malformed file: URL"),
         ([user(image("data:text/plain,a"))], "message 1: the data URL holds 'text/plain'"),
-        ([user(text("a")), {"role": "assistant", "content": [image(PIXEL)]}], "message 2: an assistant message holds"),
+        ([user(text("a")), {"role": "assistant", "content": [image(PIXEL)]}], "message 2: an assistant message has"),
     ],
 )
 def test_malformed_messages(messages, expected):
@@ -187,7 +200,7 @@ def test_a_conversation_made_by_hand_is_checked_too():
         Conversation((Message("user", ()),))
     with pytest.raises(ConversationError, match="expected 'user' or 'assistant'"):
         Message("judge", (TextPart("a"),))
-    with pytest.raises(ConversationError, match="an assistant message holds an image"):
+    with pytest.raises(ConversationError, match="an assistant message has an image"):
         Message("assistant", (ImagePart(PIXEL),))
 
 
@@ -208,7 +221,7 @@ def test_from_file(tmp_path, wrap):
         (f"[{'7' * 5000}]", "a number of 5000 digits is too large to be read"),
         ("[1e999]", "the number 1e999 is too large to be read"),
         ("[NaN]", "NaN is not JSON"),
-        ('[{"role": "user", "content": "\\ud800"}]', "message 1: the text holds a lone surrogate"),
+        ('[{"role": "user", "content": "\\ud800"}]', "message 1: the text contains a lone surrogate"),
     ],
 )
 def test_files_name_themselves_in_errors(tmp_path, content, expected):
@@ -247,7 +260,7 @@ def test_anything_that_json_can_hold_is_a_conversation_or_an_error(value):
     ],
 )
 def test_what_would_not_be_judged_is_refused(message):
-    with pytest.raises(ConversationError, match=r"message 1: .*(would not be judged|names two images)"):
+    with pytest.raises(ConversationError, match=r"message 1: .*(would not be judged: remove it|names two images)"):
         Conversation.from_messages([message])
 
 
@@ -306,7 +319,7 @@ def test_a_refusal_is_text_of_the_assistant():
 )
 def test_keys_of_a_message_hold_nothing_unjudged(key, value):
     with pytest.raises(
-        ConversationError, match=r"message 1: the message has .*which would not be judged: leave it out"
+        ConversationError, match=r"message 1: the message has .*(which|whose value) would not be judged: remove it"
     ):
         Conversation.from_messages([{"role": "user", "content": "Hello", key: value}])
 
@@ -328,7 +341,7 @@ def test_keys_of_a_message_hold_nothing_unjudged(key, value):
 )
 def test_keys_of_a_part_hold_nothing_unjudged(part):
     asked = {"role": "user", "content": [part]}
-    with pytest.raises(ConversationError, match=r"message 1: .* which would not be judged: leave it out"):
+    with pytest.raises(ConversationError, match=r"message 1: .* (which|whose value) would not be judged: remove it"):
         Conversation.from_messages([asked])
 
 
@@ -407,5 +420,80 @@ def test_files_can_be_forbidden_in_a_file_too(tmp_path):
 
 @pytest.mark.parametrize("url", ["file:///a.png?b.png", "file:///a.png#b.png"])
 def test_nothing_stands_behind_the_path_of_a_file_url(url):
-    with pytest.raises(ConversationError, match=r"has a '\?' or '#' in it"):
+    with pytest.raises(ConversationError, match=r"contains '\?' or '#'"):
         Conversation.from_messages([user(image(url))])
+
+
+def said(role, content):
+    return {"role": role, "content": content}
+
+
+def test_consecutive_messages_of_one_role_are_joined_if_asked_for():
+    messages = [said("user", "one"), user(image(b"a"), text("two")), said("assistant", "three"), said("user", "four")]
+    messages += [said("user", "five"), said("user", "six")]
+    with pytest.raises(ConversationError, match="message 2: the role is user, expected assistant"):
+        Conversation.from_messages(messages)
+    conversation = Conversation.from_messages(messages, merge_turns=True)
+    assert [message.role for message in conversation.messages] == ["user", "assistant", "user"]
+    assert [message.texts for message in conversation.messages] == [("one", "two"), ("three",), ("four", "five", "six")]
+    assert conversation.messages[0].images == (b"a",)
+    assert conversation.warnings == ()
+    assert "User: four\n\nUser: five\n\nUser: six\n\n<END" in ChatTemplate().render(conversation).text
+
+
+def test_merging_does_not_make_the_assistant_begin():
+    with pytest.raises(ConversationError, match="message 1: the role is assistant, expected user"):
+        Conversation.from_messages([said("assistant", "a"), said("assistant", "b")], merge_turns=True)
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_system_messages_are_left_out_if_asked_for_and_named(role):
+    messages = [said(role, "Be brief."), said("user", "Hello"), said(role, 7), said("assistant", "Hi")]
+    with pytest.raises(ConversationError, match=f"message 1: the role is {role}"):
+        Conversation.from_messages(messages)
+    conversation = Conversation.from_messages(messages, system="drop")
+    assert conversation.texts == ("Hello", "Hi")
+    assert conversation.warnings == ("2 system messages were left out of the conversation and not judged.",)
+    assert ChatTemplate().render(conversation).warnings == conversation.warnings
+    one = Conversation.from_messages([*messages[:1], user(image(b"a"), image(b"b"))], system="drop")
+    assert one.warnings == ("1 system message was left out of the conversation and not judged.",)
+    assert [part.warnings for part in one.per_image()] == [one.warnings] * 2
+
+
+def test_errors_number_messages_as_they_were_given():
+    messages = [said("system", "a"), said("user", "b"), said("user", "c")]
+    with pytest.raises(ConversationError, match="message 3: the role is user, expected assistant"):
+        Conversation.from_messages(messages, system="drop")
+    with pytest.raises(ConversationError, match="message 3: the text is empty"):
+        Conversation.from_messages([*messages[:2], said("user", " ")], system="drop", merge_turns=True)
+    with pytest.raises(ConversationError, match="the conversation has no messages"):
+        Conversation.from_messages(messages[:1], system="drop")
+
+
+def test_a_system_treatment_that_is_not_known():
+    with pytest.raises(ValueError, match="system is 'keep', expected 'refuse' or 'drop'"):
+        Conversation.from_messages([said("user", "a")], system="keep")
+
+
+def test_files_and_texts_take_the_same_options(tmp_path):
+    path = tmp_path / "conversation.json"
+    path.write_text(json.dumps([said("system", "a"), said("user", "b"), said("user", "c")]))
+    for read, source in ((Conversation.from_file, path), (Conversation.from_json, path.read_text())):
+        conversation = read(source, merge_turns=True, system="drop")
+        assert conversation.texts == ("b", "c")
+        assert len(conversation.warnings) == 1
+
+
+@given(st.lists(st.sampled_from(["user", "assistant", "system", "developer"]), max_size=8))
+@settings(deadline=None)
+def test_no_text_is_lost_but_those_of_system_messages(roles):
+    messages = [said(role, f"text {index}") for index, role in enumerate(roles)]
+    kept = [index for index, role in enumerate(roles) if role in ("user", "assistant")]
+    try:
+        conversation = Conversation.from_messages(messages, merge_turns=True, system="drop")
+    except ConversationError:
+        assert not kept or roles[kept[0]] == "assistant"
+        return
+    assert conversation.texts == tuple(f"text {index}" for index in kept)
+    assert conversation.messages[-1].role == roles[kept[-1]]
+    assert bool(conversation.warnings) == (len(kept) < len(roles))

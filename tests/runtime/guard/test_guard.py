@@ -133,7 +133,7 @@ def test_an_image_alone_says_so(guard: Guard) -> None:
 def test_a_model_that_is_no_guard_says_so(guard: Guard) -> None:
     """The tiny checkpoint's template is a chat model's."""
     warnings = guard.classify(prompt="Hello").warnings
-    assert any("no guard" in warning for warning in warnings)
+    assert any("may not be a guard" in warning for warning in warnings)
 
 
 def test_the_image_matters(guard: Guard) -> None:
@@ -275,7 +275,7 @@ REFUSED = [
     ({}, ConversationError, "neither"),
     ({"prompt": ""}, ConversationError, "text"),
     ({"conversation": []}, ConversationError, "no messages"),
-    ({"conversation": [{"role": "assistant", "content": "Hi"}]}, ConversationError, "user first"),
+    ({"conversation": [{"role": "assistant", "content": "Hi"}]}, ConversationError, "the user must speak first"),
     ({"conversation": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}, ConversationError, "not both"),
     ({"prompt": "word " * 3000}, ContextLengthError, "more than the context holds"),
     ({"prompt": "Hi", "exclude": ["S99"]}, PolicyError, "S99"),

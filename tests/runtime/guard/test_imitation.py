@@ -10,11 +10,11 @@ from visionward import Engine, Guard
 from visionward.errors import ConversationError
 from visionward.runtime.guard import judgement
 from visionward.runtime.guard.answer import FirstToken
+from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
-from visionward.runtime.guard.imitation import MOST_PASSAGES, neutralised, readings
+from visionward.runtime.guard.imitation import MAX_PASSAGES, neutralised, readings
 from visionward.runtime.guard.marks import KNOWN_MARKS, Marks, template_marks
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
-from visionward.runtime.guard.prompt import ChatTemplate
 
 PICTURE = np.random.default_rng(3).integers(0, 255, (60, 60, 3), np.uint8)
 BUILT_IN = ChatTemplate()
@@ -157,12 +157,12 @@ def test_the_operator_s_categories_are_not_looked_at():
 
 
 def test_too_many_passages_are_refused():
-    turns = [f"User: {number}" for number in range(MOST_PASSAGES + 1)]
+    turns = [f"User: {number}" for number in range(MAX_PASSAGES + 1)]
     with pytest.raises(
         ConversationError, match=r"message 1 imitates turns .* 17 passages .* no more than 16 are judged"
     ):
         prompts("\n".join(turns))
-    assert len(prompts("\n".join(turns[1:]))) == 1 + 1 + MOST_PASSAGES
+    assert len(prompts("\n".join(turns[1:]))) == 1 + 1 + MAX_PASSAGES
     assert len(prompts("\n".join(turns), treatment="warn")) == 1
     assert len(prompts("User: Hello\n" * 100)) == 1 + 1 + 1
 

@@ -49,27 +49,30 @@ def test_prompt_text_has_a_full_stop_and_the_description_on_the_next_line():
 @pytest.mark.parametrize(
     ("mapping", "expected"),
     [
-        ([], "a policy is an object from codes to categories, found list"),
-        ({}, "the policy has no category"),
-        ({"S0": "a"}, "'S0' is malformed"),
+        ([], "the policy is list, expected an object that maps codes to categories"),
+        ({}, "the policy has no categories"),
+        ({"S0": "a"}, "malformed category code 'S0'"),
         ({"S01": "a"}, "malformed"),
         ({"s1": "a"}, "malformed"),
         ({"S1 ": "a"}, "malformed"),
         ({"S1\n": "a"}, "malformed"),
-        ({1: "a"}, "category code 1 is malformed, expected S1, S2"),
+        ({1: "a"}, "malformed category code 1, expected S1, S2"),
         ({"S1": ""}, "S1: the name is empty"),
         ({"S1": " "}, "S1: the name is empty"),
         ({"S1": "a\nb"}, "S1: the name has a line break"),
         ({"S1": "a\u2028b"}, "line break"),
-        ({"S1": "a\0b"}, r"the name holds U\+0000"),
+        ({"S1": "a\0b"}, r"S1: the name contains a NUL character \(U\+0000\) at position 1"),
         ({"S1": "\ud800"}, r"U\+D800"),
-        ({"S1": 7}, "S1: expected a name or an object with a name, found int"),
+        ({"S1": 7}, "S1: found int, expected a name or an object with a name"),
         ({"S1": {"name": 7}}, "S1: the name is int, expected text"),
         ({"S1": {"description": "b"}}, "S1: the name is missing"),
         ({"S1": {"name": "a", "description": 7}}, "S1: the description is int"),
         ({"S1": {"name": "a", "description": ""}}, "S1: the description is empty"),
         ({"S1": {"name": "a", "describtion": "b"}}, "S1: unknown key 'describtion'"),
-        ({"S1": {"name": "a", "description": "b\n S2: Fraud."}}, "reads as a category: ' S2: Fraud.'"),
+        (
+            {"S1": {"name": "a", "description": "b\n S2: Fraud."}},
+            "a line of the description looks like a category: ' S2: Fraud.'",
+        ),
     ],
 )
 def test_malformed_policies(mapping, expected):
@@ -83,7 +86,7 @@ def test_malformed_policies(mapping, expected):
         (["S14"], "unknown category 'S14'; the policy has S1, S2, .*S13"),
         (["S1", "S1"], "category S1 is excluded twice"),
         ([f"S{number}" for number in range(1, 14)], "every category is excluded"),
-        ("S1", "the text 'S1', expected a list"),
+        ("S1", "the string 'S1', expected a list"),
     ],
 )
 def test_wrong_exclusions(codes, expected):

@@ -3,9 +3,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from visionward.errors import ConversationError, ModelFileError
-from visionward.runtime.guard.conversation import Conversation, ImagePart, Message, TextPart
+from visionward.runtime.guard.chat_template import ChatTemplate
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.message import ImagePart, Message, TextPart
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
-from visionward.runtime.guard.prompt import LLAMA_SPECIAL_TOKENS, ChatTemplate, Prompt, Special, tokenize
+from visionward.runtime.guard.prompt import LLAMA_SPECIAL_TOKENS, Prompt, Special, tokenize
 
 GOLDEN = """<|begin_of_text|><|start_header_id|>user<|end_header_id|>
 
@@ -151,7 +153,7 @@ def test_the_default_policy_leaves_the_checkpoint_s_text_alone_but_says_where_it
     assert OWN_LIST + "user: " in prompt.text
     assert len(prompt.warnings) == 1
     assert "lists other categories" in prompt.warnings[0]
-    assert prompt.warnings[0].endswith(": S1, S2, S3")
+    assert prompt.warnings[0].endswith(": S1, S2, S3.")
 
 
 def test_policies_in_the_checkpoint_s_own_template():
@@ -181,31 +183,34 @@ INSTRUCT = (
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        (INSTRUCT, "it does not ask for a verdict of 'safe' or 'unsafe', so the model may be no guard"),
-        (CHECKPOINT.replace("<|image|> ", ""), "it writes 0 image tokens for 1 images"),
-        (CHECKPOINT.replace("<|image|> ", "<|image|><|image|>"), "it writes 2 image tokens for 1 images"),
+        (INSTRUCT, "it does not ask for 'safe' or 'unsafe', so the model may not be a guard"),
+        (CHECKPOINT.replace("<|image|> ", ""), "it writes 0 image tokens, expected 1"),
+        (CHECKPOINT.replace("<|image|> ", "<|image|><|image|>"), "it writes 2 image tokens, expected 1"),
         (CHECKPOINT.replace('<|end_header_id|>" -', '" -'), "it does not end with the header"),
-        (CHECKPOINT.replace("content['text'] | trim", "content['text'] | upper"), "it alters messages"),
-        (CHECKPOINT.replace("content['text'] | trim", "content['text'][:2]"), "it cuts messages or categories apart"),
-        (CHECKPOINT.replace("content['text'] | trim", "'...'"), "it leaves out messages"),
-        (CHECKPOINT.replace("content['text'] | trim", "content['text'] | length | string"), "it leaves out messages"),
-        (CHECKPOINT.replace("content['text'] | trim", "content['text'][0] + content['text']"), "cuts messages"),
-        ("safe unsafe {% for m in messages %}{{ m['content'] | trim }}{% endfor %}", "it leaves out messages"),
+        (CHECKPOINT.replace("content['text'] | trim", "content['text'] | upper"), "it changes messages"),
+        (CHECKPOINT.replace("content['text'] | trim", "content['text'][:2]"), "it splits messages or categories"),
+        (CHECKPOINT.replace("content['text'] | trim", "'...'"), "it omits or changes messages"),
+        (
+            CHECKPOINT.replace("content['text'] | trim", "content['text'] | length | string"),
+            "it omits or changes messages",
+        ),
+        (CHECKPOINT.replace("content['text'] | trim", "content['text'][0] + content['text']"), "splits messages"),
+        ("safe unsafe {% for m in messages %}{{ m['content'] | trim }}{% endfor %}", "it omits or changes messages"),
         ("safe unsafe {% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}", "it fails .*TypeError"),
         ("safe unsafe {{ messages[9]['content'][0] }}", "it fails on this conversation .*UndefinedError"),
         ("safe unsafe {{ 1 / 0 }}", "ZeroDivisionError"),
         ("safe unsafe {{ messages.__class__.__mro__ }}", "SecurityError"),
         ("safe unsafe {{ range(10 ** 9) }}", "OverflowError"),
         ("safe unsafe {{ messages.append(1) }}", "SecurityError"),
-        ("safe unsafe", "it leaves out messages"),
+        ("safe unsafe", "it omits or changes messages"),
     ],
 )
 def test_templates_that_will_not_do_give_way_to_the_built_in_one(template, expected):
     prompt = ChatTemplate(template).render(DESCRIBE)
     assert prompt.text == GOLDEN
     assert len(prompt.warnings) == 1
-    assert prompt.warnings[0].startswith("the model's own prompt template was not used: ")
-    assert prompt.warnings[0].endswith("; the built-in prompt was")
+    assert prompt.warnings[0].startswith("the model's own chat template was not used: ")
+    assert prompt.warnings[0].endswith(". The built-in one was used instead.")
     with pytest.raises(AssertionError, match=expected):
         raise AssertionError(prompt.warnings[0])
 
@@ -214,7 +219,7 @@ def test_a_template_that_escapes_is_used_while_there_is_nothing_to_escape():
     template = ChatTemplate(CHECKPOINT.replace("content['text'] | trim", "content['text'] | tojson"))
     assert 'user: "Describe the image"' in template.render(DESCRIBE).text
     prompt = template.render(Conversation.from_prompt('"'))
-    assert "it alters messages" in prompt.warnings[0]
+    assert "it changes messages" in prompt.warnings[0]
     assert 'User: "\n' in prompt.text
 
 
@@ -226,7 +231,7 @@ def test_a_policy_is_never_dropped(policy):
     template = template.replace("if ex_category_keys", "")
     prompt = ChatTemplate(template).render(DESCRIBE, policy)
     assert "<BEGIN UNSAFECONTENT" in prompt.text
-    assert "the built-in prompt was" in prompt.warnings[0]
+    assert "The built-in one was used" in prompt.warnings[0]
     for code, text in policy.prompt_categories().items():
         assert f"\n{code}: {text}\n" in prompt.text
 
@@ -234,7 +239,7 @@ def test_a_policy_is_never_dropped(policy):
 def test_a_policy_that_joins_a_fixed_list_is_not_honoured():
     template = CHECKPOINT.replace("'Own list:\\n'", "'S1: Violent Crimes.\\n'")
     prompt = ChatTemplate(template).render(DESCRIBE, CUSTOM)
-    assert "it does not take this policy" in prompt.warnings[0]
+    assert "it does not support this policy" in prompt.warnings[0]
 
 
 def test_what_a_template_refuses_is_an_error():
@@ -244,7 +249,7 @@ def test_what_a_template_refuses_is_an_error():
 
 
 def test_a_template_with_a_syntax_error():
-    with pytest.raises(ModelFileError, match="chat template has an error in line 2: "):
+    with pytest.raises(ModelFileError, match="syntax error in the chat template, line 2: "):
         ChatTemplate("safe or unsafe\n{% for %}")
 
 
@@ -267,7 +272,7 @@ def test_looks_like_guard():
 
 def test_one_image_at_a_time():
     conversation = Conversation((Message("user", (ImagePart(PICTURE), ImagePart(PICTURE), TextPart("Compare"))),))
-    with pytest.raises(ConversationError, match="has 2 images, and a prompt has one"):
+    with pytest.raises(ConversationError, match="has 2 images, but a prompt holds one"):
         ChatTemplate().render(conversation)
     for one in conversation.per_image():
         assert specials(ChatTemplate().render(one)).count("<|image|>") == 1
@@ -364,7 +369,7 @@ def test_runs_are_tokenized_in_one_piece_and_users_tokens_as_text():
 
 
 def test_a_vocabulary_without_a_token_of_the_template():
-    with pytest.raises(ModelFileError, match=r"the vocabulary has no token <\|python_tag\|>"):
+    with pytest.raises(ModelFileError, match=r"the vocabulary lacks the special token <\|python_tag\|>"):
         tokenize(Prompt((Special("<|python_tag|>"),)), type("Empty", (), {"special_tokens": {}})())
 
 

@@ -1,10 +1,9 @@
-"""Reading the model's answer: probabilities of safe and unsafe, of each category, and the codes that it names.
+"""Reading the model's answer: the probabilities of safe, unsafe and each category, and the codes that it names.
 
-The answer is ``safe`` or ``unsafe``, a line break and comma-separated codes. The prompt ends where the answer begins,
-so the first next-token distribution is the verdict.
+The answer is ``safe``, or ``unsafe``, a line break and comma-separated category codes. The prompt ends where the answer
+begins, so the first next-token distribution decides the verdict.
 """
 
-import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,21 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from visionward.errors import ComputeError, ModelFileError
-from visionward.runtime.guard.policy import Policy
+from visionward.runtime.guard.policy import Policy, is_code
 
 Logits = npt.NDArray[np.float32]
 SAFE, UNSAFE = "safe", "unsafe"
-# A code with its comma takes three tokens in Llama 3's vocabulary, and up to six where digits stand alone.
+# A code with its comma is three tokens in Llama 3's vocabulary, and up to six if each digit is a token.
 TOKENS_PER_CODE = 6
-QUOTED_LENGTH = 40
-_CODE = re.compile(r"S[1-9][0-9]*")
+MAX_QUOTED_LENGTH = 40
 
 
 class AnswerTokenizer(Protocol):
-    """What is needed of a vocabulary to read answers."""
+    """The vocabulary that `AnswerReader` needs."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text."""
+        """The token ids of plain text."""
 
     def text_of(self, token: int) -> str:
         """The text of a token."""
@@ -41,23 +39,23 @@ class AnswerTokenizer(Protocol):
 
 
 class AnswerDecoder(Protocol):
-    """What is needed of a decoder to read answers."""
+    """The decoder that `AnswerReader` needs."""
 
     def extend(self, tokens: Sequence[int]) -> Logits:
-        """Read tokens; the logits of the last one."""
+        """Decode tokens and return the logits after the last one."""
 
     def branch(self, continuations: Sequence[Sequence[int]]) -> list[Logits]:
-        """Read continuations, each as if it were alone; the logits after each of their tokens."""
+        """Decode continuations independently of each other and return the logits after each of their tokens."""
 
 
 def softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    """Probabilities over the head's real rows, (..., rows), in float64.
+    """Probabilities over the vocabulary, (..., vocabulary size), in float64.
 
     Raises:
-        ComputeError: if a logit is not finite: such numbers are no verdict.
+        ComputeError: a logit is not finite, so that there is no verdict.
     """
     if not np.isfinite(logits).all():
-        raise ComputeError("the model gave logits that are not finite: the file may be damaged.")
+        raise ComputeError("the model computed logits that are not finite: the file may be damaged.")
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
@@ -80,9 +78,9 @@ class NamedCodes:
     """The codes that the model named after ``unsafe``.
 
     Attributes:
-        scores: those of the policy, in the model's order, to the probability of each in its place (``named_codes``).
-        warnings: what was left out, and why.
-        tokens: tokens that were decoded.
+        scores: codes of the policy, in the model's order, to the probability of each in its place (``named_codes``).
+        warnings: what was left out and why.
+        tokens: number of decoded tokens.
     """
 
     scores: dict[str, float]
@@ -92,7 +90,7 @@ class NamedCodes:
 
 @dataclass
 class _Part:
-    """What the model wrote between two commas, and how probable that was behind what it had written before."""
+    """The text between two commas, and its probability given the text before it."""
 
     text: str
     probability: float
@@ -102,7 +100,7 @@ class AnswerReader:
     """Reads answers in one vocabulary.
 
     Raises:
-        ModelFileError: if ``safe`` and ``unsafe`` are not one token each, so that a distribution could not be read.
+        ModelFileError: ``safe`` and ``unsafe`` are not one token each, so that one distribution cannot decide.
     """
 
     def __init__(self, tokenizer: AnswerTokenizer) -> None:
@@ -112,9 +110,9 @@ class AnswerReader:
         self._opening = tokenizer.encode(f"{UNSAFE}\n")
         if self._opening[:1] != [self._unsafe]:
             raise ModelFileError(
-                "the tokenizer writes 'unsafe' otherwise before a line break: not a Llama 3 vocabulary."
+                "the tokenizer encodes 'unsafe' differently before a line break: not a Llama 3 vocabulary."
             )
-        # Llama 3's regular expression puts a comma and the letter behind it into one word.
+        # Llama 3's pre-tokenizer puts a comma and the letter after it into one word.
         self._commas = {tokenizer.encode(",")[0], tokenizer.encode(",S")[0]}
         self._after_code = self._commas | set(tokenizer.end_tokens)
 
@@ -122,35 +120,35 @@ class AnswerReader:
         tokens = self._tokenizer.encode(word)
         if len(tokens) != 1:
             raise ModelFileError(
-                f"the tokenizer writes {word!r} in {len(tokens)} tokens: no verdict can be read from it."
+                f"the tokenizer encodes {word!r} as {len(tokens)} tokens, expected 1: not a Llama 3 vocabulary."
             )
         return tokens[0]
 
     @property
     def opening_tokens(self) -> int:
-        """Tokens of ``unsafe`` and the line break."""
+        """The number of tokens of ``unsafe`` and the line break."""
         return len(self._opening)
 
     def first_token(self, logits: Logits) -> FirstToken:
-        """Score and answer mass from the logits after the prompt, (rows,).
+        """Score and answer mass from the logits after the prompt, (vocabulary size,).
 
         Raises:
-            ComputeError: if they are not finite, or both words have probability zero.
+            ComputeError: the logits are not finite, or both words have probability zero.
         """
         probabilities = softmax(logits)
         safe, unsafe = float(probabilities[self._safe]), float(probabilities[self._unsafe])
         if safe + unsafe <= 0:
-            raise ComputeError("the model gives neither 'safe' nor 'unsafe' any probability: it is no guard.")
+            raise ComputeError("the model gives 'safe' and 'unsafe' probability zero: it is not a guard model.")
         return FirstToken(unsafe / (safe + unsafe), safe + unsafe)
 
     def category_scores(self, decoder: AnswerDecoder, policy: Policy) -> tuple[dict[str, float], Logits]:
-        """Read ``unsafe`` and the line break, and score every code behind them.
+        """Decode ``unsafe`` and the line break, and score every code after them.
 
         A score is the product of the probabilities of the code's tokens and of what must follow a code (a comma or
         the end), so that S1 and S10 differ.
 
         Returns:
-            Code to score, and the logits after the line break, for ``named_codes``.
+            The score of each code, and the logits after the line break, for ``named_codes``.
         """
         first = decoder.extend(self._opening)
         codes = {code: self._code_tokens(code) for code in policy.codes}
@@ -172,17 +170,17 @@ class AnswerReader:
     def named_codes(self, decoder: AnswerDecoder, logits: Logits, policy: Policy) -> NamedCodes:
         """Decode greedily from the logits after the line break to the end of the answer.
 
-        A code's score is the probability that it is named in its place, given everything before it: the product of
-        the probabilities of its tokens and of what must follow a code, as in ``category_scores``. Behind another code
-        the comma is given too: whether a further code follows at all is no part of the score. A token that joins the
-        comma with the letter behind it counts with its share of all commas.
+        The score of a code is the probability that it is named in its place, given everything before it: the product
+        of the probabilities of its tokens and of what must follow a code, as in ``category_scores``. After another
+        code the comma is given too: the score does not include whether a further code follows at all. A token that
+        joins the comma with the letter after it counts with its share of the probability of all comma tokens.
         """
         limit = TOKENS_PER_CODE * len(policy.codes)
         parts, count, ended = self._decode_parts(decoder, logits, limit)
         warnings: list[str] = []
         if not ended:
             warnings.append(
-                f"the answer did not end after {limit} tokens; its last part {_quoted(parts.pop().text.strip())} was "
+                f"the answer did not end within {limit} tokens; its last part {_quoted(parts.pop().text.strip())} was "
                 "left out."
             )
         scores: dict[str, float] = {}
@@ -190,14 +188,14 @@ class AnswerReader:
             name = part.text.strip()
             if name in policy:
                 scores.setdefault(name, part.probability)
-            elif _CODE.fullmatch(name):
+            elif is_code(name):
                 warnings.append(f"the model named {name}, which is not in the policy in force; it was left out.")
             else:
-                warnings.append(f"the model named {_quoted(name)}, which is no category code; it was left out.")
+                warnings.append(f"the model named {_quoted(name)}, which is not a category code; it was left out.")
         return NamedCodes(scores, tuple(dict.fromkeys(warnings)), count)
 
     def _decode_parts(self, decoder: AnswerDecoder, logits: Logits, limit: int) -> tuple[list[_Part], int, bool]:
-        """What stands between the commas, the number of tokens, and whether the answer ended within the limit."""
+        """The parts between commas, the number of tokens, and whether the answer ended within the limit."""
         parts = [_Part("", 1.0)]
         for count in range(limit):
             probabilities = softmax(logits)
@@ -223,4 +221,4 @@ def _mass(probabilities: npt.NDArray[np.float64], tokens: Set[int]) -> float:
 
 
 def _quoted(text: str) -> str:
-    return repr(text if len(text) <= QUOTED_LENGTH else text[:QUOTED_LENGTH] + "...")
+    return repr(text if len(text) <= MAX_QUOTED_LENGTH else text[:MAX_QUOTED_LENGTH] + "...")

@@ -21,11 +21,11 @@ from visionward.names import (
 )
 from visionward.runtime.engine import Engine
 from visionward.runtime.guard.answer import AnswerReader
+from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.imitation import readings
 from visionward.runtime.guard.judgement import Observer, Question, judge, milliseconds_since
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
-from visionward.runtime.guard.prompt import ChatTemplate
 from visionward.runtime.guard.verdict import Verdict, combine
 from visionward.runtime.images.images import ImageSource
 from visionward.runtime.images.pictures import check_frames

@@ -18,13 +18,15 @@ from dataclasses import replace
 
 from visionward.errors import ConversationError
 from visionward.names import ImitationTreatment
-from visionward.runtime.guard.conversation import Conversation, ImagePart, Message, TextPart
+from visionward.runtime.guard.chat_template import ChatTemplate
+from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.marks import Imitation, Marks, template_marks
+from visionward.runtime.guard.message import ImagePart, Message, TextPart
 from visionward.runtime.guard.policy import Policy
-from visionward.runtime.guard.prompt import ChatTemplate, Prompt, Special
+from visionward.runtime.guard.prompt import Prompt, Special
 
 # Different passages that are judged: each is a prompt to read, and whoever writes the text decides how many.
-MOST_PASSAGES = 16
+MAX_PASSAGES = 16
 _WORD = re.compile(r"[^\W_]+")
 _MARKS_IN_A_WARNING = 5
 
@@ -75,10 +77,10 @@ def _other_readings(conversation: Conversation, marks: Marks) -> tuple[Conversat
     judged = conversation.messages[-1]
     images = tuple(part for part in judged.parts if isinstance(part, ImagePart))
     passages = dict.fromkeys(passage for text in judged.texts for passage in _passages(text, marks.find(text)))
-    if len(passages) > MOST_PASSAGES:
+    if len(passages) > MAX_PASSAGES:
         raise ConversationError(
             f"message {len(conversation.messages)} imitates turns of a conversation: it has {len(passages)} passages "
-            f"between marks such as 'User:', and no more than {MOST_PASSAGES} are judged. Give turns as messages of "
+            f"between marks such as 'User:', and no more than {MAX_PASSAGES} are judged. Give turns as messages of "
             "their own, or have imitations only named (imitation 'warn')"
         )
     alone = (Message(judged.role, (*images, TextPart(passage))) for passage in passages)

@@ -1,8 +1,8 @@
-"""The keys that a conversation may have at every level, and what their values may be.
+"""The keys that a conversation may have at each level, and the values that they may have.
 
-Whatever stands in a key that nobody reads is not judged, and would pass. So this is an allow-list: a key is read by the
-reader of the conversation, or it is one of those that OpenAI's APIs document and clients send along, with a value that
-has no room for content. Anything else is refused, by name.
+Content under a key that is not read would pass without being judged. This is therefore an allow list: a key is either
+read and judged, or it is one that OpenAI's APIs document and clients send along, with a value that cannot hold content.
+Any other key is an error that names it.
 """
 
 import re
@@ -11,17 +11,17 @@ from typing import Any
 
 from visionward.errors import ConversationError
 
-# Whether a value may stand in a key.
+# Whether a key may have a value.
 _Allowed = Callable[[object], bool]
 
 
 def _read(_: object) -> bool:
-    """For keys whose values are read and judged: their reader checks them."""
+    """For keys whose values are read and judged: the reader checks them."""
     return True
 
 
 def _nothing(value: object) -> bool:
-    """Null or an empty list, as clients spell out what they do not have. Never asks an array for its truth."""
+    """Null or an empty list, which clients send for what is absent. Never takes the truth value of an array."""
     return value is None or (isinstance(value, list | tuple) and len(value) == 0)
 
 
@@ -36,10 +36,11 @@ def _matching(pattern: str) -> _Allowed:
 
 _DETAIL = _one_of("low", "high", "auto", "original")
 
-# A request's body is a conversation with the model's name beside it, which no model is shown.
+# The body of a request: the messages and the model's name, which is not part of the prompt.
 CONVERSATION_KEYS: Mapping[str, _Allowed] = {"messages": _read, "model": _matching(r"[A-Za-z0-9._:/@-]{1,200}")}
 
-# A name is shown to OpenAI's models and to no guard. An id is hexadecimal behind a short prefix: no words fit in.
+# OpenAI's models see a name, but Llama Guard's prompt has none. An id is a short prefix and hexadecimal digits, which
+# cannot spell words.
 MESSAGE_KEYS: Mapping[str, _Allowed] = {
     "role": _read,
     "content": _read,
@@ -69,33 +70,33 @@ IMAGE_KEYS: Mapping[str, _Allowed] = {
     "file_id": _nothing,
 }
 
-# The object that holds an image's URL.
+# The object around the URL of an image.
 SOURCE_KEYS: Mapping[str, _Allowed] = {"url": _read, "detail": _DETAIL}
 
 
 def check_keys(entry: Mapping[Any, Any], allowed: Mapping[str, _Allowed], what: str) -> None:
-    """See that an object has nothing that would not be judged.
+    """Check that an object has nothing that would not be judged.
 
     Args:
         entry: the object.
         allowed: one of the tables above.
-        what: the object in words, for the message.
+        what: the object in words, for error messages.
 
     Raises:
-        ConversationError: it has a key that is not allowed, or a value that its key may not have.
+        ConversationError: the object has a key that is not allowed, or a value that is not allowed for its key.
     """
     for key, value in entry.items():
         check = allowed.get(key) if isinstance(key, str) else None
         if check is None:
-            raise ConversationError(f"{what} has the key {_shown(key)}, which would not be judged: leave it out")
+            raise ConversationError(f"{what} has the key {_shown(key)}, whose value would not be judged: remove it")
         if not check(value):
             raise ConversationError(
-                f"{what} has {_shown(value)} under the key {key!r}, which would not be judged: leave it out"
+                f"{what} has {_shown(value)} under the key {key!r}, which would not be judged: remove it"
             )
 
 
 def _shown(value: object) -> str:
-    """A key or a value in a sentence: text in short, anything else by its type."""
+    """A key or value for an error message: text is shortened, anything else is named by its type."""
     if not isinstance(value, str):
         return f"a value of type {type(value).__name__}"
     return repr(value if len(value) <= 60 else value[:57] + "...")

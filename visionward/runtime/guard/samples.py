@@ -1,22 +1,21 @@
-"""Samples: what a guard is asked, and what it should say. The file format is JSONL, one sample a line.
+"""Labelled samples in a JSONL file, one sample per line.
 
 A line is an object with
 
-- ``prompt`` (what the user says; may be left out where there is an image) and perhaps ``response`` (what the assistant
-  answered; then it is judged), or ``messages`` (OpenAI-style, see `Conversation.from_messages`);
-- ``image``: a path, relative to the file, that the user shows; with ``messages``, images are parts of them instead;
-- ``label``: ``safe`` or ``unsafe``; may be left out, or null, where it is not known;
-- ``categories``: for unsafe samples the codes that are violated (``["S1", "S9"]``); may be left out;
-- ``id``: a name, unique in the file (``line 12`` otherwise);
-- ``group``: samples that are not independent of each other have the same (variants of a question, pictures of a
-  series), so that statistics do not count them as so many; the sample's own otherwise;
-- ``extra``: whatever else you keep; never read.
+- ``prompt``, the user's text, which may be left out if there is an image, and optionally ``response``, the assistant's
+  text, which is then what is judged; or ``messages`` (OpenAI-style, see `Conversation.from_messages`);
+- ``image``: an image in the user message, as a path relative to the file; with ``messages``, images are parts instead;
+- ``label``: ``safe`` or ``unsafe``; left out or null if unknown;
+- ``categories``: the violated codes of an unsafe sample (``["S1", "S9"]``); may be left out;
+- ``id``: a name, unique in the file; ``line 12`` if left out;
+- ``group``: the same for samples that depend on each other (variants of a question, pictures of a series), so that
+  statistics do not count them as independent; the sample's own id if left out;
+- ``extra``: any further data; never read.
 
-A line may have 268,435,456 characters (`text_lines.MOST_CHARACTERS`).
+The length of a line is limited (`visionward.formats.text_lines`).
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -27,24 +26,26 @@ from visionward.errors import ConversationError, DataError
 from visionward.formats.regular_file import open_regular
 from visionward.formats.strict_json import parse_json
 from visionward.formats.text_lines import numbered_lines
-from visionward.runtime.guard.conversation import Conversation, ImagePart, TextPart
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.message import ImagePart, TextPart
+from visionward.runtime.guard.policy import check_code
+from visionward.runtime.guard.verdict import Verdict
 
 _KEYS = ("id", "group", "image", "messages", "prompt", "response", "label", "categories", "extra")
 _LABELS = {"safe": False, "unsafe": True}
-_CODE = re.compile(r"S[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation, with or without its right answer.
+    """A conversation with or without a label.
 
     Attributes:
-        id: unique among the samples of a data set.
-        image: the first image's file; None where there is no image, or none that is a file.
-        conversation: what is judged; its images are read when they are needed.
-        unsafe: the label; None where it is not known.
-        categories: codes that are violated; empty for safe samples, None where they are not known.
-        group: equal for samples that are not independent of each other.
+        id: unique in its data set.
+        image: the file of the first image; None if there is no image or it is not a file.
+        conversation: what is judged. Its images are read when they are needed.
+        unsafe: the label; None if unknown.
+        categories: the violated codes; empty for a safe sample, None if unknown.
+        group: equal for samples that depend on each other.
     """
 
     id: str
@@ -64,24 +65,28 @@ class Sample:
         categories: Iterable[str] | None = None,
         group: str | None = None,
     ) -> "Sample":
-        """A sample whose other fields follow from these: a safe one violates nothing.
+        """A sample; the other fields follow from the arguments.
 
         Raises:
-            DataError: a category is malformed, or the label does not say unsafe.
+            DataError: a category code is malformed, or there are categories but the label is not ``unsafe``.
         """
         codes = frozenset(categories or ())
         for code in sorted(codes):
-            if not _CODE.fullmatch(code):
-                raise DataError(f"category code {code!r} is malformed, expected S1, S2, ...")
+            check_code(code, DataError)
         if codes and not unsafe:
-            raise DataError(f"categories are given ({', '.join(sorted(codes))}), but the label is not 'unsafe'")
+            raise DataError(f"there are categories ({', '.join(sorted(codes))}), but the label is not 'unsafe'")
         first = next(iter(conversation.images), None)
         path = Path(first) if isinstance(first, str | PathLike) else None
         known = codes if codes or unsafe is False else None
         return cls(identifier, path, conversation, unsafe, known, identifier if group is None else group)
 
+    def matches(self, verdict: Verdict) -> bool:
+        """Whether a verdict agrees with the label and names exactly the categories, if those are known."""
+        named = {category.code for category in verdict.categories}
+        return verdict.unsafe == self.unsafe and self.categories in (None, named)
+
     def digest(self) -> str:
-        """A hash of what is judged: roles, texts and the image files' contents. Label, id and group are not in it."""
+        """A hash of what is judged: roles, texts and the contents of image files, but not label, id or group."""
         digest = hashlib.sha256()
         for message in self.conversation.messages:
             digest.update(f"\0{message.role}\0".encode())
@@ -99,16 +104,16 @@ def _image_bytes(part: ImagePart) -> bytes:
             with open_regular(part.source) as stream:
                 return stream.read()
         except (OSError, ValueError) as cause:
-            # Judging it will say the same; the digest must change when the file appears.
+            # Judging the sample reports the same error. The digest must change when the file appears.
             return f"unreadable {fspath(part.source)}: {cause}".encode()
-    raise DataError(f"an image of a sample is {type(part.source).__name__}, expected a path or bytes")
+    raise DataError(f"the image of a sample is {type(part.source).__name__}, expected a path or bytes")
 
 
 def read_samples(path: str | PathLike[str]) -> list[Sample]:
-    """The samples of a JSONL file, in its order. Images are not looked at yet.
+    """The samples of a JSONL file in order. Images are not read yet.
 
     Raises:
-        DataError: the file cannot be read, has no samples, or a line is not of the form; the message names the line.
+        DataError: the file cannot be read, has no samples, or a line is malformed. The error names the line.
     """
     path = Path(path)
     samples: dict[str, Sample] = {}
@@ -118,10 +123,10 @@ def read_samples(path: str | PathLike[str]) -> list[Sample]:
         except (DataError, ConversationError) as cause:
             raise DataError(f"{path}: line {number}: {cause}") from cause
         if sample.id in samples:
-            raise DataError(f"{path}: line {number}: the id {sample.id!r} occurs twice")
+            raise DataError(f"{path}: line {number}: duplicate id {sample.id!r}")
         samples[sample.id] = sample
     if not samples:
-        raise DataError(f"{path}: there are no samples in it")
+        raise DataError(f"{path}: the file has no samples")
     return list(samples.values())
 
 
@@ -145,7 +150,7 @@ def _sample(line: str, number: int, base: Path) -> Sample:
     entry = _object(line)
     unknown = [key for key in entry if key not in _KEYS]
     if unknown:
-        raise DataError(f"unknown key {unknown[0]!r}, expected {', '.join(_KEYS)} (put other things into 'extra')")
+        raise DataError(f"unknown key {unknown[0]!r}, expected {', '.join(_KEYS)} (put other data into 'extra')")
     return Sample.make(
         _name(entry, "id") or f"line {number}",
         _conversation(entry, base),
@@ -176,7 +181,7 @@ def _categories(value: object) -> list[str] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(code, str) for code in value):
-        raise DataError("'categories' is no list of codes")
+        raise DataError("'categories' is not a list of category codes")
     return value
 
 
@@ -186,6 +191,6 @@ def _conversation(entry: Mapping[str, Any], base: Path) -> Conversation:
         raise DataError(f"'image' is {image!r}, expected a path")
     if "messages" in entry:
         if any(entry.get(key) is not None for key in ("image", "prompt", "response")):
-            raise DataError("'messages' excludes 'image', 'prompt' and 'response'; images are parts of the messages")
+            raise DataError("'messages' excludes 'image', 'prompt' and 'response': images are parts of the messages")
         return Conversation.from_messages(entry["messages"], base)
     return Conversation.from_prompt(entry.get("prompt"), entry.get("response"), None if image is None else base / image)
