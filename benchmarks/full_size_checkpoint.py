@@ -16,7 +16,7 @@ import click
 import numpy as np
 from tokenizers import Regex, pre_tokenizers
 
-from visionward.convert.model_config import read_config
+from visionward.convert.model_config import read_model_config
 from visionward.convert.tensor_names import expected_shapes
 from visionward.convert.tokenizer import LLAMA_3_PATTERN
 from visionward.runtime.guard.chat_template import ChatTemplate
@@ -220,7 +220,7 @@ def main(out_dir: Path, layers: int, vision_layers: int) -> None:
     out_dir.mkdir(parents=True, exist_ok=True)
     for name, values in companion_files(layers, vision_layers).items():
         (out_dir / name).write_text(json.dumps(values), encoding="utf-8")
-    total = write_weights(out_dir, expected_shapes(read_config(out_dir)))
+    total = write_weights(out_dir, expected_shapes(read_model_config(out_dir)))
     click.echo(f"{out_dir}: {total / 1e9:.2f} GB")
 
 

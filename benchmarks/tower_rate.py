@@ -21,8 +21,8 @@ from visionward.convert.onnx_graph import OnnxGraph
 from visionward.convert.onnx_rows import quantized_rows
 from visionward.convert.onnx_weights import WeightEncoder
 from visionward.formats.gguf_header import GgufHeader
-from visionward.formats.mmproj_file import read_config
-from visionward.formats.mmproj_format import ARCHITECTURE, MmprojConfig
+from visionward.formats.mmproj_file import read_mmproj_config
+from visionward.formats.mmproj_format import MMPROJ_ARCHITECTURE, MmprojConfig
 from visionward.formats.onnx_format import FEATURES, PIXELS, RATIO_ID, data_path, read_identity
 from visionward.runtime.images.preprocess import Tiles
 from visionward.runtime.vision.onnx_tower import TowerSession
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    config = read_config(GgufHeader(options.mmproj, ARCHITECTURE))
+    config = read_mmproj_config(GgufHeader(options.mmproj, MMPROJ_ARCHITECTURE))
     weight_type = read_identity(options.tower).weight_type
     with tempfile.TemporaryDirectory() as folder:
         product_path = Path(folder) / "product.onnx"

@@ -14,7 +14,7 @@ from benchmarks.peers import cpu
 from benchmarks.peers.inputs import image, make_inputs
 from benchmarks.peers.plain_llama import sources, write_plain_llama
 from visionward.convert import ConvertedPair, convert_checkpoint
-from visionward.convert.model_config import read_config
+from visionward.convert.model_config import read_model_config
 from visionward.convert.tensor_names import expected_shapes
 from visionward.formats.gguf_header import GgufHeader
 from visionward.machine.processor import read_processor
@@ -38,7 +38,7 @@ def write_checkpoint(folder: Path, layers: int) -> Path:
     )
     for name, values in files.items():
         (folder / name).write_text(json.dumps(values), encoding="utf-8")
-    full_size_checkpoint.write_weights(folder, expected_shapes(read_config(folder)))
+    full_size_checkpoint.write_weights(folder, expected_shapes(read_model_config(folder)))
     return folder
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
 from visionward.formats.gguf_file import header_bytes, write_tensor_data
-from visionward.formats.gguf_header import GgufHeader, StoredTensor
+from visionward.formats.gguf_header import GgufHeader, GgufTensor
 from visionward.formats.gguf_values import integers
 from visionward.formats.mmproj_format import KEY_CROSS_LAYERS
 
@@ -30,7 +30,7 @@ class Copy:
     """A tensor of the new file, and whose data it has."""
 
     name: str
-    source: StoredTensor
+    source: GgufTensor
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ class Copy:
     @property
     def element_type(self) -> GGMLQuantizationType:
         """As in the source."""
-        return self.source.kind
+        return self.source.dtype
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +59,7 @@ def sources(self_layers: int, cross_layers: tuple[int, ...]) -> list[int]:
 
 def copies(text: GgufHeader, cross_layers: tuple[int, ...]) -> list[Copy]:
     """The tensors of the new file: those outside of layers first."""
-    blocks: dict[int, list[tuple[str, StoredTensor]]] = {}
+    blocks: dict[int, list[tuple[str, GgufTensor]]] = {}
     made = []
     for name, tensor in text.tensors.items():
         if match := _BLOCK.fullmatch(name):

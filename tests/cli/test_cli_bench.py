@@ -232,8 +232,8 @@ def test_the_table(run, tables):
         "total              265.0 s    265.0 s    265.0 s",
         "decode, a token     400 ms     400 ms     400 ms      2.5 tokens/s",
         "",
-        "peak memory      9.4 GB",
-        "  allocated      1.6 GB",
+        "peak memory      9.40 GB",
+        "  allocated      1.60 GB",
         "  mapped files   unknown",
     ]
 
@@ -259,7 +259,7 @@ def test_the_comparison(run, tables):
     assert "vision                       230.0 s    115.0 s   0.50     0.50   0.50" in lines
     assert "vision, tiles/s               0.0174     0.0348            2.00" in lines
     assert "repeat total                       -     35.0 s      -        -      -" in lines
-    assert "peak memory                   9.4 GB     9.4 GB            1.00" in lines
+    assert "peak memory                  9.40 GB    9.40 GB            1.00" in lines
     assert "  mapped files                     -          -               -" in lines
     assert "  settings vision_backend: ggml -> openvino" in lines
     assert lines[lines.index("Not the same, so the ratios may come from this as well:") - 1] == ""

@@ -13,7 +13,7 @@ from tiny_checkpoint import safetensors_bytes
 
 from visionward.convert.encoding import PlannedTensor, encode, encoded_chunks, projector_reorder, rope_reorder
 from visionward.convert.model_config import RopeScaling
-from visionward.convert.text_file import rope_factors
+from visionward.convert.text_plan import rope_factors
 from visionward.errors import CheckpointError
 from visionward.formats.safetensors_reader import read_header
 from visionward.quant.tensor_types import RECIPES, element_type

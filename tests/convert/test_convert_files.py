@@ -13,7 +13,7 @@ from visionward.convert.conversion import checkpoint_name
 from visionward.convert.provenance import LLAMA_3_2_NOTICE
 from visionward.formats import mmproj_format
 from visionward.formats.gguf_header import GgufHeader
-from visionward.formats.mmproj_file import read_config
+from visionward.formats.mmproj_file import read_mmproj_config
 
 
 def fields(path):
@@ -47,7 +47,7 @@ def test_name_of_a_snapshot_in_the_hub_cache(tmp_path):
 
 
 def test_the_runtime_reads_the_mmproj_configuration(tiny_pair):
-    config = read_config(GgufHeader(tiny_pair.mmproj))
+    config = read_mmproj_config(GgufHeader(tiny_pair.mmproj))
     assert config.text_hash == fields(tiny_pair.text)[mmproj_format.KEY_TEXT_HASH]
     assert re.fullmatch("[0-9a-f]{64}", config.text_hash)
     assert config.text_hash.strip("0")

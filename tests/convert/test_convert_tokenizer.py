@@ -13,7 +13,7 @@ from tiny_checkpoint import BASE_VOCABULARY, EMBEDDING_ROWS, IMAGE_TOKEN_ID, SPE
 from tokenizers import Tokenizer
 
 from visionward.convert import convert_checkpoint
-from visionward.convert.model_config import read_config
+from visionward.convert.model_config import read_model_config
 from visionward.convert.tokenizer import read_tokenizer
 from visionward.errors import TokenizerError
 
@@ -129,14 +129,14 @@ def test_tokenizers_that_llama_cpp_cannot_reproduce_are_refused(tmp_path, case):
     change, message = REFUSALS[case]
     folder = edited(write_tiny_checkpoint(tmp_path / "source"), change)
     with pytest.raises(TokenizerError, match=message):
-        read_tokenizer(folder, read_config(folder))
+        read_tokenizer(folder, read_model_config(folder))
     with pytest.raises(TokenizerError):
         convert_checkpoint(folder, tmp_path / "out")
 
 
 def test_merges_may_be_pairs_or_strings(tmp_path):
     folder = write_tiny_checkpoint(tmp_path / "source")
-    config = read_config(folder)
+    config = read_model_config(folder)
     first = read_tokenizer(folder, config)
 
     def swap_form(content):
@@ -148,6 +148,6 @@ def test_merges_may_be_pairs_or_strings(tmp_path):
 
 def test_image_token_is_added_where_the_tokenizer_lacks_it(tmp_path):
     folder = edited(write_tiny_checkpoint(tmp_path / "source"), lambda c: c["added_tokens"].pop())
-    tokenizer = read_tokenizer(folder, read_config(folder))
+    tokenizer = read_tokenizer(folder, read_model_config(folder))
     assert tokenizer.tokens[IMAGE_TOKEN_ID] == "<|image|>"
     assert tokenizer.token_types[IMAGE_TOKEN_ID] == gguf.TokenType.CONTROL

@@ -27,7 +27,7 @@ from visionward.convert.onnx_rows import GELU_LOWEST, Rows, quantized_gelu, quan
 from visionward.convert.onnx_weights import LARGEST, balance_columns, quantize_columns
 from visionward.errors import ModelFileError, QuantizeError
 from visionward.formats.gguf_header import GgufHeader
-from visionward.formats.mmproj_file import read_config, tower_hash
+from visionward.formats.mmproj_file import read_mmproj_config, tower_hash
 from visionward.formats.onnx_format import CHECKSUM_BYTES, WEIGHT_TYPES, TowerIdentity, data_path, read_identity
 from visionward.runtime.vision.onnxruntime_session import import_onnxruntime
 
@@ -114,7 +114,7 @@ def test_integers_are_smaller(exported) -> None:
 def test_what_it_says_of_itself(exported, tiny_pair: ConvertedPair) -> None:
     file = GgufHeader(tiny_pair.mmproj)
     size = data_path(exported("f16")).stat().st_size
-    wanted = TowerIdentity.of(read_config(file), tower_hash(file), "f16", size)
+    wanted = TowerIdentity.of(read_mmproj_config(file), tower_hash(file), "f16", size)
     assert read_identity(exported("f16")) == wanted
     metadata = {entry.key: entry.value for entry in onnx.load(exported("f16"), load_external_data=False).metadata_props}
     assert metadata == wanted.metadata()
@@ -253,7 +253,7 @@ def test_a_quantized_pair_gets_the_checkpoints_own_weights(tiny_checkpoint_dir, 
     source = MmprojSource(pair.mmproj)
     found = {tensor.name: tensor for tensor in onnx.load(from_file).graph.initializer}
     name = "v.blk.1.ffn_up.weight"
-    assert GgufHeader(pair.mmproj).tensors[name].kind.name == "Q8_0"
+    assert GgufHeader(pair.mmproj).tensors[name].dtype.name == "Q8_0"
     assert np.array_equal(numpy_helper.to_array(found[name]), source.array(name).T.astype(np.float16))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from visionward.machine.python_process import PythonProcess
+from visionward.machine.python_process import PythonProcess, exit_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -257,3 +257,15 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path):
     while child.exists() and "State:\tZ" not in (child / "status").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(0, "exit code 0"), (3, "exit code 3"), (-11, "SIGSEGV"), (-99, "signal 99"), (None, "still running")],
+)
+def test_how_a_process_ended(code, text):
+    assert exit_text(code) == text
+
+
+def test_how_a_process_ended_on_windows():
+    assert exit_text(3221225477) == "exit code 0xC0000005"

@@ -25,7 +25,7 @@ def test_text(f16_pair, tmp_path):
     result = invoke(f16_pair.text, tmp_path / "t.gguf", "Q4_K_M")
     assert result.exit_code == 0
     assert result.stderr == ""
-    assert result.stdout.startswith(f"{tmp_path / 't.gguf'}  1.6 MB from 5.26 MB  (Q4_K 25, Q6_K 5, F32 9)")
+    assert result.stdout.startswith(f"{tmp_path / 't.gguf'}  1.60 MB from 5.26 MB  (Q4_K 25, Q6_K 5, F32 9)")
 
 
 def test_mmproj_with_types_by_name(f16_pair, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from visionward.convert.model_config import ModelConfig
-from visionward.convert.tokenizer import Tokenizer
+from visionward.convert.tokenizer import GgufTokenizer
 from visionward.errors import CheckpointError
 from visionward.formats.checkpoint_json import MOST_BYTES, Settings
 from visionward.formats.whole_text import read_text
@@ -101,7 +101,7 @@ def _one_template(settings: Settings) -> str | None:
     return value or None
 
 
-def read_end_token_ids(checkpoint: Path, config: ModelConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
+def read_end_token_ids(checkpoint: Path, config: ModelConfig, tokenizer: GgufTokenizer) -> tuple[int, ...]:
     """The tokens that end an answer.
 
     From ``generation_config.json``, else from ``config.json``, else the tokenizer's; the end of a turn always is one.

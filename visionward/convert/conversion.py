@@ -10,8 +10,8 @@ from gguf import GGUFType
 
 from visionward.convert.companions import read_chat_template, read_end_token_ids, read_preprocessing
 from visionward.convert.encoding import PlannedTensor, encoded_chunks
-from visionward.convert.mmproj_file import mmproj_metadata, padding_collapses, plan_mmproj
-from visionward.convert.model_config import ModelConfig, read_config
+from visionward.convert.mmproj_plan import mmproj_metadata, padding_collapses, plan_mmproj
+from visionward.convert.model_config import ModelConfig, read_model_config
 from visionward.convert.onnx_file import PlannedSource, check_weight_type, tower_outputs, tower_path, write_tower
 from visionward.convert.provenance import Provenance, read_provenance
 from visionward.convert.tensor_names import (
@@ -22,8 +22,8 @@ from visionward.convert.tensor_names import (
     expected_shapes,
     text_names,
 )
-from visionward.convert.text_file import TextHash, general_metadata, plan_text, text_metadata
-from visionward.convert.tokenizer import Tokenizer, read_tokenizer
+from visionward.convert.text_plan import TextHash, general_metadata, plan_text, text_metadata
+from visionward.convert.tokenizer import GgufTokenizer, read_tokenizer
 from visionward.errors import CheckpointError
 from visionward.formats import mmproj_format
 from visionward.formats.gguf_file import (
@@ -38,8 +38,8 @@ from visionward.formats.gguf_file import (
 from visionward.formats.onnx_format import data_path
 from visionward.formats.output_file import GGUF, Outputs, PartFile, part_files, prepare_folder, scratch_file
 from visionward.formats.pair_files import PairFiles
-from visionward.formats.safetensors_reader import StoredTensor, read_tensors
-from visionward.formats.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
+from visionward.formats.safetensors_reader import CheckpointTensor, read_tensors
+from visionward.formats.text_format import TEXT_ARCHITECTURE
 from visionward.machine.processor import usable_cores
 from visionward.quant.tensor_types import RECIPES, Recipe
 from visionward.quant.text_quantizer import TextJob, quantize_text
@@ -69,16 +69,16 @@ class _Checkpoint:
     """Everything about a checkpoint but its weights' bytes, checked."""
 
     config: ModelConfig
-    tensors: Mapping[str, StoredTensor]
-    tokenizer: Tokenizer
+    tensors: Mapping[str, CheckpointTensor]
+    tokenizer: GgufTokenizer
     chat_template: str | None
     end_token_ids: tuple[int, ...]
     provenance: Provenance
 
 
 def _without_tied_head(
-    where: Path, config: ModelConfig, tensors: Mapping[str, StoredTensor]
-) -> dict[str, StoredTensor]:
+    where: Path, config: ModelConfig, tensors: Mapping[str, CheckpointTensor]
+) -> dict[str, CheckpointTensor]:
     """Drop a head that is stored although it is tied, after seeing that it is the embedding indeed."""
     stored = {canonical_name(name): name for name in tensors}
     rest = {name: tensor for name, tensor in tensors.items() if not (config.text.tied and name == stored.get(HEAD))}
@@ -99,7 +99,7 @@ def _without_tied_head(
 
 
 def _read_checkpoint(checkpoint: Path) -> _Checkpoint:
-    config = read_config(checkpoint)
+    config = read_model_config(checkpoint)
     statistics = read_preprocessing(checkpoint, config)
     tokenizer = read_tokenizer(checkpoint, config)
     stored = _without_tied_head(checkpoint, config, read_tensors(checkpoint))
@@ -294,7 +294,7 @@ def convert_checkpoint(
         general = general_metadata(name, GGUFType.MMPROJ, mmproj_recipe, source.provenance)
         general |= checksum_placeholders(len(mmproj_plans))
         mmproj_keys = mmproj_metadata(source.config, general, text_hash)
-        mmproj_part.file.write(header_bytes(mmproj_format.ARCHITECTURE, mmproj_keys, mmproj_plans))
+        mmproj_part.file.write(header_bytes(mmproj_format.MMPROJ_ARCHITECTURE, mmproj_keys, mmproj_plans))
         checksums = write_tensor_data(mmproj_part.file, mmproj_plans, encoded_chunks, advance=advance)
         mmproj_part.file.flush()
         write_checksums(mmproj_part.path, checksums)

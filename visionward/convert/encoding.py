@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from visionward.errors import CheckpointError, QuantizeError
-from visionward.formats.safetensors_reader import STORAGE, StoredTensor
+from visionward.formats.safetensors_reader import STORAGE, CheckpointTensor
 from visionward.machine.processor import usable_cores
 from visionward.quant.tensor_types import UNQUANTIZED
 from visionward.runtime.ggml.rows import encode_rows
@@ -95,7 +95,7 @@ class PlannedTensor:
     name: str
     shape: tuple[int, ...]
     element_type: GGMLQuantizationType
-    source: StoredTensor | npt.NDArray[np.float32]
+    source: CheckpointTensor | npt.NDArray[np.float32]
     reorder: Reorder | None = None
 
     @property

@@ -17,7 +17,7 @@ EXTRA_EMBEDDING_ROWS = 8
 # with this value all of the tower's norms agree.
 LAYER_NORM_EPSILON = 1e-5
 
-_ARCHITECTURE = "MllamaForConditionalGeneration"
+_CLASS = "MllamaForConditionalGeneration"
 _DEFAULT_CROSS_LAYERS = (3, 8, 13, 18, 23, 28, 33, 38)
 _DEFAULT_INTERMEDIATE_LAYERS = (3, 7, 15, 23, 30)
 
@@ -33,7 +33,7 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class DecoderConfig:
     """What the text file says about the decoder, cross-attention aside.
 
     Attributes:
@@ -65,7 +65,7 @@ class ModelConfig:
 
     vision: VisionConfig
     cross_attention: CrossAttentionConfig
-    text: TextConfig
+    text: DecoderConfig
     settings: Settings
     text_settings: Settings
 
@@ -116,7 +116,7 @@ def _cross_layers(text: Settings, layer_count: int) -> tuple[int, ...]:
     return layers
 
 
-def _decoder(settings: Settings, text: Settings) -> tuple[TextConfig, CrossAttentionConfig]:
+def _decoder(settings: Settings, text: Settings) -> tuple[DecoderConfig, CrossAttentionConfig]:
     text.require("hidden_act", "silu", default="silu")
     width, heads = text.integer("hidden_size", 4096), text.integer("num_attention_heads", 32)
     heads_kv = text.integer("num_key_value_heads", heads)
@@ -143,7 +143,7 @@ def _decoder(settings: Settings, text: Settings) -> tuple[TextConfig, CrossAtten
         vocab_rows=vocab_rows,
         image_token_id=image_token_id,
     )
-    decoder = TextConfig(
+    decoder = DecoderConfig(
         layer_count=layer_count,
         context_length=text.integer("max_position_embeddings", 131072),
         rope_theta=text.number("rope_theta", 500000.0),
@@ -192,7 +192,7 @@ def _vision(vision: Settings) -> VisionConfig:
     )
 
 
-def read_config(checkpoint: Path) -> ModelConfig:
+def read_model_config(checkpoint: Path) -> ModelConfig:
     """Read and check ``config.json``.
 
     Raises:
@@ -201,11 +201,11 @@ def read_config(checkpoint: Path) -> ModelConfig:
     if not checkpoint.is_dir():
         raise CheckpointError(f"{checkpoint}: not a directory; a Hugging Face checkpoint's folder is expected")
     settings = Settings.load(checkpoint / "config.json")
-    architectures = settings.get("architectures") or [_ARCHITECTURE]
-    if settings.get("model_type") != "mllama" or _ARCHITECTURE not in architectures:
+    architectures = settings.get("architectures") or [_CLASS]
+    if settings.get("model_type") != "mllama" or _CLASS not in architectures:
         raise CheckpointError(
             f"{settings.where}: the model is {', '.join(map(str, architectures))} of type "
-            f"{settings.get('model_type')!r}; only {_ARCHITECTURE} of type 'mllama' can be converted"
+            f"{settings.get('model_type')!r}; only {_CLASS} of type 'mllama' can be converted"
         )
     if "quantization_config" in settings:
         raise CheckpointError(f"{settings.where}: the checkpoint is quantized already; convert the original one")

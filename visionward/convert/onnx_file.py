@@ -15,7 +15,7 @@ from visionward.convert.onnx_tower import TowerEmitter
 from visionward.errors import ModelFileError, QuantizeError
 from visionward.formats import mmproj_format
 from visionward.formats.gguf_header import GgufHeader
-from visionward.formats.mmproj_file import check_tensors, read_config, tower_hash
+from visionward.formats.mmproj_file import check_mmproj_tensors, read_mmproj_config, tower_hash
 from visionward.formats.mmproj_format import MmprojConfig
 from visionward.formats.onnx_format import WEIGHT_TYPES, checksums, data_path, is_tower
 from visionward.formats.output_file import FileKind, Outputs, part_files, prepare_folder
@@ -46,8 +46,8 @@ class PlannedSource:
     @classmethod
     def of(cls, mmproj: Path, plans: Iterable[PlannedTensor]) -> "PlannedSource":
         """The source for a file that was written by these plans."""
-        file = GgufHeader(mmproj, mmproj_format.ARCHITECTURE)
-        return cls(read_config(file), tower_hash(file), {plan.name: plan for plan in plans})
+        file = GgufHeader(mmproj, mmproj_format.MMPROJ_ARCHITECTURE)
+        return cls(read_mmproj_config(file), tower_hash(file), {plan.name: plan for plan in plans})
 
     def array(self, name: str) -> Floats:
         """A tensor, float32, rows first."""
@@ -65,9 +65,9 @@ class MmprojSource:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = GgufHeader(path, mmproj_format.ARCHITECTURE)
-        self.config = read_config(self._file)
-        check_tensors(self._file, self.config)
+        self._file = GgufHeader(path, mmproj_format.MMPROJ_ARCHITECTURE)
+        self.config = read_mmproj_config(self._file)
+        check_mmproj_tensors(self._file, self.config)
         check_checksums([self._file])
         self.tower_hash = tower_hash(self._file)
         self._data = np.memmap(path, np.uint8, "r")
@@ -76,7 +76,7 @@ class MmprojSource:
         """A tensor, float32, rows first."""
         tensor = self._file.tensors[name]
         stored = self._data[tensor.offset : tensor.offset + tensor.nbytes]
-        values = decode_rows(np.array(stored), tensor.kind, tensor.shape[-1]).reshape(tensor.shape)
+        values = decode_rows(np.array(stored), tensor.dtype, tensor.shape[-1]).reshape(tensor.shape)
         if not np.isfinite(values).all():
             raise ModelFileError(f"{self._file.path}: tensor {name} holds values that are infinite or not numbers.")
         return values

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from visionward.convert.model_config import ModelConfig
 from visionward.errors import CheckpointError
 from visionward.formats.mmproj_format import CrossAttentionConfig, VisionConfig, tensor_shapes
-from visionward.formats.safetensors_reader import StoredTensor
+from visionward.formats.safetensors_reader import CheckpointTensor
 
 # Prefix of the modules in memory (Transformers 4.52 and later) -> prefix on the hub.
 _PREFIXES = {
@@ -192,8 +192,8 @@ def _listed(kind: str, items: Iterable[str]) -> list[str]:
 
 
 def checked_tensors(
-    where: str, tensors: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]
-) -> dict[str, StoredTensor]:
+    where: str, tensors: Mapping[str, CheckpointTensor], expected: Mapping[str, tuple[int, ...]]
+) -> dict[str, CheckpointTensor]:
     """The checkpoint's tensors by their names on the hub, after comparing them with what is expected.
 
     Args:
@@ -204,7 +204,7 @@ def checked_tensors(
     Raises:
         CheckpointError: if some are missing, unknown, or of another shape.
     """
-    found: dict[str, StoredTensor] = {}
+    found: dict[str, CheckpointTensor] = {}
     for name, tensor in tensors.items():
         canonical = canonical_name(name)
         if canonical.endswith(_HARMLESS_SUFFIXES):

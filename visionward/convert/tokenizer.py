@@ -23,7 +23,7 @@ LLAMA_3_PATTERN = (
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class GgufTokenizer:
     """A tokenizer in the form that GGUF has it.
 
     Attributes:
@@ -156,7 +156,7 @@ def _named_token(settings: Settings, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def read_tokenizer(checkpoint: Path, config: ModelConfig) -> Tokenizer:
+def read_tokenizer(checkpoint: Path, config: ModelConfig) -> GgufTokenizer:
     """Read ``tokenizer.json`` and ``tokenizer_config.json``.
 
     Raises:
@@ -196,7 +196,7 @@ def read_tokenizer(checkpoint: Path, config: ModelConfig) -> Tokenizer:
         if not isinstance(row, int) or not 0 <= row < len(tokens):
             raise TokenizerError(f"{names.where}: there is no usable {key}_token, and none in config.json")
     padding_id = token_id("pad", ids.get("pad_token_id"))
-    return Tokenizer(
+    return GgufTokenizer(
         tokens=tuple(tokens),
         token_types=tuple(types),
         merges=_merges(where, model.get("merges")),

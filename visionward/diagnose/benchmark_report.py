@@ -16,7 +16,7 @@ from visionward.diagnose.system_report import native_library, package_versions
 from visionward.formats import mmproj_format
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.regular_file import open_regular
-from visionward.formats.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
+from visionward.formats.text_format import TEXT_ARCHITECTURE
 from visionward.machine.processor import physical_cores, read_memory, read_processor
 from visionward.runtime.images.images import decode_image
 
@@ -77,7 +77,7 @@ def describe(
         name: _file(summary.file, path, architecture)
         for name, summary, path, architecture in (
             ("text", pair.text, text, TEXT_ARCHITECTURE),
-            ("mmproj", pair.mmproj, mmproj, mmproj_format.ARCHITECTURE),
+            ("mmproj", pair.mmproj, mmproj, mmproj_format.MMPROJ_ARCHITECTURE),
         )
         if summary is not None
     }

@@ -13,11 +13,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from visionward.errors import VisionwardError
 from visionward.formats import mmproj_format as form
 from visionward.formats.gguf_header import GgufHeader
-from visionward.formats.mmproj_file import check_tensors, read_config
+from visionward.formats.mmproj_file import check_mmproj_tensors, read_mmproj_config
 from visionward.formats.mmproj_format import MmprojConfig, TextIdentity
 from visionward.formats.tensor_checksums import has_checksums
-from visionward.formats.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
-from visionward.formats.text_format import read_text_config
+from visionward.formats.text_format import TEXT_ARCHITECTURE, read_text_config
 from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Category, Policy
@@ -155,9 +154,8 @@ def _file_summary(file: GgufHeader) -> FileSummary:
     count: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()
     for tensor in tensors:
-        count[tensor.kind.name] += 1
-        nbytes[tensor.kind.name] += tensor.nbytes
-    said = ("general.license", "general.license.name", "general.license.link", form.KEY_LICENSE_NOTICE)
+        count[tensor.dtype.name] += 1
+        nbytes[tensor.dtype.name] += tensor.nbytes
     origins = ("general.source.repo_url", "general.base_model.0.repo_url")
     return FileSummary(
         file=file.path.name,
@@ -167,16 +165,16 @@ def _file_summary(file: GgufHeader) -> FileSummary:
         types=tuple(TensorCount(name, count[name], size) for name, size in nbytes.most_common()),
         text_hash=file.get(form.KEY_TEXT_HASH, str),
         checksum=file.get(form.KEY_HEADER_CHECKSUM, str) if has_checksums(file) else None,
-        license=tuple(text for key in said if (text := _optional(file, key))),
+        license=tuple(text for key in form.LICENSE_KEYS if (text := _optional(file, key))),
         source=tuple(text for key in origins if (text := _optional(file, key))),
         demonstration=file.has(form.KEY_DEMONSTRATION) and file.get(form.KEY_DEMONSTRATION, bool),
     )
 
 
 def _mmproj_summary(path: Path) -> MmprojSummary:
-    file = GgufHeader(path, form.ARCHITECTURE)
-    config = read_config(file)
-    check_tensors(file, config)
+    file = GgufHeader(path, form.MMPROJ_ARCHITECTURE)
+    config = read_mmproj_config(file)
+    check_mmproj_tensors(file, config)
     return MmprojSummary(_file_summary(file), config)
 
 

@@ -49,19 +49,19 @@ _SCALARS = {
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class GgufTensor:
     """A tensor in the file.
 
     Attributes:
         shape: rows first, as numpy has it.
-        kind: its element type.
+        dtype: its element type.
         offset: of its data, from the beginning of the file.
         nbytes: of its data.
     """
 
     name: str
     shape: tuple[int, ...]
-    kind: GGMLQuantizationType
+    dtype: GGMLQuantizationType
     offset: int
     nbytes: int
 
@@ -143,7 +143,7 @@ class GgufHeader:
         self.path = path
         self._keys: dict[str, Any] = {}
         self._places: dict[str, int] = {}
-        self.tensors: dict[str, StoredTensor] = {}
+        self.tensors: dict[str, GgufTensor] = {}
         self.nbytes = 0
         try:
             with open_regular(path) as file:
@@ -204,7 +204,7 @@ class GgufHeader:
                 raise ModelFileError(
                     f"{self.path} is damaged or truncated: tensor {name} ends at byte {end} of {size}. Copy it again."
                 )
-            self.tensors[name] = StoredTensor(name, shape, kind, start, nbytes)
+            self.tensors[name] = GgufTensor(name, shape, kind, start, nbytes)
         end = _aligned(end, alignment)
         if size > end:
             raise ModelFileError(

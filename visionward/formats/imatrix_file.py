@@ -103,7 +103,7 @@ def read_imatrix(path: Path) -> Imatrix:
 
     def values(name: str) -> npt.NDArray[np.float32]:
         stored = header.tensors.get(name)
-        if stored is None or stored.kind != GGMLQuantizationType.F32:
+        if stored is None or stored.dtype != GGMLQuantizationType.F32:
             raise QuantizeError(f"{path} has no float32 tensor {name}: it is damaged, make it again.")
         return data[stored.offset : stored.offset + stored.nbytes].view("<f4").reshape(stored.shape)
 

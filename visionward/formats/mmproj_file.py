@@ -24,8 +24,7 @@ from visionward.formats.mmproj_format import (
 )
 from visionward.formats.regular_file import open_regular
 from visionward.formats.tensor_checksums import has_checksums
-from visionward.formats.tensor_table import MATRIX, NUMBERS, VECTOR, ExpectedTensor
-from visionward.formats.tensor_table import check_tensors as check_table
+from visionward.formats.tensor_table import MATRIX, NUMBERS, VECTOR, ExpectedTensor, check_tensors
 
 _CLIP = "clip.vision."
 
@@ -80,7 +79,7 @@ _OPTIONAL_KEYS: dict[str, Kind] = {
 }
 
 
-def read_config(file: GgufHeader) -> MmprojConfig:
+def read_mmproj_config(file: GgufHeader) -> MmprojConfig:
     """The configuration that an mmproj file spells.
 
     Raises:
@@ -154,7 +153,7 @@ def expected_tensor(name: str, shape: tuple[int, ...]) -> ExpectedTensor:
     return ExpectedTensor(shape, NUMBERS if name in EMBEDDING_TABLES else MATRIX)
 
 
-def check_tensors(file: GgufHeader, config: MmprojConfig) -> None:
+def check_mmproj_tensors(file: GgufHeader, config: MmprojConfig) -> None:
     """Check names, shapes, element types, and the values of vectors.
 
     Raises:
@@ -162,7 +161,7 @@ def check_tensors(file: GgufHeader, config: MmprojConfig) -> None:
             numbers that are not finite, or zeros where none can be.
     """
     shapes = form.tensor_shapes(config.vision, config.cross_attention)
-    check_table(file, {name: expected_tensor(name, shape) for name, shape in shapes.items()})
+    check_tensors(file, {name: expected_tensor(name, shape) for name, shape in shapes.items()})
 
 
 def tower_hash(file: GgufHeader) -> str:

@@ -6,12 +6,14 @@ under ``visionward.*`` (keys), ``v.global.*`` and ``cross.*`` (tensors).
 
 from dataclasses import dataclass
 
+from gguf import Keys
+
 from visionward.formats.gguf_values import number, strings, text
 
 # Files of version 2 have checksums; those of version 1, which have none, are read with a warning.
 FORMAT_VERSION = 2
 VERSION_WITHOUT_CHECKSUMS = 1
-ARCHITECTURE = "clip"
+MMPROJ_ARCHITECTURE = "clip"
 PROJECTOR_TYPE = "mllama"
 
 # Keys that both files of a pair carry: equal text hashes are what "belong together" means.
@@ -22,6 +24,7 @@ KEY_IMAGE_TOKEN_ID = "visionward.image_token_id"  # noqa: S105 - a key's name, n
 KEY_HEADER_CHECKSUM = "visionward.header_sha256"
 KEY_TENSOR_CHECKSUMS = "visionward.tensor_sha256"
 KEY_LICENSE_NOTICE = "visionward.license_notice"
+LICENSE_KEYS = (Keys.General.LICENSE, Keys.General.LICENSE_NAME, Keys.General.LICENSE_LINK, KEY_LICENSE_NOTICE)
 # In both files of a model that says of itself that it is a toy; missing elsewhere.
 KEY_DEMONSTRATION = "visionward.demonstration"
 

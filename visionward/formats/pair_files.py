@@ -5,11 +5,10 @@ from pathlib import Path
 
 from visionward.errors import ModelFileError
 from visionward.formats.gguf_header import GgufHeader
-from visionward.formats.mmproj_file import check_tensors, read_config
-from visionward.formats.mmproj_format import ARCHITECTURE, MmprojConfig
+from visionward.formats.mmproj_file import check_mmproj_tensors, read_mmproj_config
+from visionward.formats.mmproj_format import MMPROJ_ARCHITECTURE, MmprojConfig
 from visionward.formats.tensor_checksums import Advance, check_checksums, has_checksums
-from visionward.formats.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
-from visionward.formats.text_format import TextConfig, read_text_config
+from visionward.formats.text_format import TEXT_ARCHITECTURE, TextConfig, read_text_config
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class PairFiles:
         Raises:
             ModelFileError: if a file is missing, damaged or of another kind, or the two do not belong together.
         """
-        mmproj_file, text_file = GgufHeader(mmproj, ARCHITECTURE), GgufHeader(text, TEXT_ARCHITECTURE)
-        config, text_config = read_config(mmproj_file), read_text_config(text_file)
-        check_tensors(mmproj_file, config)
+        mmproj_file, text_file = GgufHeader(mmproj, MMPROJ_ARCHITECTURE), GgufHeader(text, TEXT_ARCHITECTURE)
+        config, text_config = read_mmproj_config(mmproj_file), read_text_config(text_file)
+        check_mmproj_tensors(mmproj_file, config)
         differing = config.differences(text_config.identity)
         if differing:
             raise ModelFileError(

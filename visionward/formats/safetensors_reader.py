@@ -36,7 +36,7 @@ _MAX_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class CheckpointTensor:
     """A tensor's place in a safetensors file.
 
     Attributes:
@@ -83,7 +83,7 @@ class StoredTensor:
                 yield data.reshape(-1, row_length)
 
 
-def _stored_tensor(path: Path, name: str, entry: Any, data_start: int, data_size: int) -> StoredTensor:
+def _stored_tensor(path: Path, name: str, entry: Any, data_start: int, data_size: int) -> CheckpointTensor:
     try:
         dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
         begin, end = (int(n) for n in entry["data_offsets"])
@@ -94,7 +94,7 @@ def _stored_tensor(path: Path, name: str, entry: Any, data_start: int, data_size
             f"{path}: {name!r} is stored as {dtype}; only {', '.join(STORAGE)} checkpoints can be converted, "
             "quantized ones cannot"
         )
-    tensor = StoredTensor(name, dtype, shape, path, data_start + begin)
+    tensor = CheckpointTensor(name, dtype, shape, path, data_start + begin)
     if min(shape, default=1) < 0 or begin < 0 or end - begin != tensor.nbytes:
         raise CheckpointError(
             f"{path}: {name!r} of shape {shape} in {dtype} takes {tensor.nbytes} bytes, "
@@ -108,7 +108,7 @@ def _stored_tensor(path: Path, name: str, entry: Any, data_start: int, data_size
     return tensor
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
+def read_header(path: Path) -> dict[str, CheckpointTensor]:
     """The tensors of one safetensors file.
 
     Raises:
@@ -157,7 +157,7 @@ def _shards(checkpoint: Path) -> dict[str, list[str]]:
     return shards
 
 
-def read_tensors(checkpoint: Path) -> dict[str, StoredTensor]:
+def read_tensors(checkpoint: Path) -> dict[str, CheckpointTensor]:
     """Every tensor of a checkpoint directory, from its single file or from all its shards.
 
     Raises:
@@ -174,7 +174,7 @@ def read_tensors(checkpoint: Path) -> dict[str, StoredTensor]:
     absent = sorted(file for file in shards if not (checkpoint / file).exists())
     if absent:
         raise CheckpointError(f"{checkpoint}: {len(absent)} of {len(shards)} shards are missing: {', '.join(absent)}")
-    tensors: dict[str, StoredTensor] = {}
+    tensors: dict[str, CheckpointTensor] = {}
     for file, names in sorted(shards.items()):
         found = read_header(checkpoint / file)
         for name in names:

@@ -8,7 +8,7 @@ from pathlib import Path
 from visionward.errors import ModelFileError
 from visionward.formats import mmproj_format as form
 from visionward.formats.checked_files import is_remembered, marker_of, remember
-from visionward.formats.gguf_header import GgufHeader, StoredTensor
+from visionward.formats.gguf_header import GgufHeader, GgufTensor
 from visionward.formats.gguf_values import text, whole
 from visionward.machine.processor import usable_cores
 
@@ -68,7 +68,7 @@ def computed_checksums(header: GgufHeader, advance: Advance | None = None) -> di
     return {name: found[name] for name in header.tensors}
 
 
-def _digest(path: Path, tensor: StoredTensor, advance: Advance | None) -> str:
+def _digest(path: Path, tensor: GgufTensor, advance: Advance | None) -> str:
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         file.seek(tensor.offset)

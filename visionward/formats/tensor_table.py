@@ -25,14 +25,14 @@ class ExpectedTensor:
 
     Attributes:
         shape: rows first.
-        kinds: element types that the runtime can compute with here; ggml aborts the process on others.
+        dtypes: element types that the runtime can compute with here; ggml aborts the process on others.
         required: whether a file without it is refused.
         may_be_zero: whether all of its values may be zero. Of norms and gates not one of a trained model is, and a
             layer whose norm or gate is zero adds nothing: what was cut from a file, and filled with zeros, looks so.
     """
 
     shape: tuple[int, ...]
-    kinds: frozenset[GGMLQuantizationType]
+    dtypes: frozenset[GGMLQuantizationType]
     required: bool = True
     may_be_zero: bool = True
 
@@ -57,9 +57,9 @@ def check_tensors(file: GgufHeader, table: Mapping[str, ExpectedTensor]) -> None
             continue
         if found.shape != expected.shape:
             raise ModelFileError(f"{file.path}: tensor {name} has shape {found.shape}, expected {expected.shape}.")
-        if found.kind not in expected.kinds:
+        if found.dtype not in expected.dtypes:
             raise ModelFileError(
-                f"{file.path}: tensor {name} has type {found.kind.name}, which cannot be computed with: "
+                f"{file.path}: tensor {name} has type {found.dtype.name}, which cannot be computed with: "
                 "convert it again."
             )
     _check_vectors(file, table)

@@ -24,7 +24,7 @@ from visionward.formats.mmproj_format import (
 from visionward.formats.tensor_checksums import has_checksums
 from visionward.formats.tensor_table import MATRIX, VECTOR, ExpectedTensor, check_tensors
 
-ARCHITECTURE = "llama"
+TEXT_ARCHITECTURE = "llama"
 # llama.cpp's names for the tokenizer that it implements in C++ (byte-level BPE) and for Llama 3's regular expression.
 TOKENIZER_MODEL = "gpt2"
 PRE_TOKENIZER = "llama-bpe"
@@ -39,7 +39,7 @@ _MATRIX = MATRIX | {
     for name in ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0")
 }
 _ROPE_FACTORS = "rope_freqs.weight"
-_LLAMA = f"{ARCHITECTURE}."
+_LLAMA = f"{TEXT_ARCHITECTURE}."
 
 
 @dataclass(frozen=True)

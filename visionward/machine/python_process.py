@@ -40,6 +40,19 @@ _MARK = b"visionward: messages follow\n"
 _WAIT_S = 0.2
 
 
+def exit_text(code: int | None) -> str:
+    """How a process ended, by its exit code: ``SIGSEGV``, ``exit code 3``; ``still running`` for None."""
+    if code is None:
+        return "still running"
+    if code < 0:
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"signal {-code}"
+    # What Windows calls an exception code is known by its hexadecimal digits.
+    return f"exit code 0x{code:08X}" if code > 0x7FFF_FFFF else f"exit code {code}"
+
+
 class Sender:
     """The child's end: sends messages to the process that started it."""
 

@@ -12,9 +12,9 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, Keys
 from visionward.errors import QuantizeError
 from visionward.formats import mmproj_format
 from visionward.formats.gguf_file import MetadataValue, header_bytes, padded_size, write_tensor_data
-from visionward.formats.gguf_header import GgufHeader, StoredTensor
+from visionward.formats.gguf_header import GgufHeader, GgufTensor
 from visionward.formats.imatrix_file import KEY_CHUNKS, KEY_DATASET, KEY_ENTRIES, KEY_FILE, ImatrixSource
-from visionward.formats.mmproj_file import expected_tensor, read_config
+from visionward.formats.mmproj_file import expected_tensor, read_mmproj_config
 from visionward.formats.regular_file import open_regular
 from visionward.quant.tensor_types import UNQUANTIZED, Recipe, TypeOverride, element_type, fitting_type
 from visionward.runtime.ggml.rows import decode_rows, encode_rows, row_nbytes, rows_at_once
@@ -24,7 +24,7 @@ from visionward.runtime.ggml.rows import decode_rows, encode_rows, row_nbytes, r
 class _Target:
     """A tensor of the new file."""
 
-    source: StoredTensor
+    source: GgufTensor
     element_type: GGMLQuantizationType
 
     @property
@@ -40,10 +40,10 @@ class _Target:
         return math.prod(self.shape[:-1]) * row_nbytes(self.element_type, self.shape[-1])
 
 
-def can_have(tensor: StoredTensor, override: TypeOverride) -> bool:
+def can_have(tensor: GgufTensor, override: TypeOverride) -> bool:
     """Whether the runtime could load a tensor of an mmproj file with the type that an override would give it."""
     given = fitting_type(override.element_type, tensor.shape[-1])
-    return given in expected_tensor(tensor.name, tensor.shape).kinds
+    return given in expected_tensor(tensor.name, tensor.shape).dtypes
 
 
 class MmprojQuantizer:
@@ -76,7 +76,7 @@ class MmprojQuantizer:
         self._importance = importance
         self._imatrix = imatrix
         self._threads = threads
-        layers = len(read_config(source).cross_attention.layers)
+        layers = len(read_mmproj_config(source).cross_attention.layers)
         self._targets = [
             _Target(
                 stored,
@@ -107,7 +107,7 @@ class MmprojQuantizer:
         Raises:
             QuantizeError: if numbers are not finite or do not fit into their type.
         """
-        file.write(header_bytes(mmproj_format.ARCHITECTURE, self._metadata(), self._targets))
+        file.write(header_bytes(mmproj_format.MMPROJ_ARCHITECTURE, self._metadata(), self._targets))
 
         def chunks(target: _Target) -> Iterator[npt.NDArray[np.uint8]]:
             on_tensor(target.name)
@@ -134,15 +134,15 @@ class MmprojQuantizer:
         """The new bytes of a tensor, some rows at a time."""
         source, length = target.source, target.shape[-1]
         importance = None if target.element_type in UNQUANTIZED else self._importance.get(target.name)
-        step = rows_at_once(length) * row_nbytes(source.kind, length)
+        step = rows_at_once(length) * row_nbytes(source.dtype, length)
         with open_regular(self._source.path) as file:
             file.seek(source.offset)
             for start in range(0, source.nbytes, step):
                 stored = np.fromfile(file, np.uint8, min(step, source.nbytes - start))
-                values = decode_rows(stored, source.kind, length)
+                values = decode_rows(stored, source.dtype, length)
                 if not np.isfinite(values).all():
                     raise QuantizeError(f"{self._source.path}: {target.name} holds values that are no finite numbers.")
-                if target.element_type == source.kind:
+                if target.element_type == source.dtype:
                     yield stored
                     continue
                 try:

@@ -11,14 +11,13 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from visionward.errors import ModelFileError, QuantizeError
 from visionward.formats import mmproj_format
 from visionward.formats.gguf_file import write_checksums
-from visionward.formats.gguf_header import GgufHeader, StoredTensor
+from visionward.formats.gguf_header import GgufHeader, GgufTensor
 from visionward.formats.imatrix_file import Imatrix, read_imatrix
-from visionward.formats.mmproj_file import check_tensors, read_config
+from visionward.formats.mmproj_file import check_mmproj_tensors, read_mmproj_config
 from visionward.formats.mmproj_format import EMBEDDING_TABLES
 from visionward.formats.output_file import GGUF, Outputs, part_files, prepare_folder
 from visionward.formats.tensor_checksums import check_checksums, has_checksums
-from visionward.formats.text_format import ARCHITECTURE as TEXT_ARCHITECTURE
-from visionward.formats.text_format import read_text_config
+from visionward.formats.text_format import TEXT_ARCHITECTURE, read_text_config
 from visionward.machine.processor import usable_cores
 from visionward.quant.mmproj_quantizer import MmprojQuantizer, can_have
 from visionward.quant.tensor_types import RECIPES, UNQUANTIZED, Recipe, TypeOverride
@@ -169,10 +168,10 @@ class _Counter:
 
 def _is_text(header: GgufHeader) -> bool:
     architecture = header.get("general.architecture", str) if header.has("general.architecture") else None
-    if architecture not in (TEXT_ARCHITECTURE, mmproj_format.ARCHITECTURE):
+    if architecture not in (TEXT_ARCHITECTURE, mmproj_format.MMPROJ_ARCHITECTURE):
         raise ModelFileError(
             f"{header.path} has architecture {architecture!r}, expected a text file ({TEXT_ARCHITECTURE!r}) or an "
-            f"mmproj file ({mmproj_format.ARCHITECTURE!r}) of `visionward convert`."
+            f"mmproj file ({mmproj_format.MMPROJ_ARCHITECTURE!r}) of `visionward convert`."
         )
     return architecture == TEXT_ARCHITECTURE
 
@@ -185,13 +184,13 @@ def _types(header: GgufHeader) -> dict[str, int]:
     nbytes: dict[GGMLQuantizationType, int] = {}
     count: dict[GGMLQuantizationType, int] = {}
     for tensor in header.tensors.values():
-        nbytes[tensor.kind] = nbytes.get(tensor.kind, 0) + tensor.nbytes
-        count[tensor.kind] = count.get(tensor.kind, 0) + 1
+        nbytes[tensor.dtype] = nbytes.get(tensor.dtype, 0) + tensor.nbytes
+        count[tensor.dtype] = count.get(tensor.dtype, 0) + 1
     return {kind.name: count[kind] for kind in sorted(nbytes, key=lambda kind: -nbytes[kind])}
 
 
 def _check_source(header: GgufHeader, *, allow_requantize: bool) -> None:
-    quantized = sorted({tensor.kind.name for tensor in header.tensors.values() if tensor.kind not in UNQUANTIZED})
+    quantized = sorted({tensor.dtype.name for tensor in header.tensors.values() if tensor.dtype not in UNQUANTIZED})
     if quantized and not allow_requantize:
         raise QuantizeError(
             f"{header.path} is already quantized ({', '.join(quantized)}), and quantizing it again adds to the error: "
@@ -199,7 +198,7 @@ def _check_source(header: GgufHeader, *, allow_requantize: bool) -> None:
         )
 
 
-def _is_matrix(tensor: StoredTensor) -> bool:
+def _is_matrix(tensor: GgufTensor) -> bool:
     return len(tensor.shape) > 1
 
 
@@ -245,7 +244,7 @@ def _check_result(source: GgufHeader, result: GgufHeader, *, is_text: bool) -> N
     if is_text:
         read_text_config(result)
     else:
-        check_tensors(result, read_config(result))
+        check_mmproj_tensors(result, read_mmproj_config(result))
 
 
 def _matrices(count: int) -> str:
@@ -263,8 +262,8 @@ def nearest_notes(result: GgufHeader, recipe: Recipe) -> list[str]:
     for name, tensor in result.tensors.items():
         length = tensor.shape[-1]
         block = int(GGML_QUANT_SIZES[_meant_block(name, recipe)][0])
-        if _is_matrix(tensor) and name not in EMBEDDING_TABLES and length % block and tensor.kind != recipe.matrix:
-            groups.setdefault((length, tensor.kind), []).append(name)
+        if _is_matrix(tensor) and name not in EMBEDDING_TABLES and length % block and tensor.dtype != recipe.matrix:
+            groups.setdefault((length, tensor.dtype), []).append(name)
     return [
         f"{_matrices(len(names))} with rows of {length} values got {kind.name}, the nearest type that holds such rows: "
         f"{_listed(names)}."
@@ -303,7 +302,7 @@ def _importance_notes(result: GgufHeader, importance: Mapping[str, npt.NDArray[n
     if not importance:
         return []
     missing = [
-        name for name, tensor in result.tensors.items() if tensor.kind not in UNQUANTIZED and name not in importance
+        name for name, tensor in result.tensors.items() if tensor.dtype not in UNQUANTIZED and name not in importance
     ]
     if not missing:
         return []

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from visionward.errors import QuantizeError
 from visionward.formats.imatrix_file import KEY_CHUNKS, KEY_DATASET, KEY_ENTRIES, KEY_FILE, ImatrixSource
-from visionward.machine.child_process import LogLine, Send, route_log, run_in_child
+from visionward.quant.native_job import LogLine, Send, route_log, run_in_child
 from visionward.quant.tensor_types import TypeOverride
 
 # llama.cpp's default, 8 GiB, is more than many machines have; slabs of this size cost no time.

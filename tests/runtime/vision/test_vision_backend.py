@@ -12,7 +12,7 @@ from true_shape import TRUE_LAYERS
 from visionward import Guard
 from visionward.errors import NativeLibraryError
 from visionward.formats.gguf_header import GgufHeader
-from visionward.formats.mmproj_file import read_config
+from visionward.formats.mmproj_file import read_mmproj_config
 from visionward.formats.onnx_format import (
     WEIGHT_TYPES,
     TowerIdentity,
@@ -49,7 +49,7 @@ def test_auto_takes_the_fastest_that_is_installed(pair, monkeypatch, precision, 
     monkeypatch.setattr(vision_backend, "best_precision", lambda _: precision)
     missing(monkeypatch, *absent)
     file = GgufHeader(pair.mmproj)
-    assert choose_backend(VisionOptions(), file, read_config(file), gpu=False, room=None).backend == wanted
+    assert choose_backend(VisionOptions(), file, read_mmproj_config(file), gpu=False, room=None).backend == wanted
     if precision == "f32":
         assert backend_of(pair) == wanted
 
@@ -73,14 +73,14 @@ def test_float16_is_preferred(pair, tower_of) -> None:
         path = pair.mmproj.parent / f"vision-plain-{weight_type}.onnx"
         copy_tower(tower_of("plain", weight_type), path)
         file = GgufHeader(pair.mmproj)
-        chosen = choose_backend(VisionOptions(), file, read_config(file), gpu=False, room=None)
+        chosen = choose_backend(VisionOptions(), file, read_mmproj_config(file), gpu=False, room=None)
         assert (chosen.tower, chosen.weight_type) == (path, weight_type)
 
 
 def test_ggml_on_a_gpu_unless_a_tower_was_named(pair, tower) -> None:
     file = GgufHeader(pair.mmproj)
-    assert choose_backend(VisionOptions(), file, read_config(file), gpu=True, room=None) == Chosen("ggml")
-    named = choose_backend(VisionOptions(tower=tower), file, read_config(file), gpu=True, room=None)
+    assert choose_backend(VisionOptions(), file, read_mmproj_config(file), gpu=True, room=None) == Chosen("ggml")
+    named = choose_backend(VisionOptions(tower=tower), file, read_mmproj_config(file), gpu=True, room=None)
     assert named.tower == tower
 
 
@@ -88,10 +88,10 @@ def test_ggml_on_a_gpu_unless_a_tower_was_named(pair, tower) -> None:
 def test_another_provider_is_onnx_runtimes(pair) -> None:
     file = GgufHeader(pair.mmproj)
     options = VisionOptions(provider="CUDAExecutionProvider")
-    chosen = choose_backend(options, file, read_config(file), gpu=False, room=None)
+    chosen = choose_backend(options, file, read_mmproj_config(file), gpu=False, room=None)
     assert (chosen.backend, chosen.provider) == ("onnx", "CUDAExecutionProvider")
-    assert choose_backend(options, file, read_config(file), gpu=True, room=None) == chosen
-    assert choose_backend(options, file, read_config(file), gpu=False, room=0) == chosen
+    assert choose_backend(options, file, read_mmproj_config(file), gpu=True, room=None) == chosen
+    assert choose_backend(options, file, read_mmproj_config(file), gpu=False, room=0) == chosen
 
 
 @pytest.mark.usefixtures("tower")
@@ -127,7 +127,7 @@ def test_auto_keeps_to_the_containers_limit(pair, monkeypatch) -> None:
 
 def test_the_limit_decides_to_the_byte(pair, tower) -> None:
     file = GgufHeader(pair.mmproj)
-    config = read_config(file)
+    config = read_mmproj_config(file)
     identity = read_identity(tower)
     needed = {backend: tower_bytes(backend, identity, config.vision) for backend in BACKENDS}
     least = min(needed.values())
@@ -231,7 +231,7 @@ def test_a_tower_serves_every_type_of_its_mmproj_file(pair_of, tower_of, kind: s
 
 
 def test_estimates_are_ordered(pair) -> None:
-    vision = read_config(GgufHeader(pair.mmproj)).vision
+    vision = read_mmproj_config(GgufHeader(pair.mmproj)).vision
     real = replace(vision, tile_size=560, **TRUE_LAYERS)
     weights = 850e6
     found = {}
@@ -252,7 +252,7 @@ def test_estimates_are_ordered(pair) -> None:
 
 def test_what_is_left_for_the_tower(pair, monkeypatch) -> None:
     file = GgufHeader(pair.mmproj)
-    config = read_config(file)
+    config = read_mmproj_config(file)
 
     def room(limit: int | None, cells: int = 64, ubatch: int = 16) -> int | None:
         return vision_memory.room_for_tower(limit, pair.text, file, config, cells=cells, ubatch=ubatch)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from visionward.errors import ComputeError
-from visionward.formats.gguf_header import GgufHeader, StoredTensor
+from visionward.formats.gguf_header import GgufHeader, GgufTensor
 from visionward.formats.mmproj_format import MmprojConfig
 from visionward.formats.regular_file import open_regular
 from visionward.runtime.ggml import ggml
@@ -17,8 +17,8 @@ from visionward.runtime.ggml.ggml import Tensor
 UPLOAD_BYTES = 64 * 2**20
 
 
-def _decoded(data: npt.NDArray[np.uint8], stored: StoredTensor) -> npt.NDArray[np.float32]:
-    return np.asarray(gguf.dequantize(data, stored.kind), np.float32)
+def _decoded(data: npt.NDArray[np.uint8], stored: GgufTensor) -> npt.NDArray[np.float32]:
+    return np.asarray(gguf.dequantize(data, stored.dtype), np.float32)
 
 
 class MmprojWeights:
@@ -47,7 +47,7 @@ class MmprojWeights:
         self._tensors: dict[str, Tensor] = {}
         for name, stored in self._stored.items():
             extents = ggml.dimensions(*reversed(stored.shape))
-            tensor = ggml.new_tensor(self._context, int(stored.kind), len(stored.shape), extents)
+            tensor = ggml.new_tensor(self._context, int(stored.dtype), len(stored.shape), extents)
             ggml.set_name(tensor, name.encode())
             self._tensors[name] = tensor
         self._mapped = device.is_cpu
@@ -86,7 +86,7 @@ class MmprojWeights:
         slices = self._bytes(stored).reshape(stored.shape[0], -1)
         return _decoded(slices[index], stored).reshape(stored.shape[1:])
 
-    def _bytes(self, stored: StoredTensor) -> npt.NDArray[np.uint8]:
+    def _bytes(self, stored: GgufTensor) -> npt.NDArray[np.uint8]:
         return self._data[stored.offset : stored.offset + stored.nbytes]
 
     def gate(self, name: str) -> float:

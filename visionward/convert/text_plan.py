@@ -12,11 +12,11 @@ from visionward.convert.encoding import Array, PlannedTensor, Reorder, rope_reor
 from visionward.convert.model_config import ModelConfig, RopeScaling
 from visionward.convert.provenance import Provenance
 from visionward.convert.tensor_names import HEAD, canonical_name, text_names
-from visionward.convert.tokenizer import Tokenizer
+from visionward.convert.tokenizer import GgufTokenizer
 from visionward.formats import mmproj_format
 from visionward.formats.gguf_file import Metadata, MetadataValue
-from visionward.formats.safetensors_reader import StoredTensor
-from visionward.formats.text_format import ARCHITECTURE, PRE_TOKENIZER, TOKENIZER_MODEL
+from visionward.formats.safetensors_reader import CheckpointTensor
+from visionward.formats.text_format import PRE_TOKENIZER, TEXT_ARCHITECTURE, TOKENIZER_MODEL
 from visionward.quant.tensor_types import Recipe, element_type
 
 _ROPE_FACTORS = "rope_freqs.weight"
@@ -40,11 +40,11 @@ class TextHash:
     """
 
     def __init__(self) -> None:
-        self._tensors: dict[str, tuple[StoredTensor, hashlib._Hash]] = {}
+        self._tensors: dict[str, tuple[CheckpointTensor, hashlib._Hash]] = {}
 
     def observe(self, tensor: PlannedTensor, raw: Array) -> None:
         """Take in a piece of a tensor as the checkpoint has it; pieces of a tensor come in order."""
-        if isinstance(tensor.source, StoredTensor):
+        if isinstance(tensor.source, CheckpointTensor):
             _, digest = self._tensors.setdefault(tensor.source.name, (tensor.source, hashlib.sha256()))
             digest.update(np.ascontiguousarray(raw).data.cast("B"))
 
@@ -57,7 +57,7 @@ class TextHash:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _shape(config: ModelConfig, source_name: str, stored: StoredTensor) -> tuple[int, ...]:
+def _shape(config: ModelConfig, source_name: str, stored: CheckpointTensor) -> tuple[int, ...]:
     # llama.cpp wants as many rows in the head as in the embedding; the runtime never lets a padded one win.
     return (config.embedding_rows, stored.shape[1]) if source_name == HEAD else stored.shape
 
@@ -67,7 +67,7 @@ def _reorder(config: ModelConfig, source_name: str) -> Reorder | None:
     return rope_reorder(config.cross_attention.head_width) if rotary else None
 
 
-def plan_text(config: ModelConfig, stored: Mapping[str, StoredTensor], recipe: Recipe) -> list[PlannedTensor]:
+def plan_text(config: ModelConfig, stored: Mapping[str, CheckpointTensor], recipe: Recipe) -> list[PlannedTensor]:
     """The tensors of the text file, in file order."""
     plans = []
     for source_name, name in text_names(config).items():
@@ -107,7 +107,7 @@ def general_metadata(name: str, kind: str, recipe: Recipe, provenance: Provenanc
     return metadata | {key: value for key, value in optional.items() if value}
 
 
-def _tokenizer_metadata(tokenizer: Tokenizer, chat_template: str | None) -> dict[str, MetadataValue]:
+def _tokenizer_metadata(tokenizer: GgufTokenizer, chat_template: str | None) -> dict[str, MetadataValue]:
     metadata: dict[str, MetadataValue] = {
         Keys.Tokenizer.MODEL: TOKENIZER_MODEL,
         Keys.Tokenizer.PRE: PRE_TOKENIZER,
@@ -132,7 +132,7 @@ def text_metadata(
     general: Metadata,
     text_hash: str,
     *,
-    tokenizer: Tokenizer,
+    tokenizer: GgufTokenizer,
     chat_template: str | None,
     end_token_ids: tuple[int, ...],
 ) -> dict[str, MetadataValue]:
@@ -140,7 +140,7 @@ def text_metadata(
     cross = config.cross_attention
 
     def key(template: str) -> str:
-        return template.format(arch=ARCHITECTURE)
+        return template.format(arch=TEXT_ARCHITECTURE)
 
     return {
         **general,

@@ -11,7 +11,7 @@ from visionward.convert.tensor_names import mmproj_names
 from visionward.formats import mmproj_format
 from visionward.formats.gguf_file import Metadata, MetadataValue
 from visionward.formats.mmproj_format import VisionConfig, tensor_shapes
-from visionward.formats.safetensors_reader import StoredTensor
+from visionward.formats.safetensors_reader import CheckpointTensor
 from visionward.quant.tensor_types import Recipe, element_type
 
 # The tables whose rows for unused tiles must be zero: (name in the mmproj file, whether it has a row for each token).
@@ -22,7 +22,7 @@ _TILE_TABLES = (
 )
 
 
-def plan_mmproj(config: ModelConfig, stored: Mapping[str, StoredTensor], recipe: Recipe) -> list[PlannedTensor]:
+def plan_mmproj(config: ModelConfig, stored: Mapping[str, CheckpointTensor], recipe: Recipe) -> list[PlannedTensor]:
     """The tensors of the mmproj file, in file order."""
     sources = {name: stored[source_name] for source_name, name in mmproj_names(config).items()}
     interleaved = projector_reorder(config.vision.width, len(config.vision.intermediate_layers))
@@ -38,7 +38,7 @@ def plan_mmproj(config: ModelConfig, stored: Mapping[str, StoredTensor], recipe:
     ]
 
 
-def _unused_rows_are_zero(table: StoredTensor, vision: VisionConfig, tile_length: int) -> bool:
+def _unused_rows_are_zero(table: CheckpointTensor, vision: VisionConfig, tile_length: int) -> bool:
     """Whether a table's rows for the tiles that a canvas does not have are zero; id 0, no image, is never asked for."""
     used = [high * wide for high, wide in vision.aspect_ratios]
     # The sign of a zero does not matter, so it is shifted out.
@@ -54,7 +54,7 @@ def _unused_rows_are_zero(table: StoredTensor, vision: VisionConfig, tile_length
     return True
 
 
-def padding_collapses(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> bool:
+def padding_collapses(config: ModelConfig, stored: Mapping[str, CheckpointTensor]) -> bool:
     """Whether all padding tiles are identical, so that one may stand for all of them."""
     vision = config.vision
     sources = {name: stored[source_name] for source_name, name in mmproj_names(config).items()}

@@ -13,7 +13,7 @@ import pytest
 
 from visionward.convert import convert_checkpoint
 from visionward.errors import ComputeError, QuantizeError
-from visionward.machine.child_process import run_in_child
+from visionward.quant.native_job import run_in_child
 from visionward.quant.quantize import quantize_file
 
 ROOT = Path(__file__).parents[2]
@@ -65,12 +65,12 @@ def test_errors_of_ours_come_back():
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        (abort, r"the job crashed \(SIGABRT\): ggml\.c:123: GGML_ASSERT\(nothing\) failed\."),
-        (leave, r"the job ended too early \(exit code 3\): it said nothing\."),
-        (raise_unexpectedly, r"the job ended too early \(exit code 1\): .*KeyError: 'what'"),
+        (abort, r"the job failed \(SIGABRT\): ggml\.c:123: GGML_ASSERT\(nothing\) failed\."),
+        (leave, r"the job failed \(exit code 3\): no output\."),
+        (raise_unexpectedly, r"the job failed \(exit code 1\): .*KeyError: 'what'"),
     ],
 )
-def test_a_crash_is_told_with_the_last_words(job, message):
+def test_a_crash_is_reported_with_the_last_lines(job, message):
     with pytest.raises(QuantizeError, match=message):
         run_in_child("the job", job, (), lambda _message: None)
 
