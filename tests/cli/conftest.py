@@ -20,10 +20,11 @@ Program = Callable[..., subprocess.CompletedProcess]
 
 @pytest.fixture(autouse=True)
 def _own_surroundings(tmp_path_factory, monkeypatch):
-    """No model from the environment, and a cache of the test's own."""
+    """No model from the environment or by default, and a cache of the test's own."""
     for variable in ("VISIONWARD_MODEL", "VISIONWARD_MMPROJ", "VISIONWARD_ONNX_TOWER", "VISIONWARD_DEBUG"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
 
 
 @pytest.fixture

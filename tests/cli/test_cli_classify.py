@@ -209,6 +209,7 @@ def test_what_stands_beside_the_messages_is_an_error(run, guard, tmp_path):
     result = run("classify", *PAIR, "--conversation", path)
     assert result.exit_code == 2
     assert (
-        "the object around the messages has the key 'image', which would not be judged: leave it out" in result.stderr
+        "the object around the messages has the key 'image', whose value would not be judged: remove it"
+        in result.stderr
     )
     assert guard.history == []

@@ -11,10 +11,12 @@ PAIR = ("--model", "t.gguf", "--mmproj", "m.gguf")
 PROMPT = ("--prompt", "hello")
 
 WRONG_CALLS = [
-    ((), ("clasify",), "No such command 'clasify'"),
+    ((), ("clasify",), "unknown command 'clasify'; did you mean 'classify'?"),
+    ((), ("frobnicate",), "unknown command 'frobnicate'; `visionward --help` lists the commands"),
     ((), ("--verbos", "demo"), "No such option"),
     ((), ("classify", *PROMPT), "no model was given"),
-    ((), ("classify", *PROMPT, "--model", "t.gguf"), "--mmproj MMPROJ.gguf is missing"),
+    (("t.gguf",), ("classify", *PROMPT, "--model", "t.gguf"), "--mmproj MMPROJ.gguf is missing"),
+    ((), ("classify", *PROMPT, "--model", "modles"), "modles does not exist"),
     ((), ("classify", *PROMPT, "--mmproj", "m.gguf"), "--model TEXT.gguf is missing"),
     ((), ("classify", *PROMPT, "--demo", *PAIR), "--demo and --model exclude each other"),
     ((), ("classify", *PAIR), "nothing to judge"),
@@ -33,8 +35,9 @@ WRONG_CALLS = [
     ((), ("classify", *PAIR, *PROMPT, "--threshold", "high"), "not a valid float"),
     ((), ("classify", *PAIR, *PROMPT, "--threads", "0"), "--threads"),
     ((), ("classify", *PAIR, *PROMPT, "--gpu-layers", "-1"), "--gpu-layers"),
-    ((), ("classify", *PAIR, *PROMPT, "extra"), "unexpected extra argument"),
-    ((), ("classify", *PAIR, *PROMPT, "--categries", "x"), "No such option"),
+    ((), ("classify", *PAIR, *PROMPT, "extra"), "'extra' is not a file; if it is text, say --prompt extra"),
+    ((), ("classify", *PAIR, *PROMPT, "--categries", "x"), "--categories"),
+    ((), ("inspect", *PAIR, "extra"), "unexpected extra argument"),
     (("a", "b"), ("classify", *PAIR, "--image", "a", "--image=b"), "--image is given 2 times"),
     ((), ("classify", *PAIR, *PROMPT, *PROMPT), "--prompt is given 2 times"),
     ((), ("logits", *PAIR, "--out", "o", "--tokens", "1", "--tokens", "2"), "--tokens is given 2 times"),

@@ -1,5 +1,6 @@
 """Help texts: complete, and the same in the docs."""
 
+import logging
 from pathlib import Path
 
 import click
@@ -8,6 +9,7 @@ import pytest
 from visionward.cli.main import cli
 from visionward.cli.reference import reference
 
+PROMPTED = ("--model", "t", "--mmproj", "m", "--prompt", "hello")
 DOCUMENTED = {
     "demo": (),
     "convert": ("--text-type", "--mmproj-type", "--onnx", "--name", "--force"),
@@ -22,6 +24,7 @@ DOCUMENTED = {
     "imatrix": ("--model", "--mmproj", "--data", "--out", "--limit", "--threads", "--gpu-layers", "--force"),
     "inspect": ("--model", "--mmproj", "--demo", "--template", "--json"),
     "verify": ("--model", "--mmproj", "--demo", "--onnx-tower", "--files-only", "--json", "--threads", "--gpu-layers"),
+    "use": ("--none",),
     "doctor": ("--fresh", "--json"),
     "bench": (
         *("--model", "--mmproj", "--demo", "--image", "--prompt", "--runs", "--warmup", "--threads", "--gpu-layers"),
@@ -100,3 +103,27 @@ def test_version(run):
 def test_the_page_in_the_docs():
     page = Path(__file__).parents[2] / "docs" / "cli.md"
     assert page.read_text(encoding="utf-8") == reference(), "run: python -m visionward.cli.reference > docs/cli.md"
+
+
+def test_every_command_is_listed_under_one_subject():
+    listed = [name for names in cli.subjects.values() for name in names]
+    assert sorted(listed) == sorted(cli.lazy)
+
+
+def test_options_are_grouped(run):
+    lines = run("classify", "--help").stdout.splitlines()
+    order = ["Model:", "Input:", "Verdict:", "Computation:", "Output:", "General:"]
+    assert [line for line in lines if line in order] == order
+    assert "Options:" not in lines
+
+
+def test_verbose_before_and_behind_a_command(run, guard):
+    for arguments in (("-v", "classify", *PROMPTED), ("classify", "-v", *PROMPTED), ("classify", *PROMPTED, "-v")):
+        guard.enqueue(RuntimeError("a bug"))
+        result = run(*arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "Traceback" in result.stderr, arguments
+        logging.getLogger().handlers.clear()
+        logging.getLogger().setLevel(logging.WARNING)
+    guard.enqueue(RuntimeError("a bug"))
+    assert "Traceback" not in run("classify", *PROMPTED).stderr

@@ -71,7 +71,7 @@ def test_json_and_exit_codes(program, model, picture):
         (("classify", "--prompt", "x"), "no model was given"),
         (("classify", "--json"), "nothing to judge"),
         (("classify", "--model", __file__, "--mmproj", __file__, "--prompt", "x", "--json"), "is not a GGUF file"),
-        (("nonsense",), "No such command"),
+        (("nonsense",), "unknown command"),
     ],
 )
 def test_errors(program, arguments, fragment):

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from visionward.cli.command import Command
 from visionward.cli.error_group import check_interrupted
-from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import (
     EXISTING_FILE,
     context_option,
@@ -26,7 +26,7 @@ def _progress(text: str) -> None:
         click.echo(f"{text} ...", err=True)
 
 
-@click.command(cls=GivenOnce)
+@click.command(cls=Command)
 @pair_options
 @demo_option
 @click.option(
@@ -62,7 +62,7 @@ def bench(
     against: Path | None,
     **engine_options: Any,  # whatever the shared options are, the engine takes them under the same names
 ) -> None:
-    """Measure how long a classification takes, stage by stage, and how much memory.
+    """Measure the time of every stage, and the memory.
 
     Every run looks at the image anew. Shows the least, the median and the 95th percentile of loading, preprocessing,
     vision, prefill, decode and their total; of classifying the same image again; and of decoding one token, which a

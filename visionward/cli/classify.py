@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import click
 
+from visionward.cli.command import Command
 from visionward.cli.error_group import check_interrupted
-from visionward.cli.given_once import GivenOnce
+from visionward.cli.image_and_text import sort_arguments
 from visionward.cli.model_options import (
     EXISTING_FILE,
     context_option,
@@ -21,6 +22,24 @@ from visionward.cli.model_options import (
 )
 from visionward.cli.standard_input import DASH, InputFile, read_bytes, read_text
 
+_DETAILS = """\
+One of --image, --prompt, --response and --conversation may be -, which reads standard input: a picture's bytes, or
+UTF-8 text, of which one line break at the end is left out. Empty input is an error. Images of a conversation from
+standard input are relative to the working directory. A message that is nothing but a dash goes into a conversation
+file.
+
+Every picture that an image shows is judged, and unsafe wins: the frames of an animation, and what is transparent on
+white and on black.
+
+The keys of the JSON object: verdict ("safe" or "unsafe"), score, answer_mass, categories (those that the model
+named: code, name, score: how probable the code was in its place), category_scores (all in force: how probable each
+was as the first; null for a safe verdict without --category-scores), role ("User" or "Agent"), tiles, tokens
+(prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total), model, vision_backend ("ggml",
+"onnx", "openvino"; null without an image), frames (judged, total; null without an image), warnings.
+
+Exit codes: 0, whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
+"""
+
 
 def _probability(_ctx: click.Context, _parameter: click.Parameter, value: float) -> float:
     if not math.isfinite(value) or not 0 <= value <= 1:
@@ -30,6 +49,22 @@ def _probability(_ctx: click.Context, _parameter: click.Parameter, value: float)
 
 def _codes(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
     return [code.strip() for value in values for code in value.split(",") if code.strip()]
+
+
+def _with_arguments(
+    arguments: tuple[str, ...],
+    image: Path | Literal["-"] | None,
+    prompt: str | None,
+    conversation: Path | Literal["-"] | None,
+) -> tuple[Path | Literal["-"] | None, str | None]:
+    """The image and the text, from the options and from the arguments that need none."""
+    if arguments and conversation is not None:
+        raise click.UsageError("--conversation excludes an image and a text")
+    named, said = sort_arguments(arguments)
+    for option, value, other in (("--image", image, named), ("--prompt", prompt, said)):
+        if value is not None and other is not None:
+            raise click.UsageError(f"{str(other)!r} and {option} {str(value)!r} exclude each other")
+    return named or image, prompt if said is None else said
 
 
 def _check_input(
@@ -43,12 +78,13 @@ def _check_input(
         raise click.UsageError("--conversation excludes --image, --prompt and --response")
     if conversation is None and image is None and prompt is None:
         needed = "--response needs the --prompt that it answers" if response is not None else None
-        raise click.UsageError(needed or "there is nothing to judge: give --image, --prompt or --conversation")
+        raise click.UsageError(needed or "there is nothing to judge: give an image, a text, or --conversation")
     if response is not None and prompt is None:
         raise click.UsageError("--response needs the --prompt that it answers")
 
 
-@click.command(cls=GivenOnce)
+@click.command(cls=Command, epilog=_DETAILS)
+@click.argument("image_and_text", metavar="[IMAGE] [TEXT]", nargs=-1)
 @pair_options
 @demo_option
 @click.option("--image", metavar="FILE", type=InputFile(), help="An image that the user shows.")
@@ -112,6 +148,7 @@ def classify(
     model: Path | None,
     mmproj: Path | None,
     demo: bool,
+    image_and_text: tuple[str, ...],
     image: Path | Literal["-"] | None,
     prompt: str | None,
     response: str | None,
@@ -129,30 +166,18 @@ def classify(
     """Say whether an image and a conversation are safe.
 
     Judges the last message: what the user says and shows, or, with --response, what the assistant answered.
-    The model is two files that `visionward convert` wrote; --demo takes the packaged toy instead.
-    Every picture that an image shows is judged, and unsafe wins: the frames of an animation, and what is transparent on
-    white and on black.
 
-    One of --image, --prompt, --response and --conversation may be -, which reads standard input: a picture's bytes, or
-    UTF-8 text, of which one line break at the end is left out. Empty input is an error. Images of a conversation from
-    standard input are relative to the working directory. A message that is nothing but a dash goes into a conversation
-    file.
-
-    The keys of the JSON object: verdict ("safe" or "unsafe"), score, answer_mass, categories (those that the model
-    named: code, name, score: how probable the code was in its place), category_scores (all in force: how probable each
-    was as the first; null for a safe verdict without --category-scores), role ("User" or "Agent"), tiles, tokens
-    (prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total), model, vision_backend ("ggml",
-    "onnx", "openvino"; null without an image), frames (judged, total; null without an image), warnings.
-
-    Exit codes: 0, whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
+    An argument that is an existing file is the image, one of several words is the text that the user says. Whatever may
+    be either is refused: say --image or --prompt then.
 
     \b
     Examples:
-        visionward classify --demo --image photo.jpg --prompt "What is this?"
-        visionward classify --model guard-text-Q4_K_M.gguf --mmproj mmproj-guard-Q8_0.gguf \\
-            --image photo.jpg --prompt "What is this?" --json --exit-code
+        visionward classify --demo photo.jpg "What is this?"
+        visionward classify --model models photo.jpg "What is this?" --json --exit-code
+        visionward classify photo.jpg "What is this?" --response "It is a cat."
         visionward classify --demo --prompt - < message.txt
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    image, prompt = _with_arguments(image_and_text, image, prompt, conversation)
     _check_input(image, prompt, response, conversation)
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
 

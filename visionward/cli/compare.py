@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from visionward.cli.given_once import GivenOnce
+from visionward.cli.command import Command
 from visionward.cli.model_options import device_options
 
 _STYLES = ("guard", "zero-shot")
@@ -27,7 +27,7 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
     return list(styles)
 
 
-@click.command(cls=GivenOnce)
+@click.command(cls=Command)
 @click.option(
     "--data",
     metavar="DATA.jsonl",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
+from visionward.cli.command import Command
 from visionward.cli.export_onnx import ONNX_TYPES
-from visionward.cli.given_once import GivenOnce
 from visionward.cli.model_options import force_option
 from visionward.cli.quantize import TYPES, progress_bar
 from visionward.quantities import size_text
@@ -14,7 +14,7 @@ from visionward.quantities import size_text
 _TYPE = click.Choice(TYPES, case_sensitive=False)
 
 
-@click.command(cls=GivenOnce)
+@click.command(cls=Command)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("out_dir", type=click.Path(path_type=Path))
 @click.option(

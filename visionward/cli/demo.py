@@ -2,11 +2,11 @@
 
 import click
 
-from visionward.cli.given_once import GivenOnce
+from visionward.cli.command import Command
 from visionward.cli.model_options import device_options
 
 
-@click.command(cls=GivenOnce)
+@click.command(cls=Command)
 @device_options
 def demo(threads: int | None, gpu_layers: int | None) -> None:
     """Classify the packaged samples with a small demonstration guard.

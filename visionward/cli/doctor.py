@@ -6,14 +6,14 @@ import sys
 
 import click
 
-from visionward.cli.given_once import GivenOnce
+from visionward.cli.command import Command
 
 
-@click.command(cls=GivenOnce)
+@click.command(cls=Command)
 @click.option("--fresh", is_flag=True, help="Probe the kernels again instead of recalling what was found before.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(fresh: bool, as_json: bool) -> None:
-    """Report on this machine, the installed libraries and the kernels that work.
+    """Report on this machine, the libraries and the CPU kernels.
 
     Tries ggml's CPU kernels in child processes, so that one that crashes is reported and harms nothing. What was found
     is remembered for this library and processor. The report holds no names and no paths but the library's: paste it

@@ -4,6 +4,7 @@ Where the reader of a pipe has gone, there is no line, as with other programs; t
 """
 
 import contextlib
+import difflib
 import errno
 import logging
 import os
@@ -19,7 +20,7 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
-from visionward.cli.given_once import GivenOnce
+from visionward.cli.command import Command
 from visionward.machine.standard_streams import occupy_descriptors
 
 EXIT_ERROR = 2
@@ -28,6 +29,9 @@ EXIT_INTERRUPTED = 130
 DEBUG_VARIABLE = "VISIONWARD_DEBUG"
 NO_OUTPUT = "standard output is closed: what is found could not be told; give it a file, a pipe or a terminal"
 
+
+# Of names of commands: "clasify" is as similar to "classify" as 0.93, "test" to "quantize" as 0.33.
+_SIMILARITY = 0.6
 
 _interrupts: list[int] = []
 
@@ -45,29 +49,47 @@ class ErrorGroup(click.Group):
 
     Args:
         lazy: command name to (module, first sentence of its help). The module has the command under its own name.
+        subjects: the commands by what they are for, for the help.
     """
 
-    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, lazy: dict[str, tuple[str, str]], subjects: dict[str, tuple[str, ...]], **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = lazy
+        self.subjects = subjects
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The commands, in the order of first use."""
-        return list(self.lazy)
+        return [name for names in self.subjects.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Import a command."""
         if cmd_name not in self.lazy:
             return None
         command = getattr(import_module(self.lazy[cmd_name][0]), cmd_name.replace("-", "_"))
-        if not isinstance(command, GivenOnce):
-            raise TypeError(f"{cmd_name} is no command that takes its options once")
+        if not isinstance(command, Command):
+            raise TypeError(f"{cmd_name} is not a visionward.cli.command.Command")
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or suggest the ones whose names are similar."""
+        name = args[0]
+        if name in self.lazy or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        similar = difflib.get_close_matches(name, self.lazy, 1, _SIMILARITY)
+        hint = f"did you mean {similar[0]!r}?" if similar else "`visionward --help` lists the commands"
+        raise click.UsageError(f"unknown command {name!r}; {hint}", ctx)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in self.lazy.items()])
+        """List the commands by subject, without importing them."""
+        width = max(map(len, self.lazy))
+        for subject, names in self.subjects.items():
+            with formatter.section(subject):
+                # All sections have their second column at the same place.
+                formatter.write_dl([(f"{name:<{width}}", self.lazy[name][1]) for name in names])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what click would treat in its own way becomes an exception of ours."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from visionward.cli.given_once import GivenOnce
+from visionward.cli.command import Command
 from visionward.cli.model_options import force_option
 from visionward.cli.quantize import progress_bar
 from visionward.quantities import size_text
@@ -14,7 +14,7 @@ from visionward.quantities import size_text
 ONNX_TYPES = ("f16", "f32", "int8")
 
 
-@click.command("export-onnx", cls=GivenOnce)
+@click.command("export-onnx", cls=Command)
 @click.argument("mmproj", metavar="MMPROJ.gguf", type=click.Path(path_type=Path))
 @click.argument("out", metavar="[TOWER.onnx]", required=False, type=click.Path(path_type=Path))
 @click.option(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from visionward.cli.given_once import GivenOnce
+from visionward.cli.command import Command
 from visionward.cli.model_options import EXISTING_FILE, device_options, force_option, pair_options, resolve_pair
 
 
@@ -26,7 +26,7 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
         yield update
 
 
-@click.command(cls=GivenOnce)
+@click.command(cls=Command)
 @pair_options
 @click.option(
     "--data",

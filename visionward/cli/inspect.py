@@ -5,17 +5,17 @@ from pathlib import Path
 
 import click
 
-from visionward.cli.given_once import GivenOnce
+from visionward.cli.command import Command
 from visionward.cli.model_options import demo_option, pair_options, resolve_pair
 
 
-@click.command(cls=GivenOnce)
+@click.command(cls=Command)
 @pair_options
 @demo_option
 @click.option("--template", is_flag=True, help="Print the text file's chat template and nothing else.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect(model: Path | None, mmproj: Path | None, demo: bool, template: bool, as_json: bool) -> None:
-    """Show what is in a GGUF pair.
+    """Show what is in a model's files.
 
     Shapes, element types, sizes, licence, chat template, the policy in force, and whether the two files belong
     together. One file alone will do. Only the headers are read.
@@ -27,7 +27,7 @@ def inspect(model: Path | None, mmproj: Path | None, demo: bool, template: bool,
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     if template and as_json:
         raise click.UsageError("--template and --json exclude each other")
-    if demo or (model is None and mmproj is None):
+    if demo or (model is None and mmproj is None) or (model is not None and model.is_dir()):
         model, mmproj = resolve_pair(model, mmproj, demo=demo)
 
     from visionward.cli.inspect_text import summary_lines  # noqa: PLC0415 - the native library is not needed for --help

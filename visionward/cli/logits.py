@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from visionward.cli.given_once import GivenOnce
+from visionward.cli.command import Command
 from visionward.cli.model_options import (
     EXISTING_FILE,
     device_options,
@@ -28,7 +28,7 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
     return [int(part) for part in parts]
 
 
-@click.command(cls=GivenOnce)
+@click.command(cls=Command)
 @pair_options
 @click.option("--image", metavar="FILE", type=EXISTING_FILE, help="An image; of several frames the first.")
 @click.option(

@@ -1,37 +1,41 @@
 """The ``visionward`` command."""
 
-import logging
 import os
 
 import click
 
+from visionward.cli.command import start_logging
 from visionward.cli.error_group import ErrorGroup
 
 _COMMANDS = {
     "demo": ("visionward.cli.demo", "Classify the packaged samples with a small demonstration guard."),
     "classify": ("visionward.cli.classify", "Say whether an image and a conversation are safe."),
+    "use": ("visionward.cli.use", "Choose the default model, or show it."),
+    "doctor": ("visionward.cli.doctor", "Report on this machine, the libraries and the CPU kernels."),
     "convert": ("visionward.cli.convert", "Convert a Hugging Face checkpoint into a text GGUF and an mmproj GGUF."),
-    "export-onnx": (
-        "visionward.cli.export_onnx",
-        "Export the vision tower of an mmproj file as ONNX, for ONNX Runtime and OpenVINO.",
-    ),
     "quantize": ("visionward.cli.quantize", "Quantize the text file or the mmproj file of a pair."),
     "imatrix": (
         "visionward.cli.imatrix",
         "Gather an importance matrix over calibration samples, for `visionward quantize --imatrix`.",
     ),
-    "inspect": ("visionward.cli.inspect", "Show what is in a GGUF pair."),
+    "export-onnx": (
+        "visionward.cli.export_onnx",
+        "Export the vision tower of an mmproj file as ONNX, for ONNX Runtime and OpenVINO.",
+    ),
+    "inspect": ("visionward.cli.inspect", "Show what is in a model's files."),
     "verify": (
         "visionward.cli.verify",
         "Check that a model's files are as they were written, and that the model sees the image.",
     ),
-    "doctor": ("visionward.cli.doctor", "Report on this machine, the installed libraries and the kernels that work."),
-    "bench": (
-        "visionward.cli.bench",
-        "Measure how long a classification takes, stage by stage, and how much memory.",
-    ),
+    "bench": ("visionward.cli.bench", "Measure the time of every stage, and the memory."),
     "compare": ("visionward.cli.compare", "Say what quantization cost in decisions, and what it saved."),
     "logits": ("visionward.cli.logits", "Write the logits of every position, for comparisons."),
+}
+_SUBJECTS = {
+    "Classify": ("demo", "classify", "use"),
+    "Make model files": ("convert", "quantize", "imatrix", "export-onnx"),
+    "Check": ("doctor", "inspect", "verify"),
+    "Measure": ("bench", "compare", "logits"),
 }
 
 
@@ -46,7 +50,10 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
 @click.group(
     cls=ErrorGroup,
     lazy=_COMMANDS,
+    subjects=_SUBJECTS,
     invoke_without_command=True,
+    epilog="Every error is one line on standard error and exit code 2; an interrupt is exit code 130. If nobody reads "
+    "the output any more, as behind `| head`, the exit code is 2 without a line.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("--verbose", "-v", is_flag=True, help="Show what the native libraries log, and tracebacks of errors.")
@@ -55,22 +62,17 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
 )
 @click.pass_context
 def cli(ctx: click.Context, verbose: bool) -> None:
-    """Llama Guard 3 11B Vision on your own machine, without the cloud.
-
-    An image and a conversation go in; safe or unsafe, hazard categories and probabilities come out.
-    Every error is one line on standard error and exit code 2; an interrupt is exit code 130. Where the reader of the
-    output has gone, as behind `| head`, the exit code is 2 too, without the line.
+    """Classify images and conversations as safe or unsafe with Llama Guard 3 11B Vision, on this machine.
 
     \b
     Examples:
         visionward demo
-        visionward classify --demo --image photo.jpg --prompt "What is this?"
-        visionward doctor
+        visionward classify --demo photo.jpg "What is this?"
+        visionward classify --model models photo.jpg "What is this?"
+        visionward COMMAND --help
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     if verbose:
-        logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s", force=True)
-        # Pillow logs every tag of every file.
-        logging.getLogger("PIL").setLevel(logging.INFO)
+        start_logging()
     if os.environ.get("NO_COLOR"):
         ctx.color = False
     if ctx.invoked_subcommand is None:

@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from visionward.cli.default_model import read_default_model
+from visionward.cli.model_folder import find_pair
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -46,22 +49,30 @@ _UNITS = {"b": 1} | {
 }
 
 _MISSING = (
-    "no model was given: use --model TEXT.gguf --mmproj MMPROJ.gguf (or VISIONWARD_MODEL and VISIONWARD_MMPROJ){demo}"
+    "no model was given: name its folder with --model DIR or VISIONWARD_MODEL, or choose a default model with "
+    "`visionward use DIR`{demo}"
 )
 
 
 def pair_options(command: Command) -> Command:
     """``--model`` and ``--mmproj``, which may come from the environment."""
-    for name, variable, what in (("--mmproj", "VISIONWARD_MMPROJ", "mmproj"), ("--model", "VISIONWARD_MODEL", "text")):
-        command = click.option(
-            name,
-            metavar=f"{what.upper()}.gguf",
-            type=click.Path(path_type=Path),
-            envvar=variable,
-            show_envvar=True,
-            help=f"The {what} file of the pair.",
-        )(command)
-    return command
+    command = click.option(
+        "--mmproj",
+        metavar="MMPROJ.gguf",
+        type=click.Path(path_type=Path),
+        envvar="VISIONWARD_MMPROJ",
+        show_envvar=True,
+        help="The mmproj file, if --model is a text file or its folder has several.",
+    )(command)
+    return click.option(
+        "--model",
+        metavar="DIR|TEXT.gguf",
+        type=click.Path(path_type=Path),
+        envvar="VISIONWARD_MODEL",
+        show_envvar=True,
+        help="The model's folder, as `visionward convert` writes it, or its text file.  [default: the one that "
+        "`visionward use` chose]",
+    )(command)
 
 
 def demo_option(command: Command) -> Command:
@@ -166,7 +177,12 @@ def force_option(command: Command) -> Command:
 def resolve_pair(
     model: Path | None, mmproj: Path | None, *, demo: bool = False, has_demo: bool = True
 ) -> tuple[Path, Path]:
-    """The two files to use: given, or the toy's if it was asked for, so that nobody gets its verdict unawares."""
+    """The two files to use: those that were given, the demonstration guard's if asked for, or the default model's.
+
+    Raises:
+        click.UsageError: if there is no model, half a model, or a folder with several.
+        ModelFileError: if the default model is gone, or a folder has damaged files alone.
+    """
     if demo:
         refuse_with_demo()
         from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415 - heavy, and not needed for --help
@@ -174,16 +190,30 @@ def resolve_pair(
         pair = demo_pair()
         return pair.text, pair.mmproj
     if model is None and mmproj is None:
-        raise click.UsageError(_MISSING.format(demo=", or --demo for the demonstration guard" if has_demo else ""))
+        default = read_default_model()
+        if default is None:
+            raise click.UsageError(_MISSING.format(demo=", or use the demonstration guard: --demo" if has_demo else ""))
+        return default
     if model is None or mmproj is None:
+        if model is not None and model.is_dir():
+            return find_pair(model)
+        if model is not None and not model.exists():
+            raise click.UsageError(f"{model} does not exist")
         missing = "--model TEXT.gguf" if model is None else "--mmproj MMPROJ.gguf"
-        raise click.UsageError(f"{missing} is missing: a model is two files, which one conversion wrote")
-    return model, mmproj
+        raise click.UsageError(f"{missing} is missing: a model is a folder, or two files that one conversion wrote")
+    if not model.is_dir():
+        return model, mmproj
+    # A folder on the command line is the whole model, whatever the environment names beside it.
+    from_command_line = [_source(name) == ParameterSource.COMMANDLINE for name in ("model", "mmproj")]
+    return find_pair(model, None if from_command_line == [True, False] else mmproj)
+
+
+def _source(name: str) -> ParameterSource | None:
+    return click.get_current_context().get_parameter_source(name)
 
 
 def refuse_with_demo() -> None:
     """Refuse ``--model`` or ``--mmproj`` next to ``--demo``; those of the environment do not count."""
-    context = click.get_current_context()
     for name in ("model", "mmproj"):
-        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+        if _source(name) == ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--demo and --{name} exclude each other")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from visionward.cli.given_once import GivenOnce
+from visionward.cli.command import Command
 from visionward.cli.model_options import EXISTING_FILE, force_option
 from visionward.quantities import size_text
 
@@ -46,7 +46,7 @@ def _overrides(_ctx: click.Context, _parameter: click.Parameter, values: tuple[s
         raise click.BadParameter(str(error)) from error
 
 
-@click.command(cls=GivenOnce)
+@click.command(cls=Command)
 @click.argument("source", metavar="IN.gguf", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT.gguf", type=click.Path(path_type=Path))
 @click.argument("kind", metavar="TYPE", type=click.Choice(TYPES, case_sensitive=False))

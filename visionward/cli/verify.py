@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from visionward.cli.given_once import GivenOnce
+from visionward.cli.command import Command
 from visionward.cli.model_options import demo_option, device_options, pair_options, resolve_pair
 from visionward.cli.quantize import progress_bar
 from visionward.quantities import size_text
 
 
-@click.command(cls=GivenOnce)
+@click.command(cls=Command)
 @pair_options
 @demo_option
 @click.option(
