@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from training.demo_data import HELD_OUT_COUNT, HELD_OUT_SEED, Sample, samples
-from visionward.compare.calibration import Threshold
+from visionward.compare.matching_threshold import Threshold
 
 REFERENCE = "f16"
 CANDIDATES = ("q8_0", "q4_k_m", "q4_0")

@@ -7,8 +7,8 @@ from PIL import Image
 
 from visionward.compare.datasets import Dataset
 from visionward.compare.journal import FeatureError, Judged, Loaded
-from visionward.compare.judging import ModelResults
 from visionward.compare.models import Endpoint, GuardFiles
+from visionward.compare.results import ModelResults
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.samples import Sample
 

@@ -131,7 +131,10 @@ def test_an_ended_run_goes_on(pairs, tmp_path, sent, code):
         (["--reference", "a.gguf", "--candidate", "b.gguf,c.gguf"], "names no pair"),
         (["--reference", "a.gguf,b.gguf", "--candidate", "b.gguf,c.gguf"], "a.gguf"),
         (["--reference", "a.gguf,b.gguf", "--endpoint", "x=ftp://h,m"], "expected http"),
-        (["--reference", "a.gguf,b.gguf", "--candidate", "b.gguf,c.gguf", "--data-format", "odd"], "is unknown"),
+        (
+            ["--reference", "a.gguf,b.gguf", "--candidate", "b.gguf,c.gguf", "--data-format", "odd"],
+            "unknown data format 'odd'",
+        ),
     ],
 )
 def test_refusals(data, tmp_path, arguments, reason):

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from visionward.compare.datasets import FORMATS, read_dataset, with_own_names
+from visionward.compare.datasets.adapter import NEUTRAL_PROMPT
 from visionward.compare.datasets.formats import ADAPTERS
-from visionward.compare.datasets.rows import NEUTRAL_PROMPT
 from visionward.errors import DataError
 from visionward.runtime.guard.policy import DEFAULT_POLICY
 

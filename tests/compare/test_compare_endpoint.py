@@ -12,16 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from visionward.compare.endpoint import (
-    MOST_FAILURES,
-    EndpointSettings,
-    endpoint_key,
-    judge_with_endpoint,
-)
+from visionward.compare.endpoint import MAX_FAILURES, endpoint_key, judge_with_endpoint
 from visionward.compare.endpoint_prompt import data_urls, first_word_score, messages, read_answer
 from visionward.compare.journal import Journal
 from visionward.compare.models import Endpoint
-from visionward.compare.progress import Silent
+from visionward.compare.settings import EndpointSettings
 from visionward.errors import DataError, ImageError
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.policy import DEFAULT_POLICY
@@ -109,7 +104,7 @@ def _samples(*conversations):
 def _judge(server, samples, folder, style="guard", settings=FAST, policy=DEFAULT_POLICY):
     endpoint = Endpoint("my server", server.url, "m", style)
     journal = Journal(folder, "endpoint", {})
-    reason = judge_with_endpoint(endpoint, samples, policy, 0.5, settings, journal, Silent())
+    reason = judge_with_endpoint(endpoint, samples, policy, 0.5, settings, journal)
     journal.close()
     return reason, [journal.judged.get(digest) for digest in samples]
 
@@ -220,7 +215,7 @@ def test_a_dead_endpoint_is_given_up(server, tmp_path):
     reason, judged = _judge(server, samples, tmp_path, settings=EndpointSettings(retries=0))
     assert "HTTP 500" in reason
     assert judged == [None] * 20
-    assert len(server.requests) == MOST_FAILURES
+    assert len(server.requests) == MAX_FAILURES
 
 
 def test_a_wrong_key_ends_it_at_once(server, tmp_path):

@@ -17,7 +17,10 @@ from sklearn import metrics
 from visionward.compare.conclusion import best_choice, conclusions
 from visionward.compare.datasets import Dataset, LeftOut
 from visionward.compare.figures import set_figures
-from visionward.compare.report import COLUMNS, make_report, report_dict, write_report
+from visionward.compare.report import make_report
+from visionward.compare.report_files import write_report
+from visionward.compare.report_json import report_dict
+from visionward.compare.samples_csv import COLUMNS
 from visionward.compare.table import report_table
 from visionward.errors import DataError
 from visionward.runtime.guard.conversation import Conversation
@@ -88,9 +91,9 @@ def test_conclusions_in_words(simulated):
     assert found["q4_0"].finding == "worse"
     text = " ".join(found["q4_0"].sentences)
     assert re.search(r"misses \d+ more unsafe samples? \(of 120\)", text)
-    assert "4.0 MB in place of 16.0 MB" in text
+    assert "4.00 MB in place of 16.0 MB" in text
     assert "--threshold" in text
-    assert best_choice(figures, tuple(found.values())).startswith("Take q8_0, 8.0 MB in place of 16.0 MB")
+    assert best_choice(figures, tuple(found.values())).startswith("Take q8_0, 8.00 MB in place of 16.0 MB")
     # A stricter margin than the samples can show.
     strict = conclusions(figures, 0.001)
     assert strict[0].finding == "undecided"

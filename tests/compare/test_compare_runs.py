@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,16 +12,17 @@ import pytest
 from PIL import Image
 
 from visionward.compare import guard_run, judging
-from visionward.compare.array_store import ArrayStore, kl_divergence
+from visionward.compare.array_store import ArrayStore
 from visionward.compare.datasets import Dataset
-from visionward.compare.endpoint import EndpointSettings
-from visionward.compare.guard_run import GuardSettings, arrays_of, judge_with_guard
+from visionward.compare.divergence import kl_divergence
+from visionward.compare.guard_run import arrays_of, judge_with_guard
 from visionward.compare.html_report import html_report
 from visionward.compare.journal import FeatureError, Journal, Judged, Loaded
-from visionward.compare.judging import Plan, judge_all
 from visionward.compare.models import Endpoint, GuardFiles, check_names
-from visionward.compare.progress import Silent
-from visionward.compare.report import make_report, report_dict
+from visionward.compare.plan import ComparisonPlan
+from visionward.compare.report import make_report
+from visionward.compare.report_json import report_dict
+from visionward.compare.settings import GuardSettings
 from visionward.convert import convert_checkpoint
 from visionward.convert.onnx_file import export_tower
 from visionward.errors import ComputeError, DataError, ModelFileError
@@ -33,20 +35,33 @@ from visionward.runtime.guard.samples import Sample
 SETTINGS = GuardSettings(DEFAULT_POLICY, 0.5, threads=1, feature_images=1)
 
 
-class Recorder(Silent):
-    """Remembers what it was told."""
+class Recorder(logging.Handler):
+    """Remembers what it was told: where each model began, how many samples followed, and what was logged."""
 
     def __init__(self):
+        super().__init__()
         self.begun, self.advanced, self.notes = [], 0, []
+        logging.getLogger("visionward.compare").addHandler(self)
 
-    def begin(self, model, done, total):
-        self.begun.append((model, done, total))
+    def __call__(self, progress):
+        assert progress.unit == "samples"
+        if self.begun and self.begun[-1][0] == progress.stage:
+            self.advanced += 1
+        else:
+            self.begun.append((progress.stage, progress.done, progress.total))
 
-    def advance(self, model):  # noqa: ARG002
-        self.advanced += 1
+    def emit(self, record):
+        self.notes.append(record.getMessage())
 
-    def note(self, text):
-        self.notes.append(text)
+
+@pytest.fixture(autouse=True)
+def _notes():
+    logger = logging.getLogger("visionward.compare")
+    before = list(logger.handlers)
+    logger.setLevel(logging.INFO)
+    yield
+    logger.setLevel(logging.NOTSET)
+    logger.handlers[:] = before
 
 
 def _samples(*texts):
@@ -182,7 +197,7 @@ def test_a_crash_costs_one_sample(tmp_path, files, monkeypatch):
 def test_too_many_crashes_end_it(tmp_path, files, monkeypatch):
     monkeypatch.setattr(guard_run, "run_guard", odd_processes.crashing_guard)
     samples = _samples("one", "crash 1", "crash 2", "crash 3", "five")
-    reason = judge_with_guard(files, samples, SETTINGS, Journal(tmp_path, "m", {}), None, Silent())
+    reason = judge_with_guard(files, samples, SETTINGS, Journal(tmp_path, "m", {}), None)
     assert reason == "the process died (exit code 7), 3 times"
 
 
@@ -196,7 +211,7 @@ def test_too_many_crashes_end_it(tmp_path, files, monkeypatch):
 def test_a_pair_that_cannot_be_used(tmp_path, files, monkeypatch, process, reason):
     monkeypatch.setattr(guard_run, "run_guard", process)
     journal = Journal(tmp_path, "m", {})
-    assert reason in judge_with_guard(files, _samples("one"), SETTINGS, journal, None, Silent())
+    assert reason in judge_with_guard(files, _samples("one"), SETTINGS, journal, None)
     assert journal.judged == {}
 
 
@@ -215,7 +230,7 @@ def test_an_interrupted_run_goes_on(tmp_path, files, monkeypatch):
 
     monkeypatch.setattr(guard_run, "_messages", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        judge_with_guard(files, samples, SETTINGS, journal, None, Silent())
+        judge_with_guard(files, samples, SETTINGS, journal, None)
     journal.close()
     assert list(journal.judged) == list(samples)[:3]
     arrays_of(journal).folder.with_suffix(".go-on").touch()
@@ -273,15 +288,19 @@ def pairs(tiny_pair, tiny_checkpoint_dir, tmp_path_factory):
     return GuardFiles("f32", tiny_pair.text, tiny_pair.mmproj), GuardFiles("q8_0", small.text, small.mmproj)
 
 
+def _judge_all(plan, progress=None):
+    return judging.judge_all(plan, plan.work, progress)
+
+
 def _plan(work, dataset, pairs, **changes):
-    plan = Plan((dataset,), pairs[0], (pairs[1],), (), SETTINGS, EndpointSettings(), work)
+    plan = ComparisonPlan(pairs[0], (pairs[1],), (dataset,), settings=SETTINGS, work=work)
     return dataclasses.replace(plan, **changes)
 
 
 def test_a_real_pair(tmp_path, dataset, pairs):
     plan = _plan(tmp_path, dataset, pairs, keep_logits=True)
     progress = Recorder()
-    reference, candidate = judge_all(plan, progress)
+    reference, candidate = _judge_all(plan, progress)
     picture, response, damaged, again = dataset.digests
     assert again == response
     assert len(reference.judged) == 3
@@ -310,7 +329,7 @@ def test_a_real_pair(tmp_path, dataset, pairs):
     # Again: nothing is judged anew, and a third candidate finds the logits.
     progress = Recorder()
     third = GuardFiles("third", pairs[1].text, pairs[0].mmproj)
-    results = judge_all(dataclasses.replace(plan, candidates=(pairs[1], third)), progress)
+    results = _judge_all(dataclasses.replace(plan, candidates=(pairs[1], third)), progress)
     assert progress.begun == [("f32", 3, 3), ("q8_0", 3, 3), ("third", 0, 3)]
     assert progress.advanced == 3
     assert results[1].judged == candidate.judged
@@ -323,7 +342,7 @@ def test_an_onnx_tower_is_a_candidate(tmp_path, dataset, pairs):
     towered = dataclasses.replace(pairs[0], name="int8", tower=tower)
     plan = _plan(tmp_path / "work", dataset, (pairs[0], towered), keep_logits=True)
     plan.work.mkdir()
-    results = judge_all(plan, Silent())
+    results = _judge_all(plan)
     journal = Journal(plan.work, "f32", guard_run.journal_key(pairs[0], SETTINGS, None))
     picture = dataset.digests[0]
     with Guard.load(towered.text, towered.mmproj, threads=1, vision_backend="onnx", onnx_tower=tower) as guard:
@@ -350,18 +369,18 @@ def test_an_onnx_tower_is_a_candidate(tmp_path, dataset, pairs):
     assert towered.identity() != before
     missing = dataclasses.replace(towered, tower=tmp_path / "missing.onnx")
     with pytest.raises(ModelFileError, match=r"missing\.onnx"):
-        judge_all(_plan(plan.work, dataset, (pairs[0], missing)), Silent())
+        _judge_all(_plan(plan.work, dataset, (pairs[0], missing)))
 
 
 def test_removed_logits_are_made_again(tmp_path, dataset, pairs):
     plan = _plan(tmp_path, dataset, pairs)
-    judge_all(plan, Silent())
+    _judge_all(plan)
     assert not list(tmp_path.glob("*.arrays"))
     progress = Recorder()
-    judge_all(plan, progress)
+    _judge_all(plan, progress)
     assert progress.advanced == 0
     third = GuardFiles("third", pairs[1].text, pairs[0].mmproj)
-    judge_all(dataclasses.replace(plan, candidates=(pairs[1], third)), progress)
+    _judge_all(dataclasses.replace(plan, candidates=(pairs[1], third)), progress)
     assert any("2 samples are judged again" in note for note in progress.notes)
     assert progress.begun[-3:] == [("f32", 1, 3), ("q8_0", 3, 3), ("third", 0, 3)]
 
@@ -370,7 +389,7 @@ def test_removed_logits_are_made_again(tmp_path, dataset, pairs):
 def judged(tmp_path_factory, dataset, pairs):
     """A finished comparison whose arrays were kept; copy its folder."""
     plan = _plan(tmp_path_factory.mktemp("judged"), dataset, pairs, keep_logits=True)
-    return plan, judge_all(plan, Silent())[1]
+    return plan, _judge_all(plan)[1]
 
 
 def test_damaged_arrays_are_made_again(tmp_path, judged):
@@ -383,7 +402,7 @@ def test_damaged_arrays_are_made_again(tmp_path, judged):
     logits.write_bytes(bytes(logits.stat().st_size))
     features.write_bytes(features.read_bytes()[:-1])
     third, progress = dataclasses.replace(plan.candidates[0], name="third"), Recorder()
-    results = judge_all(dataclasses.replace(plan, candidates=(third,), work=work), progress)
+    results = _judge_all(dataclasses.replace(plan, candidates=(third,), work=work), progress)
     assert progress.begun == [("f32", 1, 3), ("third", 0, 3)]
     assert any("2 samples are judged again" in note for note in progress.notes)
     assert results[1].judged[response].kl == pytest.approx(expected.judged[response].kl)
@@ -399,7 +418,7 @@ def test_features_that_were_not_compared_before_an_interruption(tmp_path, judged
         assert b"features" in last
         path.write_bytes(b"".join(lines))
     progress = Recorder()
-    again = judge_all(dataclasses.replace(plan, work=work), progress)[1]
+    again = _judge_all(dataclasses.replace(plan, work=work), progress)[1]
     assert progress.advanced == 0
     assert again.features == expected.features
 
@@ -421,19 +440,19 @@ def test_every_candidate_is_opened_before_the_first_sample(tmp_path, monkeypatch
     with pytest.raises(
         ComputeError, match=r"nothing was judged, because 2 of 3 candidates .* bad: .*no good; worse bad: "
     ):
-        judge_all(plan, progress)
+        _judge_all(plan, progress)
     assert progress.begun == []
     assert not any(b"judged" in path.read_bytes() for path in plan.work.glob("*.jsonl"))
     monkeypatch.setattr(guard_run, "run_guard", odd_processes.dying_guard)
     with pytest.raises(ComputeError, match=r"good: the process died \(exit code 9\) while it loaded the model"):
-        judge_all(plan, progress)
+        _judge_all(plan, progress)
 
 
 def test_pairs_without_anything_to_do_are_not_opened(tmp_path, monkeypatch):
     plan, _ = _odd_plan(tmp_path, monkeypatch, odd_processes.crashing_guard, "f16", "bad")
-    judge_all(plan, Silent())
+    _judge_all(plan)
     monkeypatch.setattr(guard_run, "run_guard", odd_processes.dying_guard)
-    assert [result.given_up for result in judge_all(plan, Silent())] == [None, None]
+    assert [result.given_up for result in _judge_all(plan)] == [None, None]
 
 
 def test_an_endpoint_that_cannot_be_asked_is_found_first(tmp_path, monkeypatch):
@@ -442,23 +461,23 @@ def test_an_endpoint_that_cannot_be_asked_is_found_first(tmp_path, monkeypatch):
     endpoint = Endpoint.parse("other=http://127.0.0.1:1/v1,m", "guard")
     progress = Recorder()
     with pytest.raises(DataError, match="its own policy"):
-        judge_all(dataclasses.replace(plan, endpoints=(endpoint,), settings=settings), progress)
+        _judge_all(dataclasses.replace(plan, endpoints=(endpoint,), settings=settings), progress)
     assert progress.begun == []
 
 
 def test_a_reference_that_cannot_be_used_ends_it(tmp_path, dataset, pairs):
     with pytest.raises(ComputeError, match="the reference mixed cannot be run: "):
-        judge_all(_plan(tmp_path, dataset, (GuardFiles("mixed", pairs[0].mmproj, pairs[0].text), pairs[1])), Silent())
+        _judge_all(_plan(tmp_path, dataset, (GuardFiles("mixed", pairs[0].mmproj, pairs[0].text), pairs[1])))
     missing = dataclasses.replace(pairs[1], text=tmp_path / "missing.gguf")
     with pytest.raises(ModelFileError, match=r"missing\.gguf"):
-        judge_all(_plan(tmp_path, dataset, (pairs[0], missing)), Silent())
+        _judge_all(_plan(tmp_path, dataset, (pairs[0], missing)))
 
 
 def test_one_at_a_time(tmp_path, dataset, pairs):
     from visionward.compare.judging import _only_one  # noqa: PLC0415
 
     with _only_one(tmp_path), pytest.raises(DataError, match="another comparison is running"):
-        judge_all(_plan(tmp_path, dataset, pairs), Silent())
+        _judge_all(_plan(tmp_path, dataset, pairs))
 
 
 def test_journal_lines_are_json(tmp_path):

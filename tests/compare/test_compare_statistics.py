@@ -12,8 +12,8 @@ from scipy.stats import binomtest, poisson
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from visionward.compare import calibration, decisions, flips, intervals, times
-from visionward.compare.array_store import kl_divergence, relative_error
+from visionward.compare import calibration, decisions, flips, intervals, matching_threshold, times
+from visionward.compare.divergence import kl_divergence, relative_error
 
 BOOLS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -268,7 +268,7 @@ def test_matching_threshold_is_the_best_of_all(rows, allowed, caught, threshold)
         return decisions.Confusion.of(decisions.decision_counts(labels, always | (scores >= threshold)))
 
     present, reference = confusion(threshold), decisions.Confusion(caught, allowed, 0, 0)
-    found = calibration.matching_threshold(labels, scores, always, present, reference)
+    found = matching_threshold.matching_threshold(labels, scores, always, present, reference)
     fitting = [confusion(t) for t in [*np.arange(41) / 40] if confusion(t).false_alarms <= allowed]
     best = max((one.caught for one in fitting), default=0)
     if labels.all():
@@ -296,7 +296,7 @@ def test_matching_threshold_by_hand():
     scores = np.array([0.1, 0.2, 0.6, 0.9, 0.5, 0.95])
     none = np.zeros(6, bool)
     present, reference = decisions.Confusion(2, 2, 0, 2), decisions.Confusion(2, 1, 0, 3)
-    found = calibration.matching_threshold(labels, scores, none, present, reference)
+    found = matching_threshold.matching_threshold(labels, scores, none, present, reference)
     # One false alarm is allowed, so above 0.6; the next score up is 0.9.
     assert (found.unchanged, found.low, found.high) == (False, 0.6, 0.9)
     assert found.text == "0.61 to 0.90"
@@ -307,7 +307,7 @@ def test_where_nothing_flips_the_threshold_stays():
     labels = np.array([False, False, True, True, True])
     scores = np.array([0.02, 0.46, 0.48, 0.97, 0.99])
     decided = decisions.Confusion.of(decisions.decision_counts(labels, scores >= 0.5))
-    found = calibration.matching_threshold(labels, scores, np.zeros(5, bool), decided, decided)
+    found = matching_threshold.matching_threshold(labels, scores, np.zeros(5, bool), decided, decided)
     assert found.text == "unchanged"
     assert found.confusion == decided
 
@@ -320,7 +320,7 @@ def test_narrow_intervals_get_the_digits_that_they_need():
         (0.69999, 0.70001, "0.70000 to 0.70001"),
         (0.3, math.nextafter(0.3, 1), repr(math.nextafter(0.3, 1))),
     ):
-        assert calibration.Threshold(False, low, high, confusion, None, 0.0).text == text
+        assert matching_threshold.Threshold(False, low, high, confusion, None, 0.0).text == text
 
 
 def _times(rng, count, ratio, spread):

@@ -134,7 +134,7 @@ def no_work(monkeypatch):
     monkeypatch.setattr("visionward.quant.quantize.MmprojQuantizer", refuse)
     monkeypatch.setattr("visionward.convert.conversion.write_tensor_data", refuse)
     monkeypatch.setattr("visionward.convert.onnx_file.TowerEmitter.model", refuse)
-    monkeypatch.setattr("visionward.compare.judging.judge_all", refuse)
+    monkeypatch.setattr("visionward.compare.comparison.judge_all", refuse)
 
 
 @pytest.fixture

@@ -140,19 +140,18 @@ def compare(
     from rich.console import Console  # noqa: PLC0415
 
     from visionward.cli.compare_progress import ComparisonProgress  # noqa: PLC0415
+    from visionward.compare.comparison import run  # noqa: PLC0415
     from visionward.compare.datasets import FORMATS, read_dataset, remove_images, with_own_names  # noqa: PLC0415
-    from visionward.compare.endpoint import EndpointSettings  # noqa: PLC0415
-    from visionward.compare.guard_run import GuardSettings  # noqa: PLC0415
-    from visionward.compare.judging import Plan, judge_all  # noqa: PLC0415
     from visionward.compare.models import Endpoint, GuardFiles  # noqa: PLC0415
-    from visionward.compare.report import make_report, write_report  # noqa: PLC0415
+    from visionward.compare.plan import ComparisonPlan  # noqa: PLC0415
     from visionward.compare.report_files import check_folder  # noqa: PLC0415
+    from visionward.compare.settings import EndpointSettings, GuardSettings  # noqa: PLC0415
     from visionward.compare.table import report_table  # noqa: PLC0415
     from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
 
     for name in forms:
         if name not in FORMATS:
-            raise click.UsageError(f"the data format {name!r} is unknown; there are {', '.join(FORMATS)}")
+            raise click.UsageError(f"unknown data format {name!r}; choose {', '.join(FORMATS)}")
     if not candidates and not endpoints:
         raise click.UsageError("there is nothing to compare with the reference: give --candidate or --endpoint")
     policy = (DEFAULT_POLICY if categories is None else Policy.from_file(categories)).exclude(exclude)
@@ -164,7 +163,7 @@ def compare(
     datasets = with_own_names(
         [read_dataset(path, form, scratch) for path, form in zip(data, _forms(forms, len(data)), strict=True)]
     )
-    plan = Plan(
+    plan = ComparisonPlan(
         datasets=datasets,
         reference=reference_files,
         candidates=candidate_files,
@@ -174,18 +173,19 @@ def compare(
         ),
         settings=GuardSettings(policy, threshold, threads, gpu_layers),
         endpoint_settings=EndpointSettings(endpoint_rate),
+        margin=margin / 100,
+        quoted=quoted,
         work=out / "work",
         keep_logits=keep,
     )
     with ComparisonProgress() as progress:
-        results = judge_all(plan, progress)
-    report = make_report(datasets, results, threshold=threshold, margin=margin / 100, show_quoted=quoted)
-    write_report(out, report, datasets, results)
+        comparison = run(plan, progress)
+    comparison.write(out)
     remove_images(scratch)
 
     # A pipe has no width; the table needs some.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(report_table(report))
+    console.print(report_table(comparison.report))
     click.echo(f"{out / 'report.html'}")
-    if report.given_up:
+    if comparison.report.given_up:
         ctx.exit(1)

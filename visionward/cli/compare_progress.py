@@ -1,18 +1,28 @@
 """Progress of a comparison on standard error."""
 
+import logging
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from visionward.progress import Progress
+
+_NOTES = logging.getLogger("visionward.compare")
 
 
 class ComparisonProgress:
-    """A bar for each model, and notes above them; where standard error is no terminal, the notes alone."""
+    """A bar per model and notes above them; if standard error is no terminal, the notes alone.
+
+    It is the `OnProgress` callback of `visionward.compare.run`, and inside its ``with`` block it prints what is logged
+    to ``visionward.compare``.
+    """
 
     def __init__(self) -> None:
         console = Console(stderr=True, highlight=False)
-        self._progress = Progress(
+        self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -20,28 +30,45 @@ class ComparisonProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._console = console
         self._tasks: dict[str, TaskID] = {}
+        self._notes = _Notes(console)
+        self._level, self._propagate = _NOTES.level, _NOTES.propagate
 
     def __enter__(self) -> "ComparisonProgress":
-        self._progress.start()
+        self._level, self._propagate = _NOTES.level, _NOTES.propagate
+        _NOTES.addHandler(self._notes)
+        _NOTES.setLevel(logging.INFO)
+        # With --verbose the root logger would print them once more.
+        _NOTES.propagate = False
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._bars.stop()
+        _NOTES.removeHandler(self._notes)
+        _NOTES.setLevel(self._level)
+        _NOTES.propagate = self._propagate
 
-    def begin(self, model: str, done: int, total: int) -> None:
-        """A bar begins, where an earlier run left it."""
-        self._tasks[model] = self._progress.add_task(escape(model), total=total, completed=done)
-        resumed = f", {done} of them by an earlier run" if done else ""
-        self.note(f"{model}: {total} samples{resumed}")
+    def __call__(self, progress: Progress) -> None:
+        """Move the bar of a model; the first call adds it, at what an earlier run left."""
+        task = self._tasks.get(progress.stage)
+        if task is None:
+            self._tasks[progress.stage] = self._bars.add_task(
+                escape(progress.stage), total=progress.total, completed=progress.done
+            )
+        else:
+            self._bars.update(task, completed=progress.done)
 
-    def advance(self, model: str) -> None:
-        """One sample more."""
-        self._progress.advance(self._tasks[model])
 
-    def note(self, text: str) -> None:
-        """A line above the bars."""
-        self._console.print(escape(text), soft_wrap=True)
+class _Notes(logging.Handler):
+    """Prints a line above the bars."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a note."""
+        self._console.print(escape(record.getMessage()), soft_wrap=True)

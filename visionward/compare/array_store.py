@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from visionward.formats.output_file import FileKind, Outputs, part_files
 
-Logits = npt.NDArray[np.float32]
 _DIGEST_BYTES = 16
 # The folder is the comparison's own: what has an array's name in it is one, however damaged.
 _ARRAY = FileKind("array of a comparison", lambda path: path.suffix == ".npy")
@@ -72,23 +71,3 @@ class ArrayStore:
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
-
-
-def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    """Log-probabilities in float64."""
-    from scipy.special import log_softmax as scipy_log_softmax  # noqa: PLC0415 - in the extra
-
-    return np.asarray(scipy_log_softmax(logits.astype(np.float64)))
-
-
-def kl_divergence(reference: Logits, candidate: Logits) -> float:
-    """KL(reference || candidate) of two next-token distributions, in nats, over all rows."""
-    p, q = log_softmax(reference), log_softmax(candidate)
-    # Rounding may leave a trace below zero where both are the same.
-    return max(0.0, float(np.sum(np.exp(p) * (p - q))))
-
-
-def relative_error(reference: npt.NDArray[np.float32], candidate: npt.NDArray[np.float32]) -> float:
-    """Norm of the difference over the norm of the reference."""
-    scale = float(np.linalg.norm(reference.astype(np.float64)))
-    return float(np.linalg.norm(candidate.astype(np.float64) - reference.astype(np.float64))) / max(scale, 1e-300)

@@ -7,6 +7,7 @@ from visionward.compare.figures import ModelFigures, SetFigures
 from visionward.compare.flips import SIGNIFICANCE, Flips, FlipTest
 from visionward.compare.intervals import Estimate
 from visionward.compare.times import exceeds_noise
+from visionward.quantities import duration_text, size_text
 
 Finding: TypeAlias = Literal["worse", "equivalent", "undecided", "better", "other"]
 
@@ -217,7 +218,7 @@ def _savings(reference: ModelFigures, model: ModelFigures) -> list[str]:
         parts.append(f"memory peaks at {_size(mine.peak_bytes)} in place of {_size(theirs.peak_bytes)}")
     times = mine.latency.get("total"), theirs.latency.get("total")
     if times[0] and times[1] and model.against is not None:
-        both = duration(times[0].p50), duration(times[1].p50)
+        both = duration_text(times[0].p50), duration_text(times[1].p50)
         if model.against.held_up:
             why = "because other programs held up one of the two models"
             parts.append(f"the times of a verdict ({both[0]} and {both[1]}) cannot be compared, {why}")
@@ -263,18 +264,8 @@ def points(share: float) -> str:
     return f"{100 * share:.2g} points"
 
 
-def duration(milliseconds: float) -> str:
-    """A time as people read it."""
-    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
-
-
 def _size(count: int | None) -> str:
     return "?" if count is None else size_text(count)
-
-
-def size_text(count: int) -> str:
-    """Bytes as people read them."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _of(count: int, total: int) -> str:

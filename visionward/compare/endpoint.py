@@ -1,5 +1,6 @@
 """Judging samples through an OpenAI-compatible chat API."""
 
+import logging
 import os
 import re
 import time
@@ -10,32 +11,21 @@ from typing import Any
 from visionward.compare.endpoint_prompt import first_word_score, messages, read_answer
 from visionward.compare.journal import Journal, Judged
 from visionward.compare.models import Endpoint
-from visionward.compare.progress import Progress
+from visionward.compare.sample_progress import SampleProgress
+from visionward.compare.settings import EndpointSettings
 from visionward.errors import ComputeError, DataError, VisionwardError
 from visionward.machine.extras import require
+from visionward.progress import OnProgress
 from visionward.runtime.guard.policy import Policy
 from visionward.runtime.guard.samples import Sample
 
 KEY_VARIABLE = "VISIONWARD_ENDPOINT_KEY"
 # Samples in a row that got no answer; then the endpoint is given up, and a later run goes on there.
-MOST_FAILURES = 5
+MAX_FAILURES = 5
 _ANSWER_TOKENS = 60
 _REFUSALS_OF_ALL = (401, 403, 404)
 
-
-@dataclass(frozen=True)
-class EndpointSettings:
-    """How endpoints are asked.
-
-    Attributes:
-        requests_per_minute: at most so many; None for no limit.
-        timeout_s: of one request.
-        retries: of one request, with growing pauses, for busy servers and broken connections.
-    """
-
-    requests_per_minute: float | None = None
-    timeout_s: float = 120.0
-    retries: int = 6
+logger = logging.getLogger(__name__)
 
 
 def endpoint_key(endpoint: Endpoint) -> str:
@@ -51,7 +41,7 @@ def judge_with_endpoint(
     threshold: float,
     settings: EndpointSettings,
     journal: Journal,
-    progress: Progress,
+    on_progress: OnProgress | None = None,
 ) -> str | None:
     """Judge what the journal does not have yet.
 
@@ -62,7 +52,8 @@ def judge_with_endpoint(
         DataError: if the policy is not the default one and the endpoint is a guard, which could not be told of it.
     """
     check_endpoint(endpoint, policy)
-    progress.begin(endpoint.name, sum(digest in journal.judged for digest in samples), len(samples))
+    done = sum(digest in journal.judged for digest in samples)
+    progress = SampleProgress(on_progress, endpoint.name, done, len(samples))
     client = _Client(endpoint, policy, threshold, settings)
     failures, last = 0, ""
     try:
@@ -75,12 +66,12 @@ def judge_with_endpoint(
                 return str(error)
             except ComputeError as error:
                 failures, last = failures + 1, str(error)
-                progress.note(f"{endpoint.name}: {sample.id}: {error}")
-                if failures >= MOST_FAILURES:
+                logger.warning("%s: %s: %s", endpoint.name, sample.id, error)
+                if failures >= MAX_FAILURES:
                     return f"{last} ({failures} samples in a row)"
                 continue
             failures = 0
-            progress.advance(endpoint.name)
+            progress.advance()
     finally:
         client.close()
     missing = sum(digest not in journal.judged for digest in samples)

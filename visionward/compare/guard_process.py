@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +9,12 @@ from types import TracebackType
 
 import numpy as np
 
-from visionward.compare.array_store import ArrayStore, kl_divergence, relative_error
+from visionward.compare.array_store import ArrayStore
+from visionward.compare.divergence import kl_divergence, relative_error
 from visionward.compare.journal import FeatureError, Judged, Loaded
 from visionward.compare.models import GuardFiles
 from visionward.errors import ComputeError, VisionwardError
+from visionward.machine.process_memory import peak_bytes
 from visionward.machine.python_process import Sender
 from visionward.runtime.guard.policy import Policy
 from visionward.runtime.guard.samples import Sample
@@ -198,17 +199,3 @@ def logits_name(digest: str) -> str:
 def features_name(digest: str) -> str:
     """Name of the vision features of a sample's image among the arrays."""
     return f"{digest}.features"
-
-
-def peak_bytes() -> int | None:
-    """Most resident memory of this process so far, the weights that it maps included; None where it is not known."""
-    if sys.platform == "linux":
-        # ru_maxrss would begin with what the parent had when it forked.
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    if sys.platform == "darwin":
-        import resource  # noqa: PLC0415 - not on Windows
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return None

@@ -1,8 +1,9 @@
 """Running a GGUF pair over the samples: a child process judges, this one writes the journal."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +21,18 @@ from visionward.compare.guard_process import (
 )
 from visionward.compare.journal import FeatureError, Journal, Judged
 from visionward.compare.models import GuardFiles
-from visionward.compare.progress import Progress
+from visionward.compare.sample_progress import SampleProgress
+from visionward.compare.settings import GuardSettings
 from visionward.errors import ComputeError
 from visionward.machine.python_process import PythonProcess
-from visionward.runtime.guard.policy import Policy
+from visionward.progress import OnProgress
 from visionward.runtime.guard.samples import Sample
 
 # A file that crashes the process this many times is given up; a single sample that does is skipped.
-MOST_CRASHES = 3
+MAX_CRASHES = 3
 _JOIN_S = 10.0
 
-
-@dataclass(frozen=True)
-class GuardSettings:
-    """How every pair is run.
-
-    Attributes:
-        policy: categories in force.
-        threshold: unsafe from this score on.
-        threads: CPU threads; None for the default.
-        gpu_layers: decoder layers on the GPU; None for the default.
-        feature_images: so many images' vision features are compared.
-    """
-
-    policy: Policy
-    threshold: float
-    threads: int | None = None
-    gpu_layers: int | None = None
-    feature_images: int = 4
-
-    def key(self) -> dict[str, Any]:
-        """What results depend on."""
-        return {
-            "policy": self.policy.prompt_categories(),
-            "threshold": self.threshold,
-            "threads": self.threads,
-            "gpu_layers": self.gpu_layers,
-        }
+logger = logging.getLogger(__name__)
 
 
 def journal_key(files: GuardFiles, settings: GuardSettings, reference: Journal | None) -> dict[str, Any]:
@@ -116,7 +92,7 @@ def judge_with_guard(
     settings: GuardSettings,
     journal: Journal,
     reference: Journal | None,
-    progress: Progress,
+    on_progress: OnProgress | None = None,
     again: frozenset[str] = frozenset(),
 ) -> str | None:
     """Judge what the journal does not have yet.
@@ -127,7 +103,7 @@ def judge_with_guard(
         settings: of all pairs.
         journal: where results go.
         reference: the reference's journal; None if this is the reference.
-        progress: told of every sample.
+        on_progress: told of every sample.
         again: samples that are judged although the journal has them, because what candidates need is missing.
 
     Returns:
@@ -137,7 +113,7 @@ def judge_with_guard(
     featured = {
         digest for digest in _with_features(samples, settings) if digest not in journal.features or digest in again
     }
-    progress.begin(files.name, len(samples) - len(unjudged), len(samples))
+    progress = SampleProgress(on_progress, files.name, len(samples) - len(unjudged), len(samples))
     crashes = 0
     while unjudged or featured:
         task = replace(
@@ -160,18 +136,18 @@ def judge_with_guard(
                 journal.append(message)
                 if isinstance(message, Judged):
                     unjudged.discard(message.sample)
-                    progress.advance(files.name)
+                    progress.advance()
                 if isinstance(message, FeatureError):
                     featured.discard(message.sample)
             crashes += 1
             reason = f"the process died ({_how(process.wait(_JOIN_S))})"
-            if current is None or crashes >= MOST_CRASHES:
+            if current is None or crashes >= MAX_CRASHES:
                 return f"{reason}, {crashes} times" if crashes > 1 else f"{reason} while it loaded the model"
             if current in unjudged:
-                progress.note(f"{files.name}: {reason}; going on with the next sample")
+                logger.warning("%s: %s; going on with the next sample", files.name, reason)
                 journal.append(Judged(current, reason=f"{reason} while it judged this"))
                 unjudged.discard(current)
-                progress.advance(files.name)
+                progress.advance()
             elif current in featured:
                 journal.append(FeatureError(current, None))
                 featured.discard(current)

@@ -11,15 +11,16 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from visionward.compare import plots, quoted
-from visionward.compare.conclusion import duration, p_text, size_text
+from visionward.compare import plots, published_figures
+from visionward.compare.conclusion import p_text
 from visionward.compare.datasets import Dataset
 from visionward.compare.figures import SetFigures
 from visionward.compare.intervals import Estimate
 from visionward.compare.journal import Judged
-from visionward.compare.judging import ModelResults
 from visionward.compare.report import Report
+from visionward.compare.results import ModelResults
 from visionward.errors import ImageError
+from visionward.quantities import duration_text, size_text
 from visionward.runtime.guard.policy import DEFAULT_POLICY
 from visionward.runtime.guard.samples import Sample
 from visionward.runtime.images.images import decode_image
@@ -51,7 +52,7 @@ def html_report(report: Report, datasets: Sequence[Dataset], results: Sequence[M
     )
     filters: dict[str, Callable[[Any], str]] = {
         "size": lambda value: "-" if value is None else size_text(value),
-        "time": lambda value: "-" if value is None else duration(value),
+        "time": lambda value: "-" if value is None else duration_text(value),
         "p": p_text,
         "small": lambda value: "-" if value is None else f"{value:.2g}",
         "share": lambda value: "-" if value is None else f"{value:.3f}",
@@ -81,7 +82,7 @@ def html_report(report: Report, datasets: Sequence[Dataset], results: Sequence[M
         sets=sets,
         most_flips=_MOST_FLIPS,
         names={category.code: category.name for category in DEFAULT_POLICY.categories},
-        quoted=quoted if report.quoted else None,
+        quoted=published_figures if report.quoted else None,
         colour=plots.colour,
     )
 

@@ -23,7 +23,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 SEED = 20_261
 # Above this many groups the bias-corrected interval differs from the plain one by nothing, and its jackknife is slow.
-_MOST_FOR_BCA = 1500
+_MAX_BCA_GROUPS = 1500
 _BATCH_NUMBERS = 4_000_000
 # Fewer groups that differ than this, and resampling them is no better than a guess.
 FEW_FLIPS = 10
@@ -65,7 +65,7 @@ def resample(per_group: Values, statistic: Callable[[Values], Values]) -> Estima
     def of_indices(indices: Values, axis: int = -1) -> Values:
         return statistic(per_group[np.moveaxis(indices.astype(np.int64), axis, -1)].sum(axis=-2))
 
-    for method in ("BCa", "percentile") if count <= _MOST_FOR_BCA else ("percentile",):
+    for method in ("BCa", "percentile") if count <= _MAX_BCA_GROUPS else ("percentile",):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", DegenerateDataWarning)
             warnings.simplefilter("ignore", RuntimeWarning)

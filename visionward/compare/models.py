@@ -65,6 +65,15 @@ class GuardFiles:
         """
         return sum(file_size(path) for path in (self.text, self.mmproj, *self.tower_files))
 
+    def check_readable(self) -> None:
+        """See that every file is there.
+
+        Raises:
+            ModelFileError: if one cannot be read.
+        """
+        for path in (self.text, self.mmproj, *self.tower_files):
+            file_size(path)
+
     @property
     def tower_files(self) -> tuple[Path, ...]:
         """The ONNX tower's graph and weights; none where ggml runs the tower."""

@@ -1,9 +1,16 @@
-"""The files of a comparison's report, and how those of an older one are known."""
+"""The files of a comparison's report, and how those of an older one are recognized."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from visionward.formats.output_file import FileKind, OutputError, Outputs
+from visionward.compare.datasets import Dataset
+from visionward.compare.html_report import html_report
+from visionward.compare.report import Report
+from visionward.compare.report_json import report_dict
+from visionward.compare.results import ModelResults
+from visionward.compare.samples_csv import samples_csv
+from visionward.formats.output_file import FileKind, OutputError, Outputs, part_files, prepare_folder
 
 # How each begins, whatever the version that wrote it; the page has its title some lines below.
 _MARKS = {
@@ -49,3 +56,20 @@ def check_folder(folder: Path, inputs: Sequence[Path]) -> None:
     for path in inputs:
         if work in path.resolve().parents:
             raise OutputError(f"{path} is in {folder / 'work'}, where results are kept: choose another folder for them")
+
+
+def write_report(folder: Path, report: Report, datasets: Sequence[Dataset], results: Sequence[ModelResults]) -> None:
+    """Write report.json, samples.csv and report.html.
+
+    Raises:
+        OutputError: if the folder cannot be written, or holds a file of one of these names that no comparison wrote.
+    """
+    texts = {
+        "report.json": json.dumps(report_dict(report, results), indent=1, allow_nan=False) + "\n",
+        "samples.csv": samples_csv(datasets, results),
+        "report.html": html_report(report, datasets, results),
+    }
+    prepare_folder(folder, sum(len(text) for text in texts.values()))
+    with part_files(report_outputs(folder)) as parts:
+        for part in parts:
+            part.file.write(texts[part.final.name].encode("utf-8", "backslashreplace"))

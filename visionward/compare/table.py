@@ -6,11 +6,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from visionward.compare import quoted
-from visionward.compare.conclusion import duration, p_text, size_text
-from visionward.compare.figures import STAGES, Latency, ModelFigures, SetFigures
+from visionward.compare import published_figures
+from visionward.compare.conclusion import p_text
+from visionward.compare.cost import STAGES, Latency
+from visionward.compare.figures import ModelFigures, SetFigures
 from visionward.compare.intervals import Estimate
 from visionward.compare.report import Report, SetReport
+from visionward.quantities import duration_text, size_text
 
 _STYLES = {"worse": "red", "equivalent": "green", "better": "green", "undecided": "yellow", "other": "yellow"}
 
@@ -23,7 +25,7 @@ def report_table(report: Report) -> RenderableType:
     for name, reason in report.given_up.items():
         parts.append(Text(f"{name} could not be run and is in no figure: {reason}", style="red"))
     if report.quoted:
-        parts += [Text(), _quoted_table(), Text(quoted.CAVEAT, style="dim")]
+        parts += [Text(), _quoted_table(), Text(published_figures.CAVEAT, style="dim")]
     return Group(*parts)
 
 
@@ -89,14 +91,14 @@ def _cost_table(figures: SetFigures) -> Table:
         table.add_row(
             Text(model.name),
             *("-" if size is None else size_text(size) for size in sizes),
-            "-" if cost.load_ms is None else duration(cost.load_ms),
+            "-" if cost.load_ms is None else duration_text(cost.load_ms),
             *(_times(cost.latency.get(stage)) for stage in STAGES),
         )
     return table
 
 
 def _times(latency: Latency | None) -> str:
-    return "-" if latency is None else f"{duration(latency.p50)} / {duration(latency.p95)}"
+    return "-" if latency is None else f"{duration_text(latency.p50)} / {duration_text(latency.p95)}"
 
 
 def _table(title: str) -> Table:
@@ -121,7 +123,7 @@ def _quoted_table() -> Table:
     table = Table(title="Quoted from the model card", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("model", "task", "precision", "recall", "F1", "FPR"):
         table.add_column(name, justify="left" if name in ("model", "task") else "right")
-    for row in quoted.TABLE_1:
+    for row in published_figures.TABLE_1:
         table.add_row(row.model, row.task, *(f"{value:.3f}" for value in (row.precision, row.recall, row.f1, row.fpr)))
     return table
 

@@ -91,6 +91,13 @@ class MemoryWatch:
         )
 
 
+def peak_bytes() -> int | None:
+    """The most resident memory of this process since it began; None where the system does not tell."""
+    # Linux's ru_maxrss begins with what the parent had when it forked.
+    mark = _status().get("VmHWM")
+    return _peak_since_start() if mark is None else mark
+
+
 def anonymous_bytes() -> int | None:
     """What this process holds now beside files that it mapped; None where the system does not tell."""
     return _status().get("RssAnon")

@@ -2,6 +2,6 @@
 
 from visionward.compare.datasets.dataset import Dataset, LeftOut, with_own_names
 from visionward.compare.datasets.formats import FORMATS, read_dataset
-from visionward.compare.datasets.rows import remove_images
+from visionward.compare.datasets.image_files import remove_images
 
 __all__ = ["FORMATS", "Dataset", "LeftOut", "read_dataset", "remove_images", "with_own_names"]

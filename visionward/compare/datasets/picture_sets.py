@@ -4,18 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from visionward.compare.datasets.rows import (
-    NEUTRAL_PROMPT,
-    Adapter,
-    Row,
-    choice,
-    csv_rows,
-    files,
-    image_called,
-    image_cell,
-    jsonl_rows,
-    parquet_rows,
-)
+from visionward.compare.datasets.adapter import NEUTRAL_PROMPT, Adapter, Row, choice
+from visionward.compare.datasets.image_files import image_called, image_cell
+from visionward.compare.datasets.table_files import csv_rows, files, jsonl_rows, parquet_rows
 
 _PICTURES_ALONE = (
     f"The pictures alone are labelled; each is judged with the user's text {NEUTRAL_PROMPT!r}.",

@@ -4,17 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from visionward.compare.datasets.rows import (
-    Adapter,
-    Row,
-    choice,
-    csv_rows,
-    files,
-    image_called,
-    image_cell,
-    json_value,
-    parquet_rows,
-)
+from visionward.compare.datasets.adapter import Adapter, Row, choice
+from visionward.compare.datasets.image_files import image_called, image_cell
+from visionward.compare.datasets.table_files import csv_rows, files, json_value, parquet_rows
 from visionward.errors import DataError
 
 _RECALL_ONLY = "Every sample is unsafe: recall alone can be measured, no false alarms."

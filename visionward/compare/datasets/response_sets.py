@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from visionward.compare.datasets.rows import Adapter, Row, choice, files, image_cell, parquet_rows
+from visionward.compare.datasets.adapter import Adapter, Row, choice
+from visionward.compare.datasets.image_files import image_cell
+from visionward.compare.datasets.table_files import files, parquet_rows
 
 
 def _beavertails_v(path: Path, scratch: Path) -> Iterator[Row]:

@@ -1,0 +1,80 @@
+"""The table files of public sets: CSV, JSON, JSONL and Parquet."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from visionward.errors import DataError
+from visionward.formats.regular_file import open_regular
+from visionward.formats.strict_json import MOST_BYTES
+from visionward.formats.text_lines import numbered_lines
+from visionward.formats.whole_text import read_text
+from visionward.machine.extras import require
+
+_BATCH_ROWS = 64
+
+
+def files(path: Path, *patterns: str) -> list[Path]:
+    """A file itself, or what a folder has of the first pattern that fits.
+
+    Raises:
+        DataError: if there is none.
+    """
+    if path.is_file():
+        return [path]
+    for pattern in patterns:
+        found = sorted(path.glob(pattern))
+        if found:
+            return found
+    raise DataError(f"{path}: expected {' or '.join(patterns)} in it")
+
+
+def csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Rows of a CSV file with a header."""
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def json_value(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        DataError: it is not JSON.
+    """
+    try:
+        return json.loads(read_text(path, MOST_BYTES, "utf-8-sig"))
+    except json.JSONDecodeError as cause:
+        raise DataError(f"{path}: not JSON: {cause}") from cause
+
+
+def jsonl_rows(path: Path) -> Iterator[Any]:
+    """Lines of a JSONL file.
+
+    Raises:
+        DataError: a line is not JSON.
+    """
+    for number, line in numbered_lines(path):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as cause:
+            raise DataError(f"{path}: line {number}: not JSON: {cause}") from cause
+
+
+def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file, a few at a time: images make them large.
+
+    Raises:
+        DataError: it is no Parquet file.
+    """
+    pyarrow = require("pyarrow", "pyarrow.parquet")
+    try:
+        # pyarrow opens what it is given a name of, whatever that is.
+        open_regular(path).close()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid as cause:
+        raise DataError(f"{path}: no Parquet file: {cause}") from cause
