@@ -6,10 +6,11 @@ import re
 import gguf
 import numpy as np
 import pytest
+from progress_reports import stages
 from tiny_checkpoint import tiny_config, tiny_weights, token_id, write_tiny_checkpoint
 
 from visionward.convert import convert_checkpoint
-from visionward.convert.conversion import checkpoint_name
+from visionward.convert.checkpoint import checkpoint_name
 from visionward.convert.provenance import LLAMA_3_2_NOTICE
 from visionward.formats import mmproj_format
 from visionward.formats.gguf_header import GgufHeader
@@ -231,9 +232,10 @@ def test_chat_template_precedence(tmp_path):
     assert template() is None
 
 
-def test_progress_ends_at_the_whole(tiny_checkpoint_dir, tmp_path):
-    calls = []
-    convert_checkpoint(tiny_checkpoint_dir, tmp_path, progress=lambda *call: calls.append(call))
-    assert [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
-    assert calls[-1][0] == calls[-1][1]
-    assert calls[0][2] == "token_embd.weight"
+def test_every_stage_is_reported(tiny_checkpoint_dir, tmp_path):
+    reports = []
+    pair = convert_checkpoint(tiny_checkpoint_dir, tmp_path, onnx_type="f16", on_progress=reports.append)
+    assert stages(reports) == ["text file", "mmproj file", "ONNX tower"]
+    totals = {report.stage: report.total for report in reports}
+    for stage, path in (("text file", pair.text), ("mmproj file", pair.mmproj)):
+        assert totals[stage] == sum(tensor.n_bytes for tensor in gguf.GGUFReader(path).tensors)

@@ -16,11 +16,11 @@ SLOW_CONVERSION = """
 import sys, time
 from pathlib import Path
 from visionward.convert import convert_checkpoint
-def progress(done, total, tensor):
-    if tensor == sys.argv[3]:
+def slow(progress):
+    if progress.stage == sys.argv[3] and progress.done > progress.total // 2:
         print("reached", flush=True)
         time.sleep(600)
-convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), progress=progress)
+convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=slow)
 """
 
 
@@ -32,7 +32,7 @@ def start_and_reach(checkpoint: Path, out: Path, tensor: str) -> subprocess.Pope
     return process
 
 
-@pytest.mark.parametrize("tensor", ["blk.1.ffn_up.weight", "v.blk.1.ffn_up.weight"])
+@pytest.mark.parametrize("tensor", ["text file", "mmproj file"])
 def test_killed_conversion(tiny_checkpoint_dir, tmp_path, tensor):
     process = start_and_reach(tiny_checkpoint_dir, tmp_path, tensor)
     names = [path.name for path in tmp_path.iterdir()]
@@ -57,19 +57,19 @@ def test_failure_on_the_way_keeps_the_old_pair(tiny_checkpoint_dir, tmp_path):
     pair = convert_checkpoint(tiny_checkpoint_dir, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def full(_done, _total, tensor):
-        if tensor == "mm.0.weight":
+    def full(progress):
+        if progress.stage == "mmproj file" and progress.done:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OutputError, match="the disk is full"):
-        convert_checkpoint(tiny_checkpoint_dir, tmp_path, overwrite=True, progress=full)
+        convert_checkpoint(tiny_checkpoint_dir, tmp_path, overwrite=True, on_progress=full)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert_checkpoint(tiny_checkpoint_dir, tmp_path, overwrite=True, progress=interrupted)
+        convert_checkpoint(tiny_checkpoint_dir, tmp_path, overwrite=True, on_progress=interrupted)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert pair.text in before
 

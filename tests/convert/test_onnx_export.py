@@ -29,6 +29,7 @@ from visionward.errors import ModelFileError, QuantizeError
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.mmproj_file import read_mmproj_config, tower_hash
 from visionward.formats.onnx_format import CHECKSUM_BYTES, WEIGHT_TYPES, TowerIdentity, data_path, read_identity
+from visionward.progress import Progress
 from visionward.runtime.vision.onnxruntime_session import import_onnxruntime
 
 REPOSITORY = Path(__file__).parents[2]
@@ -264,10 +265,11 @@ def test_the_name_beside_the_mmproj_file() -> None:
 
 
 def test_progress_ends_at_the_size(tiny_pair: ConvertedPair, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    tower = export_tower(tiny_pair.mmproj, tmp_path / "vision-x.onnx", progress=lambda *told: seen.append(told))
-    assert seen == sorted(seen)
-    assert seen[-1][0] == seen[-1][1] == data_path(tower).stat().st_size - CHECKSUM_BYTES
+    reports: list[Progress] = []
+    tower = export_tower(tiny_pair.mmproj, tmp_path / "vision-x.onnx", on_progress=reports.append)
+    written = [report.done for report in reports if report.stage == "ONNX tower"]
+    assert written == sorted(written)
+    assert written[-1] == reports[-1].total == data_path(tower).stat().st_size - CHECKSUM_BYTES
 
 
 # Refusals.
@@ -327,18 +329,18 @@ def test_a_failure_on_the_way_keeps_the_old_files(tiny_pair: ConvertedPair, tmp_
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(before) == {tower, data_path(tower)}
 
-    def full(done: int, total: int) -> None:
-        if done > total // 2:
+    def full(progress: Progress) -> None:
+        if progress.stage == "ONNX tower" and progress.done > progress.total // 2:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OutputError, match="the disk is full"):
-        export_tower(tiny_pair.mmproj, tower, weight_type="f32", overwrite=True, progress=full)
+        export_tower(tiny_pair.mmproj, tower, weight_type="f32", overwrite=True, on_progress=full)
 
-    def interrupted(*_: int) -> None:
+    def interrupted(_progress: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_tower(tiny_pair.mmproj, tower, weight_type="f32", overwrite=True, progress=interrupted)
+        export_tower(tiny_pair.mmproj, tower, weight_type="f32", overwrite=True, on_progress=interrupted)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -346,11 +348,11 @@ SLOW_EXPORT = """
 import sys, time
 from pathlib import Path
 from visionward.convert.onnx_file import export_tower
-def progress(done, total):
-    if done > total // 2:
+def slow(progress):
+    if progress.stage == "ONNX tower" and progress.done > progress.total // 2:
         print("reached", flush=True)
         time.sleep(600)
-export_tower(Path(sys.argv[1]), Path(sys.argv[2]), progress=progress)
+export_tower(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=slow)
 """
 
 

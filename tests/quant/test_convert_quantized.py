@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from progress_reports import stages
 from quantize_reference import tensors
 from tiny_checkpoint import write_tiny_checkpoint
 
@@ -14,18 +15,17 @@ from visionward.quant.quantize import quantize_file
 @pytest.mark.parametrize(("dtype", "plain"), [("F32", "f32"), ("BF16", "bf16"), ("F16", "f16")])
 def test_one_go_is_two_steps(tmp_path, dtype, plain):
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny", dtype=dtype, vision_width=256)
-    seen = []
+    reports = []
     pair = convert_checkpoint(
         checkpoint,
         tmp_path / "out",
         text_type="q4_k_m",
         mmproj_type="Q6_K",
-        progress=lambda done, total, _tensor: seen.append((done, total)),
+        on_progress=reports.append,
     )
     assert [path.name for path in (pair.text, pair.mmproj)] == ["tiny-text-Q4_K_M.gguf", "mmproj-tiny-Q6_K.gguf"]
     assert sorted((tmp_path / "out").iterdir()) == sorted([pair.text, pair.mmproj])
-    assert seen[-1][0] == seen[-1][1]
-    assert seen == sorted(seen)
+    assert stages(reports) == ["text file", "quantizing", "checksums", "mmproj file"]
 
     steps = convert_checkpoint(checkpoint, tmp_path / "steps", text_type=plain, mmproj_type=plain)
     quantize_file(steps.text, tmp_path / "t.gguf", "q4_k_m", threads=1)

@@ -126,11 +126,11 @@ QUANTIZE_SLOWLY = """
 import sys, time
 from pathlib import Path
 from visionward.quant.quantize import quantize_file
-def progress(done, total, tensor):
-    if done:
+def slow(progress):
+    if progress.stage == "quantizing" and progress.done:
         print("reached", flush=True)
         time.sleep(600)
-quantize_file(Path(sys.argv[1]), Path(sys.argv[2]), "q4_0", threads=1, progress=progress)
+quantize_file(Path(sys.argv[1]), Path(sys.argv[2]), "q4_0", threads=1, on_progress=slow)
 """
 
 
@@ -177,10 +177,10 @@ def test_killed_or_interrupted_on_the_way(f16_pair, tmp_path, which, how):
 
 
 def test_a_conversion_that_fails_while_quantizing_leaves_nothing(wide_checkpoint, tmp_path):
-    def interrupted(done, total, _tensor):
-        if done > total * 0.5:
+    def interrupted(progress):
+        if progress.stage == "quantizing" and progress.done > progress.total * 0.5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert_checkpoint(wide_checkpoint, tmp_path, text_type="q4_k_m", progress=interrupted)
+        convert_checkpoint(wide_checkpoint, tmp_path, text_type="q4_k_m", on_progress=interrupted)
     assert not list(tmp_path.iterdir())

@@ -1,14 +1,11 @@
 """The quantize command, from the outside."""
 
-import io
-import sys
-
 import pytest
 from click.testing import CliRunner
 from quantize_reference import tensors
 
 from visionward.cli.main import cli
-from visionward.cli.quantize import TYPES, progress_bar
+from visionward.cli.quantize import TYPES
 from visionward.quant.tensor_types import RECIPES
 
 
@@ -50,26 +47,3 @@ def test_errors_are_one_line(quantized, tmp_path):
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith(f"error: {source} is already quantized (Q8_0)")
     assert invoke(source, target, "q4_0", "--allow-requantize").exit_code == 0
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress_on_a_terminal(monkeypatch):
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
-    with progress_bar("quantizing") as progress:
-        assert progress is not None
-        progress(0, 200, "blk.0.ffn_up.weight")
-        progress(100, 200, "output.weight")
-    assert "quantizing output.weight" in stream.getvalue()
-    assert "50%" in stream.getvalue()
-    assert "100%" in stream.getvalue()
-
-
-def test_no_bar_elsewhere(capsys):
-    with progress_bar("quantizing") as progress:
-        assert progress is None
-    assert capsys.readouterr() == ("", "")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gguf_edit import GgufFile
 from llama_text import text_logits
+from progress_reports import stages
 from quantize_reference import KINDS, keys, relative_error, tensors
 from tiny_checkpoint import VOCABULARY, write_tiny_checkpoint
 
@@ -74,17 +75,15 @@ def test_keys_and_sizes(f16_pair, quantized, kind):
 
 
 def test_report_and_progress(f16_pair, tmp_path):
-    seen = []
+    reports = []
     target = tmp_path / "t.gguf"
-    result = quantize_file(
-        f16_pair.text, target, "Q4_K_M", threads=1, progress=lambda done, total, name: seen.append((done, total, name))
-    )
-    names = [name for _, _, name in seen]
-    assert sorted(names) == sorted(tensors(target))
-    done = [done for done, _, _ in seen]
-    assert done == sorted(done)
-    assert done[0] == 0
-    assert {total for _, total, _ in seen} == {result.source_nbytes}
+    result = quantize_file(f16_pair.text, target, "Q4_K_M", threads=1, on_progress=reports.append)
+    reports = [report for report in reports if report.stage != "checking"]  # done before, unless this test runs alone
+    assert stages(reports) == ["quantizing", "checksums"]
+    quantizing = [report for report in reports if report.stage == "quantizing"]
+    assert {report.total for report in quantizing} == {result.source_nbytes}
+    # The beginning, the beginning of every tensor, and the end.
+    assert len(quantizing) == len(tensors(target)) + 2
     assert result.nbytes == sum(data.nbytes for _, data in tensors(target).values())
     assert list(result.types) == ["Q4_K", "Q6_K", "F32"]
     assert result.notes == ()

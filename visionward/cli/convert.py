@@ -8,7 +8,8 @@ import click
 from visionward.cli.command import Command
 from visionward.cli.export_onnx import ONNX_TYPES
 from visionward.cli.model_options import force_option
-from visionward.cli.quantize import TYPES, progress_bar
+from visionward.cli.progress import progress_line
+from visionward.cli.quantize import TYPES
 from visionward.quantities import size_text
 
 _TYPE = click.Choice(TYPES, case_sensitive=False)
@@ -58,7 +59,7 @@ def convert(
     from visionward.formats.onnx_format import data_path  # noqa: PLC0415
     from visionward.quant.quantize import find_recipe, nearest_notes  # noqa: PLC0415
 
-    with progress_bar("converting") as progress:
+    with progress_line() as on_progress:
         pair = convert_checkpoint(
             checkpoint,
             out_dir,
@@ -67,7 +68,7 @@ def convert(
             onnx_type=None if onnx_type is None else onnx_type.lower(),
             name=name,
             overwrite=force,
-            progress=progress,
+            on_progress=on_progress,
         )
     for path, kind in ((pair.text, text_type), (pair.mmproj, mmproj_type)):
         click.echo(f"{path}  {size_text(path.stat().st_size)}")

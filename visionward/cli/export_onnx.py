@@ -7,7 +7,7 @@ import click
 
 from visionward.cli.command import Command
 from visionward.cli.model_options import force_option
-from visionward.cli.quantize import progress_bar
+from visionward.cli.progress import progress_line
 from visionward.quantities import size_text
 
 # Spelled here too, because the command's help must not load the native library; a test keeps them equal.
@@ -41,13 +41,13 @@ def export_onnx(mmproj: Path, out: Path | None, weight_type: str, force: bool) -
     from visionward.convert.onnx_file import export_tower  # noqa: PLC0415 - not needed for --help
     from visionward.formats.onnx_format import data_path  # noqa: PLC0415
 
-    with progress_bar("exporting") as progress:
+    with progress_line() as on_progress:
         tower = export_tower(
             mmproj,
             out,
             weight_type=weight_type.lower(),
             overwrite=force,
-            progress=None if progress is None else lambda done, total: progress(done, total, ""),
+            on_progress=on_progress,
         )
     for path in (tower, data_path(tower)):
         click.echo(f"{path}  {size_text(path.stat().st_size)}")

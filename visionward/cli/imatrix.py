@@ -1,29 +1,20 @@
 """The ``imatrix`` command."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from visionward.cli.command import Command
 from visionward.cli.model_options import EXISTING_FILE, device_options, force_option, pair_options, resolve_pair
+from visionward.cli.progress import progress_line
+from visionward.progress import OnProgress, Progress
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on standard error where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with click.progressbar(length=1, label="reading samples", file=sys.stderr) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
-
-        yield update
+def _sample_progress(on_progress: OnProgress | None) -> Callable[[int, int], None] | None:
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(Progress("importance matrix", done, total, "samples"))
 
 
 @click.command(cls=Command)
@@ -79,8 +70,8 @@ def imatrix(
     # Only ggml lets its products be seen.
     engine = Engine(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers, vision_backend="ggml")
     try:
-        with _progress() as progress:
-            gathered = gather(engine, samples, progress)
+        with progress_line() as on_progress:
+            gathered = gather(engine, samples, _sample_progress(on_progress))
     finally:
         engine.close()
     tokens = round(gathered.tokens / gathered.prompts)

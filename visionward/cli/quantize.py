@@ -1,8 +1,5 @@
 """The ``quantize`` command."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +7,7 @@ import click
 
 from visionward.cli.command import Command
 from visionward.cli.model_options import EXISTING_FILE, force_option
+from visionward.cli.progress import progress_line
 from visionward.quantities import size_text
 
 if TYPE_CHECKING:
@@ -17,22 +15,6 @@ if TYPE_CHECKING:
 
 # Those of the issue, best first; visionward.quant.tensor_types.RECIPES has them all.
 TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "iq4_xs", "q4_0")
-
-
-@contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int, str], None] | None]:
-    """A bar on standard error where that is a terminal: done, in all, what is at hand."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
-
-        def update(done: int, total: int, tensor: str) -> None:
-            bar.length, bar.label = total, f"{label} {tensor:<28}"
-            bar.update(done - bar.pos)
-
-        yield update
-        bar.update((bar.length or 0) - bar.pos)
 
 
 def _overrides(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> "list[TypeOverride]":
@@ -86,7 +68,7 @@ def quantize(
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     from visionward.quant.quantize import quantize_file  # noqa: PLC0415 - the native library is not needed for --help
 
-    with progress_bar("quantizing") as progress:
+    with progress_line() as on_progress:
         result = quantize_file(
             source,
             target,
@@ -96,7 +78,7 @@ def quantize(
             overrides=overrides,
             allow_requantize=allow_requantize,
             overwrite=force,
-            progress=progress,
+            on_progress=on_progress,
         )
     types = ", ".join(f"{name} {count}" for name, count in result.types.items())
     click.echo(f"{result.path}  {size_text(result.nbytes)} from {size_text(result.source_nbytes)}  ({types})")

@@ -8,7 +8,7 @@ import click
 
 from visionward.cli.command import Command
 from visionward.cli.model_options import demo_option, device_options, pair_options, resolve_pair
-from visionward.cli.quantize import progress_bar
+from visionward.cli.progress import progress_line
 from visionward.quantities import size_text
 
 
@@ -56,22 +56,10 @@ def verify(
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
 
     from visionward.diagnose.verification import picture_difference, verify_files  # noqa: PLC0415
-    from visionward.formats.onnx_format import data_path  # noqa: PLC0415
     from visionward.runtime.engine import Engine  # noqa: PLC0415 - the native library is not needed for --help
 
-    towers = mmproj_gguf.parent.glob("vision-*.onnx") if onnx_tower is None else [onnx_tower]
-    paths = [text_gguf, mmproj_gguf, *map(data_path, towers)]
-    total = sum(path.stat().st_size for path in paths if path.is_file())
-    with progress_bar("verifying") as progress:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            if progress is not None:
-                progress(min(done, total), total, "")
-
-        files = verify_files(text_gguf, mmproj_gguf, onnx_tower, advance)
+    with progress_line() as on_progress:
+        files = verify_files(text_gguf, mmproj_gguf, onnx_tower, on_progress)
     difference = None
     if not files_only:
         engine = Engine(text_gguf, mmproj_gguf, onnx_tower=onnx_tower, **engine_options)

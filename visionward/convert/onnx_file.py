@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +20,10 @@ from visionward.formats.mmproj_format import MmprojConfig
 from visionward.formats.onnx_format import WEIGHT_TYPES, checksums, data_path, is_tower
 from visionward.formats.output_file import FileKind, Outputs, part_files, prepare_folder
 from visionward.formats.tensor_checksums import check_checksums
+from visionward.progress import OnProgress, ProgressCounter
 from visionward.runtime.ggml.rows import decode_rows
 
 Floats = npt.NDArray[np.float32]
-# Is told after every weight: bytes written so far, bytes in all.
-Progress = Callable[[int, int], None]
 
 _MMPROJ_NAME = re.compile(r"mmproj-(.+)-[A-Za-z0-9_]+")
 
@@ -64,11 +63,12 @@ class MmprojSource:
         ModelFileError: if the file is damaged or of another kind.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_progress: OnProgress | None = None) -> None:
         self._file = GgufHeader(path, mmproj_format.MMPROJ_ARCHITECTURE)
         self.config = read_mmproj_config(self._file)
         check_mmproj_tensors(self._file, self.config)
-        check_checksums([self._file])
+        counter = ProgressCounter(on_progress, "checking", self._file.data_nbytes, "bytes")
+        check_checksums([self._file], counter.advance)
         self.tower_hash = tower_hash(self._file)
         self._data = np.memmap(path, np.uint8, "r")
 
@@ -113,7 +113,7 @@ def export_tower(
     *,
     weight_type: str = "f16",
     overwrite: bool = False,
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Path:
     """Export the vision tower of an mmproj file as ONNX; its weights go to ``<target>.data``.
 
@@ -125,7 +125,7 @@ def export_tower(
         target: the ONNX file; beside the mmproj file unless given.
         weight_type: one of ``onnx_format.WEIGHT_TYPES``.
         overwrite: replace a tower that is there.
-        progress: is told how far it is.
+        on_progress: called with the progress of each stage, in bytes: ``checking``, ``ONNX tower``.
 
     Returns:
         The ONNX file.
@@ -136,12 +136,12 @@ def export_tower(
         OutputError: if the files cannot be written, or something is there that must not be replaced.
     """
     check_weight_type(weight_type)
-    source = MmprojSource(mmproj)
+    source = MmprojSource(mmproj, on_progress)
     target = tower_path(mmproj, weight_type) if target is None else target
     if target.suffix != ".onnx":
         raise QuantizeError(f"{target} must end in .onnx, by which towers are found.")
     outputs = tower_outputs(target, (mmproj,), overwrite=overwrite)
-    return write_tower(source, outputs, weight_type=weight_type, progress=progress)
+    return write_tower(source, outputs, weight_type=weight_type, on_progress=on_progress)
 
 
 def check_weight_type(weight_type: str) -> None:
@@ -155,7 +155,7 @@ def check_weight_type(weight_type: str) -> None:
 
 
 def write_tower(
-    source: PlannedSource | MmprojSource, outputs: Outputs, *, weight_type: str, progress: Progress | None = None
+    source: PlannedSource | MmprojSource, outputs: Outputs, *, weight_type: str, on_progress: OnProgress | None = None
 ) -> Path:
     """Write a source's tower, weight by weight; both files, which ``tower_outputs`` names, get their names at the end.
 
@@ -171,12 +171,10 @@ def write_tower(
     total = emitter.graph.data_bytes
     prepare_folder(target.parent, total, (data, target))
     with part_files(outputs) as (data_part, graph_part):
-        written = 0
+        counter = ProgressCounter(on_progress, "ONNX tower", total, "bytes")
         for content in emitter.graph.data():
             data_part.file.write(content.data)
-            written += content.nbytes
-            if progress is not None:
-                progress(written, total)
+            counter.advance(content.nbytes)
         found = checksums(graph, data_part.file, total)
         data_part.file.seek(0, os.SEEK_END)
         data_part.file.write(found)

@@ -8,9 +8,10 @@ import numpy.typing as npt
 
 from visionward.errors import ComputeError, ModelFileError
 from visionward.formats.mmproj_file import tower_hash
-from visionward.formats.onnx_format import check_weights, data_path, read_identity
+from visionward.formats.onnx_format import CHECKSUM_BYTES, check_weights, data_path, read_identity
 from visionward.formats.pair_files import PairFiles
-from visionward.formats.tensor_checksums import Advance, has_checksums
+from visionward.formats.tensor_checksums import has_checksums
+from visionward.progress import OnProgress, ProgressCounter
 from visionward.runtime.engine import Engine
 from visionward.runtime.vision.vision_backend import towers_beside
 
@@ -35,7 +36,7 @@ class VerifiedFile:
 
 
 def verify_files(
-    text: Path, mmproj: Path, tower: Path | None = None, advance: Advance | None = None
+    text: Path, mmproj: Path, tower: Path | None = None, on_progress: OnProgress | None = None
 ) -> tuple[VerifiedFile, ...]:
     """Read every byte of a model's files, and compare them with their checksums.
 
@@ -43,15 +44,18 @@ def verify_files(
         text: the text file.
         mmproj: the mmproj file of the same conversion.
         tower: an ONNX tower that belongs to it; every one beside it that does, unless given.
-        advance: is told how many bytes were read.
+        on_progress: called with the progress of reading them, in bytes.
 
     Raises:
         ModelFileError: if a file is missing, damaged or of another kind, or they do not belong together.
     """
     pair = PairFiles.open(text, mmproj)
+    towers = _towers(pair, tower)
+    total = pair.nbytes + sum(data_path(path).stat().st_size - CHECKSUM_BYTES for path in towers)
+    advance = ProgressCounter(on_progress, "checking", total, "bytes").advance
     pair.check_checksums(advance, again=True)
     files = [_verified(file.path, has_checksums(file)) for file in (pair.text, pair.mmproj)]
-    for path in _towers(pair, tower):
+    for path in towers:
         check_weights(path, advance, again=True)
         files += [_verified(part, checksums=True) for part in (path, data_path(path))]
     return tuple(files)

@@ -16,6 +16,7 @@ from visionward.errors import ModelFileError
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.mmproj_format import CHECKSUM_PLACEHOLDER, KEY_HEADER_CHECKSUM, KEY_TENSOR_CHECKSUMS
 from visionward.formats.tensor_checksums import computed_checksums, stored_checksums
+from visionward.progress import OnProgress, ProgressCounter
 
 MetadataValue = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 Metadata = Mapping[str, MetadataValue]
@@ -102,7 +103,7 @@ def write_tensor_data(
     tensors: Sequence[Tensor],
     chunks: Callable[[Tensor], Iterator[npt.NDArray[Any]]],
     *,
-    advance: Callable[[Tensor, int], None] | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> dict[str, str]:
     """Write all tensors' data, each padded to the alignment.
 
@@ -110,7 +111,7 @@ def write_tensor_data(
         file: positioned behind the header.
         tensors: in the header's order.
         chunks: gives a tensor's encoded data piece by piece.
-        advance: is told of every piece that was written, and how many bytes it had.
+        advance: called with the number of bytes of every piece that was written.
 
     Returns:
         The SHA-256 of each tensor's bytes, in hexadecimal digits, by name.
@@ -128,7 +129,7 @@ def write_tensor_data(
                 file.write(data)
                 written += data.nbytes
                 if advance is not None:
-                    advance(tensor, data.nbytes)
+                    advance(data.nbytes)
             if written != tensor.nbytes:
                 raise AssertionError(f"{tensor.name}: wrote {written} bytes, the header says {tensor.nbytes}")
             file.write(bytes(-written % GGUF_DEFAULT_ALIGNMENT))
@@ -143,19 +144,23 @@ def checksum_placeholders(tensors: int) -> dict[str, MetadataValue]:
     return {KEY_HEADER_CHECKSUM: CHECKSUM_PLACEHOLDER, KEY_TENSOR_CHECKSUMS: [CHECKSUM_PLACEHOLDER] * tensors}
 
 
-def write_checksums(path: Path, checksums: Mapping[str, str] | None = None) -> None:
+def write_checksums(
+    path: Path, checksums: Mapping[str, str] | None = None, *, on_progress: OnProgress | None = None
+) -> None:
     """Put the checksums of a complete file's tensors, and that of its header, into their places in the header.
 
     Args:
         path: a file whose header has these places (``checksum_placeholders``), with any checksums in them.
-        checksums: of all its tensors, by name; read from the file unless given.
+        checksums: of all its tensors, by name; computed from the file if not given.
+        on_progress: called with the progress of computing them, in bytes.
 
     Raises:
         ModelFileError: if the file has no place for them.
     """
     header = GgufHeader(path, check_checksum=False)
     if checksums is None:
-        checksums = computed_checksums(header)
+        counter = ProgressCounter(on_progress, "checksums", header.data_nbytes, "bytes")
+        checksums = computed_checksums(header, counter.advance)
     # Behind the value's type: that of the array's elements (u32), their number (u64), and each with its length (u64).
     at = header.place(KEY_TENSOR_CHECKSUMS) + 12
     length = len(CHECKSUM_PLACEHOLDER)

@@ -263,6 +263,11 @@ class GgufHeader:
             )
 
     @property
+    def data_nbytes(self) -> int:
+        """Bytes of all tensors, without padding."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """The names of all keys, in file order."""
         return tuple(self._keys)

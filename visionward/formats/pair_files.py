@@ -47,7 +47,7 @@ class PairFiles:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(tensor.nbytes for file in (self.text, self.mmproj) for tensor in file.tensors.values())
+        return self.text.data_nbytes + self.mmproj.data_nbytes
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Quantize either file of a pair."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,11 @@ from visionward.formats.output_file import GGUF, Outputs, part_files, prepare_fo
 from visionward.formats.tensor_checksums import check_checksums, has_checksums
 from visionward.formats.text_format import TEXT_ARCHITECTURE, read_text_config
 from visionward.machine.processor import usable_cores
+from visionward.progress import OnProgress, ProgressCounter
 from visionward.quant.mmproj_quantizer import MmprojQuantizer, can_have
+from visionward.quant.tensor_progress import TensorProgress
 from visionward.quant.tensor_types import RECIPES, UNQUANTIZED, Recipe, TypeOverride
 from visionward.quant.text_quantizer import TextJob, quantize_text
-
-# Is told when a tensor is begun: bytes of the source that are done, bytes in all, the tensor.
-Progress = Callable[[int, int, str], None]
 
 _SHOWN = 3
 
@@ -57,7 +56,7 @@ def quantize_file(
     overrides: Sequence[TypeOverride] = (),
     allow_requantize: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> QuantizedFile:
     """Quantize a text file or an mmproj file.
 
@@ -73,7 +72,8 @@ def quantize_file(
             load a tensor with is passed over, and a note says so.
         allow_requantize: take a source that is quantized already, too.
         overwrite: replace a GGUF file that has the new one's name.
-        progress: is told how far it is.
+        on_progress: called with the progress of each stage, in bytes: ``checking`` the source, ``quantizing``,
+            ``checksums`` of the new file.
 
     Raises:
         ModelFileError: if the source is missing, damaged, or neither of the two kinds.
@@ -94,10 +94,11 @@ def quantize_file(
     importance = {} if matrix is None else _importance(header, matrix, imatrix)
     origin = None if matrix is None else matrix.source
     # The new file's checksums would otherwise vouch for what was damaged before.
-    check_checksums([header])
-    on_tensor = _Counter(header, progress).begin
+    check_checksums([header], ProgressCounter(on_progress, "checking", header.data_nbytes, "bytes").advance)
     prepare_folder(target.parent, 0)
     with part_files(outputs) as (part,):
+        sizes = {name: tensor.nbytes for name, tensor in header.tensors.items()}
+        tensors = TensorProgress(on_progress, "quantizing", sizes)
         if is_text:
             job = TextJob(
                 source=str(source),
@@ -109,7 +110,7 @@ def quantize_file(
                 importance=importance,
                 imatrix=origin,
             )
-            quantize_text(job, lambda size: prepare_folder(target.parent, size), on_tensor)
+            quantize_text(job, lambda size: prepare_folder(target.parent, size), tensors.begin)
         else:
             quantizer = MmprojQuantizer(
                 header,
@@ -120,16 +121,17 @@ def quantize_file(
                 threads=threads,
             )
             prepare_folder(target.parent, quantizer.nbytes)
-            quantizer.write(part.file, on_tensor)
+            quantizer.write(part.file, tensors.begin)
             part.file.flush()
+        tensors.finish()
         if has_checksums(header):
-            write_checksums(part.path)
+            write_checksums(part.path, on_progress=on_progress)
         result = GgufHeader(part.path)
         _check_result(header, result, is_text=is_text)
     return QuantizedFile(
         path=target,
-        source_nbytes=_nbytes(header),
-        nbytes=_nbytes(result),
+        source_nbytes=header.data_nbytes,
+        nbytes=result.data_nbytes,
         types=_types(result),
         notes=(
             *nearest_notes(result, recipe),
@@ -151,21 +153,6 @@ def find_recipe(kind: str) -> Recipe:
     return RECIPES[kind.lower()]
 
 
-class _Counter:
-    """Tells how much of the source is done when a tensor is begun."""
-
-    def __init__(self, header: GgufHeader, progress: Progress | None) -> None:
-        self._tensors = header.tensors
-        self._progress = progress
-        self._total = _nbytes(header)
-        self._done = 0
-
-    def begin(self, name: str) -> None:
-        if self._progress is not None:
-            self._progress(self._done, self._total, name)
-        self._done += self._tensors[name].nbytes if name in self._tensors else 0
-
-
 def _is_text(header: GgufHeader) -> bool:
     architecture = header.get("general.architecture", str) if header.has("general.architecture") else None
     if architecture not in (TEXT_ARCHITECTURE, mmproj_format.MMPROJ_ARCHITECTURE):
@@ -174,10 +161,6 @@ def _is_text(header: GgufHeader) -> bool:
             f"mmproj file ({mmproj_format.MMPROJ_ARCHITECTURE!r}) of `visionward convert`."
         )
     return architecture == TEXT_ARCHITECTURE
-
-
-def _nbytes(header: GgufHeader) -> int:
-    return sum(tensor.nbytes for tensor in header.tensors.values())
 
 
 def _types(header: GgufHeader) -> dict[str, int]:

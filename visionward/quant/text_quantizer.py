@@ -16,6 +16,8 @@ from visionward.errors import QuantizeError
 from visionward.formats.imatrix_file import KEY_CHUNKS, KEY_DATASET, KEY_ENTRIES, KEY_FILE, ImatrixSource
 from visionward.quant.native_job import LogLine, Send, route_log, run_in_child
 from visionward.quant.tensor_types import TypeOverride
+from visionward.runtime.ggml import abi
+from visionward.runtime.ggml.native import llama, take_errors
 
 # llama.cpp's default, 8 GiB, is more than many machines have; slabs of this size cost no time.
 BUFFER_BYTES = 256 << 20
@@ -89,9 +91,6 @@ def quantize_text(job: TextJob, on_planned: Callable[[int], None], on_tensor: Ca
 
 def _quantize(job: TextJob, send: Send) -> None:
     """The child's work."""
-    from visionward.runtime.ggml import abi  # noqa: PLC0415 - the parent needs no library for this
-    from visionward.runtime.ggml.native import llama, take_errors  # noqa: PLC0415
-
     reader = _LogReader(send)
     route_log(reader.receive)
     abi.check()
@@ -101,9 +100,9 @@ def _quantize(job: TextJob, send: Send) -> None:
     params.allow_requantize = job.allow_requantize
     params.max_buf_size = BUFFER_BYTES
     kept = (
-        _imatrix_array(llama, job.importance),
-        _override_array(llama, job.overrides),
-        _key_array(llama, job.imatrix),
+        _imatrix_array(job.importance),
+        _override_array(job.overrides),
+        _key_array(job.imatrix),
     )
     if job.importance:
         params.imatrix = kept[0]
@@ -141,7 +140,7 @@ class _LogReader:
         self._send(message)
 
 
-def _imatrix_array(llama: Any, importance: Mapping[str, npt.NDArray[np.float32]]) -> Any:
+def _imatrix_array(importance: Mapping[str, npt.NDArray[np.float32]]) -> Any:
     """C structures that point into the arrays; one without a name ends them."""
     entries = (llama.llama_model_imatrix_data * (len(importance) + 1))()
     for entry, (name, values) in zip(entries, importance.items(), strict=False):
@@ -151,7 +150,7 @@ def _imatrix_array(llama: Any, importance: Mapping[str, npt.NDArray[np.float32]]
     return entries
 
 
-def _override_array(llama: Any, overrides: Sequence[TypeOverride]) -> Any:
+def _override_array(overrides: Sequence[TypeOverride]) -> Any:
     entries = (llama.llama_model_tensor_override * (len(overrides) + 1))()
     for entry, override in zip(entries, overrides, strict=False):
         entry.pattern = override.pattern.encode()
@@ -159,7 +158,7 @@ def _override_array(llama: Any, overrides: Sequence[TypeOverride]) -> Any:
     return entries
 
 
-def _key_array(llama: Any, imatrix: ImatrixSource | None) -> Any:
+def _key_array(imatrix: ImatrixSource | None) -> Any:
     """The keys by which llama-quantize says that there was an importance matrix; an empty key ends them."""
     if imatrix is None:
         return None
