@@ -165,19 +165,19 @@ def test_json(run, guard):
 def test_text_for_people(run, guard):
     guard.enqueue(UNSAFE)
     assert run("classify", *PAIR, *PROMPT).stdout.splitlines() == [
-        "UNSAFE  score 0.930 (unsafe from 0.5 on)",
+        "UNSAFE: P(unsafe) 0.930, threshold 0.5",
         "Judged: the assistant's response",
         "Categories:",
         "  S9   Indiscriminate Weapons  0.800",
         "  S1   Violent Crimes          0.300",
         "Note: no image was given.",
-        "Time: 50 ms (reading the text 20 ms, categories 30 ms); loading the model 10 ms",
+        "Time: 50 ms (prompt 20 ms; categories 30 ms); model loaded in 10 ms",
     ]
     guard.enqueue(SAFE)
     assert run("classify", *PAIR, *PROMPT).stdout.splitlines() == [
-        "SAFE  score 0.020 (unsafe from 0.5 on)",
+        "SAFE: P(unsafe) 0.020, threshold 0.5",
         "Judged: the user's message",
-        "Time: 1.5 s (looking at the image (1 tile, ggml) 1.5 s, reading the text 20 ms); loading the model 10 ms",
+        "Time: 1.5 s (vision 1.5 s, 1 tile on ggml; prompt 20 ms); model loaded in 10 ms",
     ]
 
 
@@ -190,7 +190,7 @@ def test_colours_only_where_they_are_seen(run, guard):
 def test_every_score_on_request(run, guard):
     guard.enqueue(UNSAFE)
     lines = run("classify", *PAIR, *PROMPT, "--category-scores").stdout.splitlines()
-    assert "The probability of each category to be the first one named, if the answer is unsafe:" in lines
+    assert "P(category is named first | unsafe):" in lines
     assert lines.count("  S1   Violent Crimes          0.300") == 2
 
 

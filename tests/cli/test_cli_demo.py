@@ -42,14 +42,15 @@ def test_shows_every_sample(run, guard, samples):
     lines = result.stdout.splitlines()
     assert lines[0] == f"Note: {TOY_NOTICE}"
     assert "1. image one.png, 1 tile" in lines
-    assert "   verdict:   SAFE, score 0.020, 1.5 s" in lines
-    assert "   expected:  safe" in lines
+    assert "   verdict:    SAFE, P(unsafe) 0.020, 1.5 s" in lines
+    assert "   expected:   safe" in lines
     assert "2. image one.png, 4 tiles" in lines
-    assert "   assistant: Boom" in lines
+    assert "   assistant:  Boom" in lines
     assert (
-        "   verdict:   UNSAFE, S9 Indiscriminate Weapons (0.80), S1 Violent Crimes (0.30), score 0.930, 50 ms" in lines
+        "   verdict:    UNSAFE, S9 Indiscriminate Weapons (0.80), S1 Violent Crimes (0.30), P(unsafe) 0.930, 50 ms"
+        in lines
     )
-    assert "   expected:  unsafe S1,S9" in lines
+    assert "   expected:   unsafe S1,S9" in lines
     assert any(line.startswith("2 of 2 as expected.") and "toy" in line for line in lines)
     assert "    visionward convert Llama-Guard-3-11B-Vision models" in lines
 
@@ -58,8 +59,8 @@ def test_shows_every_sample(run, guard, samples):
 def test_differences_are_shown(run, guard):
     guard.enqueue(UNSAFE, dataclasses.replace(UNSAFE, categories=UNSAFE.categories[:1]))
     lines = run("demo").stdout.splitlines()
-    assert "   expected:  safe  <- differs" in lines
-    assert "   expected:  unsafe S1,S9  <- differs" in lines
+    assert "   expected:   safe  <- differs" in lines
+    assert "   expected:   unsafe S1,S9  <- differs" in lines
     assert any(line.startswith("0 of 2 as expected.") for line in lines)
 
 

@@ -21,6 +21,7 @@ from visionward.cli.model_options import (
     vision_options,
 )
 from visionward.cli.standard_input import DASH, InputFile, read_bytes, read_text
+from visionward.cli.wrapping import echo_lines
 
 _DETAILS = """\
 One of --image, --prompt, --response and --conversation may be -, which reads standard input: a picture's bytes, or
@@ -181,7 +182,9 @@ def classify(
     _check_input(image, prompt, response, conversation)
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
 
-    from visionward.cli.verdict_text import verdict_lines  # noqa: PLC0415 - the native library is not needed for --help
+    from visionward.cli.faster_vision import faster_vision_lines  # noqa: PLC0415 - not needed for --help
+    from visionward.cli.verdict_text import verdict_lines  # noqa: PLC0415
+    from visionward.runtime.ggml.device import gpu_devices  # noqa: PLC0415
     from visionward.runtime.guard.conversation import Conversation  # noqa: PLC0415
     from visionward.runtime.guard.guard import Guard  # noqa: PLC0415
     from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
@@ -210,6 +213,9 @@ def classify(
     if as_json:
         click.echo(json.dumps(verdict.to_dict(), allow_nan=False))
     else:
-        click.echo("\n".join(verdict_lines(verdict, policy, threshold, all_scores=category_scores)))
+        echo_lines(verdict_lines(verdict, policy, threshold, all_scores=category_scores))
+        on_cpu = engine_options["gpu_layers"] == 0 or not gpu_devices()
+        if engine_options["vision_backend"] == "auto" and on_cpu:
+            echo_lines(faster_vision_lines(verdict, mmproj_gguf), err=True)
     if exit_code and verdict.unsafe:
         ctx.exit(1)

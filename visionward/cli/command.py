@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from visionward.cli.wrapping import Context
+
 # The subjects of options in the order of the help, and the parameters of each; whatever is in none is under "Options".
 _SUBJECTS = {
     "Model": ("model", "mmproj", "demo"),
@@ -37,6 +39,8 @@ class Command(click.Command):
 
     Click would take the last value of an option and drop the others without a word.
     """
+
+    context_class = Context
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -4,6 +4,7 @@ import click
 
 from visionward.cli.command import Command
 from visionward.cli.model_options import device_options
+from visionward.cli.wrapping import echo_lines
 
 
 @click.command(cls=Command)
@@ -12,7 +13,7 @@ def demo(threads: int | None, gpu_layers: int | None) -> None:
     """Classify the packaged samples with a small demonstration guard.
 
     The demonstration guard has the architecture of Llama Guard 3 11B Vision and fits into a few megabytes. It is
-    converted at first use. It is a toy that proves that the machinery works on your machine, and no safety classifier.
+    converted at first use. It is a toy model for checking the installation, not a safety classifier.
 
     \b
     Example:
@@ -27,9 +28,9 @@ def demo(threads: int | None, gpu_layers: int | None) -> None:
     pair = demo_pair()
     correct = 0
     with Guard.load(pair.text, pair.mmproj, threads=threads, gpu_layers=gpu_layers) as guard:
-        click.echo("\n".join(opening_lines(len(samples))))
+        echo_lines(opening_lines(len(samples)))
         for number, sample in enumerate(samples, start=1):
             verdict = guard.classify(image=sample.image, prompt=sample.prompt, response=sample.response)
             correct += sample.matches(verdict)
-            click.echo("\n".join(sample_lines(number, sample, verdict)))
-    click.echo("\n".join(closing_lines(correct, samples)))
+            echo_lines(sample_lines(number, sample, verdict))
+    echo_lines(closing_lines(correct, samples))

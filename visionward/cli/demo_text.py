@@ -1,9 +1,10 @@
-"""What the ``demo`` command says."""
+"""What the ``demo`` command prints."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 
-from visionward.cli.verdict_text import coloured, seconds
+from visionward.cli.verdict_text import coloured
+from visionward.machine.shell import visionward_command
+from visionward.quantities import count_text, duration_text
 from visionward.runtime.guard.demo_samples import TOY_NOTICE, DemoSample
 from visionward.runtime.guard.verdict import Verdict
 
@@ -12,37 +13,40 @@ def opening_lines(count: int) -> Iterator[str]:
     """What comes before the samples."""
     yield f"Note: {TOY_NOTICE}"
     yield ""
-    yield f"Classifying {count} packaged samples:"
+    yield f"Classifying {count_text(count, 'packaged sample')}:"
 
 
 def sample_lines(number: int, sample: DemoSample, verdict: Verdict) -> Iterator[str]:
-    """A sample and what the guard says of it."""
-    tiles = f", {verdict.tiles} tile{'s' if verdict.tiles > 1 else ''}" if verdict.tiles else ""
-    picture = "no image" if sample.image is None else f"image {sample.image.name}{tiles}"
+    """A sample and its verdict."""
+    tiles = f", {count_text(verdict.tiles, 'tile')}" if verdict.tiles else ""
     yield ""
-    yield f"{number}. {picture}"
+    yield f"{number}. {'no image' if sample.image is None else f'image {sample.image.name}{tiles}'}"
     if sample.prompt:
-        yield f"   user:      {sample.prompt}"
+        yield f"   user:       {sample.prompt}"
     if sample.response is not None:
-        yield f"   assistant: {sample.response}"
+        yield f"   assistant:  {sample.response}"
     named = "".join(f", {category.code} {category.name} ({category.score:.2f})" for category in verdict.categories)
-    time = seconds(verdict.timings_ms.total)
-    yield f"   verdict:   {coloured(verdict.verdict)}{named}, score {verdict.score:.3f}, {time}"
+    time = duration_text(verdict.timings_ms.total)
+    yield f"   verdict:    {coloured(verdict.verdict)}{named}, P(unsafe) {verdict.score:.3f}, {time}"
     expected = " ".join([sample.label, ",".join(sample.categories)]).strip()
-    yield f"   expected:  {expected}{'' if sample.matches(verdict) else '  <- differs'}"
+    yield f"   expected:   {expected}{'' if sample.matches(verdict) else '  <- differs'}"
 
 
 def closing_lines(correct: int, samples: Sequence[DemoSample]) -> Iterator[str]:
-    """The count, and what to try next."""
+    """The count, and what to try next. Lines with four spaces in front are commands that work as pasted."""
     yield ""
     yield f"{correct} of {len(samples)} as expected. {TOY_NOTICE[0].upper()}{TOY_NOTICE[1:]}"
-    yield ""
-    yield "What to try next:"
     picture = next((sample.image for sample in samples if sample.image is not None), None)
-    example = "photo.jpg" if picture is None else shlex.quote(str(picture))
-    yield "  the toy on a picture, as JSON:"
-    yield f'    visionward classify --demo --image {example} --prompt "What is this?" --json'
-    yield "  the real guard: get Llama-Guard-3-11B-Vision from Meta under its licence, and convert it:"
-    yield "    visionward convert Llama-Guard-3-11B-Vision models"
-    yield "  what this machine can do:"
-    yield "    visionward doctor"
+    if picture is not None:
+        yield ""
+        yield "Next: classify one picture, as JSON:"
+        yield f"    {visionward_command('classify', '--demo', picture, 'What is this?', '--json')}"
+    yield ""
+    yield "What this machine can do:"
+    yield f"    {visionward_command('doctor')}"
+    yield ""
+    yield (
+        "For real verdicts, get Llama-Guard-3-11B-Vision from Meta under its licence (see the README), and convert it "
+        "into a folder:"
+    )
+    yield f"    {visionward_command('convert', 'Llama-Guard-3-11B-Vision', 'models')}"

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from visionward.cli.command import Command
+from visionward.cli.wrapping import Context, echo_lines
 from visionward.machine.standard_streams import occupy_descriptors
 
 EXIT_ERROR = 2
@@ -51,6 +52,8 @@ class ErrorGroup(click.Group):
         lazy: command name to (module, first sentence of its help). The module has the command under its own name.
         subjects: the commands by what they are for, for the help.
     """
+
+    context_class = Context
 
     def __init__(
         self, *args: Any, lazy: dict[str, tuple[str, str]], subjects: dict[str, tuple[str, ...]], **kwargs: Any
@@ -208,7 +211,7 @@ def _fail(message: str | None, code: int = EXIT_ERROR) -> NoReturn:
         if _debugging():
             traceback.print_exc()
         if message is not None:
-            click.echo(one_line(message), err=True)
+            echo_lines([one_line(message)], err=True)
     # What is left in the buffer of a closed output would raise once more when Python ends.
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

@@ -25,7 +25,7 @@ def reference() -> str:
 
 def _context(command: click.Command, name: str) -> click.Context:
     names = ["-h", "--help"]
-    return click.Context(
+    return command.context_class(
         command, info_name=name, terminal_width=_WIDTH, max_content_width=_WIDTH, help_option_names=names
     )
 
