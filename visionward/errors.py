@@ -54,3 +54,7 @@ class ComputeError(VisionwardError, RuntimeError):
 
 class CheckFailedError(ComputeError):
     """A decode left out a cross-attention layer; its result was thrown away."""
+
+
+class ClassificationCancelledError(VisionwardError, RuntimeError):
+    """A classification was cancelled by its caller. There is no verdict."""

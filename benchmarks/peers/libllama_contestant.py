@@ -20,7 +20,7 @@ class PlainLlama:
         import llama_cpp.llama_cpp as llama  # noqa: PLC0415 - the environment must be set before
 
         from visionward.names import DEFAULT_N_CTX, DEFAULT_UBATCH  # noqa: PLC0415
-        from visionward.runtime.decoder.decoder import ANSWER_ROOM, SEQUENCES  # noqa: PLC0415
+        from visionward.runtime.decoder.decoder import ANSWER_CELLS, SEQUENCES  # noqa: PLC0415
 
         self._llama: Any = llama
         params = llama.llama_model_default_params()
@@ -31,7 +31,7 @@ class PlainLlama:
             raise ValueError(f"{path} could not be loaded.")
         self.layers = int(llama.llama_model_n_layer(self._model))
         context = llama.llama_context_default_params()
-        context.n_ctx = DEFAULT_N_CTX + ANSWER_ROOM
+        context.n_ctx = DEFAULT_N_CTX + ANSWER_CELLS
         context.n_batch = context.n_ubatch = DEFAULT_UBATCH
         context.n_seq_max = SEQUENCES
         context.kv_unified = True

@@ -23,13 +23,13 @@ cli()
 # The real program, but the image is encoded again and again; the first time leaves a mark.
 ENDLESS = """
 import pathlib, sys
-from visionward.runtime.vision import vision_tower
-encode = vision_tower.VisionTower.encode
-def forever(tower, tiles, check_cancelled):
+from visionward.runtime.vision import ggml_tower
+encode = ggml_tower.GgmlTower.encode
+def forever(tower, tiles, on_layer):
     while True:
-        encode(tower, tiles, check_cancelled).close()
+        encode(tower, tiles, on_layer).close()
         pathlib.Path(sys.argv[1]).touch()
-vision_tower.VisionTower.encode = forever
+ggml_tower.GgmlTower.encode = forever
 from visionward.cli.main import cli
 cli(sys.argv[2:])
 """

@@ -17,7 +17,7 @@ from visionward.convert.text_plan import rope_factors
 from visionward.errors import CheckpointError
 from visionward.formats.safetensors_reader import read_header
 from visionward.quant.tensor_types import RECIPES, element_type
-from visionward.runtime.ggml.rows import encode_rows
+from visionward.runtime.ggml.row_encoding import encode_rows
 
 F32, F16 = gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16
 BF16, Q8_0 = gguf.GGMLQuantizationType.BF16, gguf.GGMLQuantizationType.Q8_0

@@ -8,8 +8,8 @@ from visionward.convert.demo_guard import demo_pair
 from visionward.diagnose.benchmark import synthetic_picture
 from visionward.diagnose.benchmark_guard import BenchmarkGuard
 from visionward.errors import ComputeError, ModelFileError
-from visionward.runtime.decoder.cross_attention import CrossAttention
 from visionward.runtime.decoder.decoder import Decoder
+from visionward.runtime.vision.ggml_tower import GgmlTower
 
 PROMPT = "What is in this picture?"
 
@@ -31,13 +31,13 @@ def guard():
 def encoded(monkeypatch):
     """Tiles of each image that was encoded."""
     seen = []
-    remember = CrossAttention.remember
+    encode = GgmlTower.encode
 
-    def counted(self, states, tiles, tokens):
-        seen.append(tiles)
-        return remember(self, states, tiles, tokens)
+    def counted(self, tiles, on_layer):
+        seen.append(len(tiles.pixel_values))
+        return encode(self, tiles, on_layer)
 
-    monkeypatch.setattr(CrossAttention, "remember", counted)
+    monkeypatch.setattr(GgmlTower, "encode", counted)
     return seen
 
 
@@ -66,7 +66,7 @@ def test_an_image_that_the_cache_cannot_hold(picture):
 
 def test_times_of_a_cached_image_are_refused(guard, picture, monkeypatch):
     guard.first_look(picture, PROMPT)
-    monkeypatch.setattr(type(guard.engine), "image_memory", type(guard.engine).__mro__[1].image_memory)
+    monkeypatch.setattr(guard.engine, "drop_images", lambda: None)
     with pytest.raises(ComputeError, match="taken from the image cache"):
         guard.first_look(picture, PROMPT)
 

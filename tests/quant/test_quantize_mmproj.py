@@ -177,7 +177,7 @@ def test_a_file_that_would_not_load_is_not_kept(f16_pair, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("kind", ["q4_k_m", "q8_0"])
 def test_threads_make_no_difference(f16_pair, quantized, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr("visionward.runtime.ggml.rows._PIECE", 1024)
+    monkeypatch.setattr("visionward.runtime.ggml.row_encoding._PIECE", 1024)
     quantize_file(f16_pair.mmproj, tmp_path / "m.gguf", kind, threads=3)
     assert (tmp_path / "m.gguf").read_bytes() == quantized(kind).mmproj.read_bytes()
 

@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 from visionward import Engine, Guard
 from visionward.names import DEFAULT_IMAGE_CACHE_BYTES
 from visionward.runtime.image_cache import ImageCache
-from visionward.runtime.images.preprocess import Tiles
 
 PICTURES = [np.random.default_rng(seed).integers(0, 255, (50, 50, 3), np.uint8) for seed in range(3)]
 
 
-class FakeMemory:
+class FakeImage:
     """Counts how many are alive."""
 
     alive = 0
@@ -21,16 +20,12 @@ class FakeMemory:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         self.open = True
-        FakeMemory.alive += 1
+        FakeImage.alive += 1
 
     def close(self) -> None:
         assert self.open
         self.open = False
-        FakeMemory.alive -= 1
-
-
-def tiles(value: float) -> Tiles:
-    return Tiles(np.full((1, 3, 2, 2), value, np.float32), (1, 1))
+        FakeImage.alive -= 1
 
 
 @given(
@@ -39,28 +34,28 @@ def tiles(value: float) -> Tiles:
     capacity=st.integers(0, 100),
 )
 def test_the_bound_holds_and_nothing_leaks(requests: list[int], sizes: list[int], capacity: int) -> None:
-    FakeMemory.alive = 0
+    FakeImage.alive = 0
     cache = ImageCache(capacity)
     for number in requests:
-        with cache.hold(tiles(number), lambda _, number=number: FakeMemory(sizes[number])) as memory:
-            assert memory.open
-            assert memory.nbytes == sizes[number]
+        with cache.hold(bytes([number]), lambda number=number: FakeImage(sizes[number])) as image:
+            assert image.open
+            assert image.nbytes == sizes[number]
         assert cache.statistics.nbytes <= capacity
-        assert cache.statistics.entries == FakeMemory.alive
+        assert cache.statistics.entries == FakeImage.alive
     assert cache.statistics.hits + cache.statistics.misses == len(requests)
     cache.close()
-    assert FakeMemory.alive == 0
+    assert FakeImage.alive == 0
 
 
 def test_the_least_recently_used_goes_first() -> None:
     cache, encoded = ImageCache(2), []
 
     def use(number: int) -> None:
-        def encode(_: Tiles) -> FakeMemory:
+        def encode() -> FakeImage:
             encoded.append(number)
-            return FakeMemory(1)
+            return FakeImage(1)
 
-        with cache.hold(tiles(number), encode):
+        with cache.hold(bytes([number]), encode):
             pass
 
     for number in (1, 2, 1, 3, 1, 2):
@@ -69,11 +64,11 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_an_error_inside_leaks_nothing() -> None:
-    FakeMemory.alive = 0
+    FakeImage.alive = 0
     cache = ImageCache(10)
-    with pytest.raises(ZeroDivisionError), cache.hold(tiles(1), lambda _: FakeMemory(20)):
+    with pytest.raises(ZeroDivisionError), cache.hold(b"1", lambda: FakeImage(20)):
         raise ZeroDivisionError
-    assert FakeMemory.alive == 0
+    assert FakeImage.alive == 0
 
 
 @pytest.fixture
@@ -124,5 +119,5 @@ def test_the_guard_takes_its_size(pair_of) -> None:
             assert found.entries == (found.capacity > 0)
             capacities.append(found.capacity)
     assert capacities == [DEFAULT_IMAGE_CACHE_BYTES, 0, 3 * 2**20]
-    with pytest.raises(ValueError, match="image_cache_bytes is -1, it must be at least 0"):
+    with pytest.raises(ValueError, match="image_cache_bytes is -1; it must be at least 0"):
         Guard.load(pair.text, pair.mmproj, image_cache_bytes=-1)

@@ -232,7 +232,7 @@ def test_an_interrupted_close_does_not_wait_for_the_end_of_a_job(one: Worker, re
         one.close()
     busy.join()
     assert resource.freed == 1
-    assert "closed while it computed" in str(outcome[0])
+    assert "closed during a computation" in str(outcome[0])
 
 
 def storm(one: Worker, rng: random.Random) -> None:

@@ -15,7 +15,7 @@ from visionward.errors import CheckpointError, QuantizeError
 from visionward.formats.safetensors_reader import STORAGE, CheckpointTensor
 from visionward.machine.processor import usable_cores
 from visionward.quant.tensor_types import UNQUANTIZED
-from visionward.runtime.ggml.rows import encode_rows
+from visionward.runtime.ggml.row_encoding import encode_rows
 
 Array = npt.NDArray[Any]
 

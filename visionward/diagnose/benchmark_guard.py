@@ -1,30 +1,22 @@
-"""A guard that can be made to look at an image again, and to decode for as long as one likes."""
+"""A guard for benchmarks: it can encode an image again, and decode any number of tokens."""
 
 import time
-from contextlib import AbstractContextManager
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING
 
 from visionward.errors import ComputeError
-from visionward.runtime.decoder.cross_attention import ImageMemory
 from visionward.runtime.engine import Engine
-from visionward.runtime.guard.answer import Logits
+from visionward.runtime.evaluation import milliseconds_since
+from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.guard import Guard
-from visionward.runtime.guard.judgement import milliseconds_since
+from visionward.runtime.guard.prompt import ChatTemplate, tokenize
 from visionward.runtime.guard.verdict import Verdict
 from visionward.runtime.images.images import ImageSource
-from visionward.runtime.images.preprocess import Tiles
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-class _ForgetfulEngine(Engine):
-    """An engine that can be told to forget every image before it looks at the next."""
-
-    forgets = False
-
-    def image_memory(self, tiles: Tiles) -> AbstractContextManager[ImageMemory]:
-        if self.forgets:
-            self._images.close()
-        return super().image_memory(tiles)
+    from visionward.runtime.engine_options import EngineKeywords
 
 
 class BenchmarkGuard:
@@ -39,8 +31,10 @@ class BenchmarkGuard:
         VisionwardError: whatever loading a guard raises.
     """
 
-    def __init__(self, text_gguf: str | PathLike[str], mmproj_gguf: str | PathLike[str], **options: Any) -> None:
-        self.engine = _ForgetfulEngine(text_gguf, mmproj_gguf, **options)
+    def __init__(
+        self, text_gguf: str | PathLike[str], mmproj_gguf: str | PathLike[str], **options: "Unpack[EngineKeywords]"
+    ) -> None:
+        self.engine = Engine(text_gguf, mmproj_gguf, **options)
         try:
             self._guard = Guard(self.engine)
         except BaseException:
@@ -58,45 +52,48 @@ class BenchmarkGuard:
         return self.engine.threads
 
     def first_look(self, image: ImageSource, prompt: str) -> Verdict:
-        """Classify an image as if it had never been seen.
+        """Classify an image that the image cache does not have.
 
         Raises:
             ComputeError: if it was taken from the image cache all the same; such times would be worthless.
         """
-        known = self.engine.image_cache.hits
-        self.engine.forgets = True
-        try:
-            verdict = self._guard.classify(image=image, prompt=prompt)
-        finally:
-            self.engine.forgets = False
-        if self.engine.image_cache.hits != known:
-            raise ComputeError("the image was not encoded but taken from the image cache: a bug.")
+        self.engine.drop_images()
+        hits = self.engine.image_cache.hits
+        verdict = self._guard.classify(image=image, prompt=prompt)
+        if self.engine.image_cache.hits != hits:
+            raise ComputeError("the image was taken from the image cache instead of encoded; this is a bug.")
         return verdict
 
     def second_look(self, image: ImageSource, prompt: str) -> Verdict | None:
-        """Classify the image of the last look again; None if the image cache did not hold it."""
+        """Classify the same image again; None if the image cache could not hold it."""
         if not self.engine.image_cache.entries:
             return None
-        known = self.engine.image_cache.hits
+        hits = self.engine.image_cache.hits
         verdict = self._guard.classify(image=image, prompt=prompt)
-        return verdict if self.engine.image_cache.hits > known else None
+        return verdict if self.engine.image_cache.hits > hits else None
 
     def token_times(self, image: ImageSource, prompt: str, count: int) -> list[float]:
         """Milliseconds of each of ``count`` tokens, decoded one at a time after the prompt.
 
-        A safe verdict decodes nothing, so the decoder is made to go on, greedily, from where the verdict is read. The
-        first token prepares the graph of one row and is not counted.
+        A safe verdict decodes nothing, so the decoder continues greedily from where the verdict is read. The first
+        token prepares the graph of one row and is not counted.
         """
-        times: list[float] = []
+        conversation = Conversation.from_prompt(prompt, None, image)
+        template = ChatTemplate(self.engine.model.chat_template, special_tokens=self.engine.model.special_tokens)
+        tokens = tokenize(template.render(conversation), self.engine.model)
+        tiles = self.engine.tile(image)
 
-        def decode(logits: Logits) -> None:
-            for _ in range(count + 1):
-                start = time.perf_counter()
-                logits = self.engine.decoder.extend([int(logits.argmax())])
-                times.append(milliseconds_since(start))
+        def decode() -> list[float]:
+            times: list[float] = []
+            with self.engine.evaluate(tiles) as evaluation:
+                logits = evaluation.prefill(tokens)
+                for _ in range(count + 1):
+                    start = time.perf_counter()
+                    logits = evaluation.extend([int(logits.argmax())])
+                    times.append(milliseconds_since(start))
+            return times[1:]
 
-        self._guard.classify(image=image, prompt=prompt, observe=decode)
-        return times[1:]
+        return self.engine.run(decode)
 
     def close(self) -> None:
         """Free the model; calling it again does nothing."""

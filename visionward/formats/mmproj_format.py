@@ -119,6 +119,11 @@ class VisionConfig:
         return -self.tile_tokens % TILE_TOKENS_MULTIPLE
 
     @property
+    def layers(self) -> int:
+        """Layers of both transformers."""
+        return self.local_layers + self.global_layers
+
+    @property
     def feature_width(self) -> int:
         """Width of a token's features: the final state and the intermediate ones."""
         return self.width * (1 + len(self.intermediate_layers))

@@ -116,12 +116,6 @@ def _read(engine: Engine, template: ChatTemplate, conversation: Conversation, ti
 
 
 def _compute(engine: Engine, tokens: list[int], tiles: Tiles | None) -> None:
-    memory = None if tiles is None else engine.remember(tiles)
-    try:
-        position = 0 if memory is None else tokens.index(engine.model.image_token_id)
-        # With every position's logits the last layer computes every row, too.
-        engine.decoder.prefill(tokens, memory, position, every_position=True)
-    finally:
-        engine.decoder.forget()
-        if memory is not None:
-            memory.close()
+    with engine.evaluate(tiles, use_cache=False) as evaluation:
+        # With every position's logits, the last layer computes every row too.
+        evaluation.prefill(tokens, every_position=True)

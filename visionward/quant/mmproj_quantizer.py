@@ -17,7 +17,7 @@ from visionward.formats.imatrix_file import KEY_CHUNKS, KEY_DATASET, KEY_ENTRIES
 from visionward.formats.mmproj_file import expected_tensor, read_mmproj_config
 from visionward.formats.regular_file import open_regular
 from visionward.quant.tensor_types import UNQUANTIZED, Recipe, TypeOverride, element_type, fitting_type
-from visionward.runtime.ggml.rows import decode_rows, encode_rows, row_nbytes, rows_at_once
+from visionward.runtime.ggml.row_encoding import decode_rows, encode_rows, row_nbytes, rows_at_once
 
 
 @dataclass(frozen=True, eq=False)

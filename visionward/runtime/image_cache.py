@@ -1,21 +1,20 @@
-"""Images that were encoded already: their keys and values, by the content of their pixels, within a memory bound."""
+"""Encoded images: keys and values for cross-attention, by the hash of their pixels, within a memory budget."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from visionward.runtime.decoder.cross_attention import ImageMemory
-from visionward.runtime.images.preprocess import Tiles
+from visionward.runtime.decoder.cross_attention import ImageKV
 
 
 @dataclass(frozen=True)
 class CacheStatistics:
-    """What a cache holds and what it was good for.
+    """The state of an image cache.
 
     Attributes:
-        hits: images that were found.
-        misses: images that had to be encoded.
+        hits: lookups that found their image.
+        misses: lookups that had to encode it.
         entries: images held.
         nbytes: bytes held, on the device.
         capacity: bytes that may be held.
@@ -29,7 +28,7 @@ class CacheStatistics:
 
 
 class ImageCache:
-    """Keeps the most recently used images. Not thread-safe: it lives on the engine's own thread.
+    """Keeps the most recently used images. Not thread-safe: it is used on the engine's own thread.
 
     Args:
         capacity: bytes that may be held; 0 keeps nothing.
@@ -37,7 +36,7 @@ class ImageCache:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[bytes, ImageMemory] = OrderedDict()
+        self._entries: OrderedDict[bytes, ImageKV] = OrderedDict()
         self._hits = self._misses = 0
 
     @property
@@ -46,30 +45,34 @@ class ImageCache:
         return CacheStatistics(self._hits, self._misses, len(self._entries), self._nbytes(), self._capacity)
 
     @contextmanager
-    def hold(self, tiles: Tiles, encode: Callable[[Tiles], ImageMemory]) -> Iterator[ImageMemory]:
-        """An image's memory, encoded if it is not here; valid inside the ``with`` block."""
-        key = tiles.digest
-        memory = self._entries.pop(key, None)
-        if memory is None:
+    def hold(self, key: bytes, encode: Callable[[], ImageKV]) -> Iterator[ImageKV]:
+        """An image's keys and values, encoded if the cache does not have them; valid inside the ``with`` block.
+
+        Args:
+            key: identifies the pixels.
+            encode: computes the keys and values.
+        """
+        image = self._entries.pop(key, None)
+        if image is None:
             self._misses += 1
-            memory = encode(tiles)
+            image = encode()
         else:
             self._hits += 1
         try:
-            yield memory
+            yield image
         finally:
-            self._keep(key, memory)
+            self._keep(key, image)
 
-    def _keep(self, key: bytes, memory: ImageMemory) -> None:
-        if memory.nbytes > self._capacity:
-            memory.close()
+    def _keep(self, key: bytes, image: ImageKV) -> None:
+        if image.nbytes > self._capacity:
+            image.close()
             return
-        while self._nbytes() + memory.nbytes > self._capacity:
+        while self._nbytes() + image.nbytes > self._capacity:
             self._entries.popitem(last=False)[1].close()
-        self._entries[key] = memory
+        self._entries[key] = image
 
     def _nbytes(self) -> int:
-        return sum(memory.nbytes for memory in self._entries.values())
+        return sum(image.nbytes for image in self._entries.values())
 
     def close(self) -> None:
         """Free every image; calling it again does nothing."""

@@ -5,7 +5,6 @@ test_parity.py and, on this checkpoint, in tests/reference/test_true_tiles.py.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from true_tiles import TILE_TOKENS, noise, prompt, row_errors, write_true_tiles_
 
 from visionward import Engine
 from visionward.convert import ConvertedPair, convert_checkpoint
-from visionward.runtime.decoder.cross_attention import ImageMemory
+from visionward.runtime.evaluation import Evaluation
 from visionward.runtime.images.preprocess import Tiles
 
 # What default mode promises is 1e-2 (test_parity.py). It is off by 1e-4 to 4e-4 here, by 0.03 to 0.13 where values are
@@ -26,7 +25,7 @@ FOUR_TILES = (2, 2)
 CONTINUATIONS = [[i, i + 1] for i in range(13)] + [[40], [41, 42, 43], list(range(50, 83))]
 
 Logits = npt.NDArray[np.float32]
-Read = Callable[[Engine, ImageMemory], Logits]
+Read = Callable[[Evaluation], Logits]
 
 
 @pytest.fixture(scope="module")
@@ -40,55 +39,53 @@ class BothModes:
 
     def __init__(self, pair: ConvertedPair, tiles: Tiles) -> None:
         self.engines = [Engine(pair.text, pair.mmproj, n_ctx=1200, exact=exact) for exact in (False, True)]
-        remember = [partial(engine._remember, tiles, features=True) for engine in self.engines]
-        encoded = [engine.run(job) for engine, job in zip(self.engines, remember, strict=True)]
-        self.memories, self.features = zip(*encoded, strict=True)
+        self.tiles = tiles
 
     def errors(self, read: Read) -> npt.NDArray[np.float32]:
-        default, exact = (
-            engine.run(lambda engine=engine, memory=memory: read(engine, memory))
-            for engine, memory in zip(self.engines, self.memories, strict=True)
-        )
+        default, exact = (engine.run(lambda engine=engine: self.read(engine, read)) for engine in self.engines)
         assert len(default) == len(exact) > 0
         return row_errors(default, exact)
 
+    def read(self, engine: Engine, read: Read) -> Logits:
+        with engine.evaluate(self.tiles) as evaluation:
+            return read(evaluation)
+
     def close(self) -> None:
-        for memory, engine in zip(self.memories, self.engines, strict=True):
-            memory.close()
+        for engine in self.engines:
             engine.close()
 
 
 @pytest.fixture(scope="module")
 def four_tiles(pair: ConvertedPair) -> Iterator[BothModes]:
     both = BothModes(pair, noise(FOUR_TILES))
-    assert both.memories[0].tokens == 4 * TILE_TOKENS
+    assert both.engines[0].encode_image(both.tiles).shape[:2] == (4, TILE_TOKENS)
     yield both
     both.close()
 
 
 def prefill(length: int) -> Read:
     tokens = prompt(length)
-    return lambda engine, memory: engine.decoder.prefill(tokens, memory, min(1, length - 1), every_position=True)
+    return lambda evaluation: evaluation.prefill(tokens, every_position=True)
 
 
 def extend(length: int) -> Read:
-    def read(engine: Engine, memory: ImageMemory) -> Logits:
-        engine.decoder.prefill(prompt(100), memory, 1)
-        return engine.decoder.extend(list(range(length)))[None]
+    def read(evaluation: Evaluation) -> Logits:
+        evaluation.prefill(prompt(100))
+        return evaluation.extend(list(range(length)))[None]
 
     return read
 
 
-def branch(engine: Engine, memory: ImageMemory) -> Logits:
-    engine.decoder.prefill(prompt(100), memory, 1)
+def branch(evaluation: Evaluation) -> Logits:
+    evaluation.prefill(prompt(100))
     assert sum(map(len, CONTINUATIONS)) == 63
-    return np.concatenate(engine.decoder.branch(CONTINUATIONS))
+    return np.concatenate(evaluation.branch(CONTINUATIONS))
 
 
-def answer(engine: Engine, memory: ImageMemory) -> Logits:
+def answer(evaluation: Evaluation) -> Logits:
     """Token by token, as a named code is decoded."""
-    engine.decoder.prefill(prompt(100), memory, 1)
-    return np.stack([engine.decoder.extend([token]) for token in range(4)])
+    evaluation.prefill(prompt(100))
+    return np.stack([evaluation.extend([token]) for token in range(4)])
 
 
 @pytest.mark.parametrize("length", [1, 2, 20, 63, 64, 65, 530])
@@ -124,7 +121,8 @@ def test_fewer_tiles(pair: ConvertedPair, ratio: tuple[int, int]) -> None:
 
 def test_the_tower(four_tiles: BothModes) -> None:
     """Padding inside tiles comes in a batch of 28 rows, over the tokens of four tiles."""
-    assert row_errors(*four_tiles.features).max() < BOUND
+    features = [engine.encode_image(four_tiles.tiles) for engine in four_tiles.engines]
+    assert row_errors(*features).max() < BOUND
 
 
 def test_attention_as_gpus_compute_it(four_tiles: BothModes) -> None:
@@ -158,10 +156,11 @@ def test_short_batches_behind_a_prompt_of_4000_tokens(long_context: list[Engine]
     tokens = np.random.default_rng(3).integers(0, 8, 7 * 512 + 18).tolist()
 
     def job(engine: Engine) -> Logits:
-        last = engine.decoder.prefill(tokens, None)
-        branches = engine.decoder.branch(CONTINUATIONS)
-        behind = [engine.decoder.extend(list(range(length))) for length in (1, 20, 63)]
-        return np.stack([last, *np.concatenate(branches), *behind])
+        with engine.evaluate(None) as evaluation:
+            last = evaluation.prefill(tokens)
+            branches = evaluation.branch(CONTINUATIONS)
+            behind = [evaluation.extend(list(range(length))) for length in (1, 20, 63)]
+            return np.stack([last, *np.concatenate(branches), *behind])
 
     default, exact = (engine.run(lambda engine=engine: job(engine)) for engine in long_context)
     assert row_errors(default, exact).max() < BOUND

@@ -73,5 +73,5 @@ def test_the_decoder_refuses_the_main_thread(engine) -> None:
 
 def test_numbers_that_are_not_finite_are_no_result(engine) -> None:
     broken = Tiles(np.full_like(TILES.pixel_values, 3e38), TILES.aspect_ratio)
-    with pytest.raises(ComputeError, match="not finite"):
+    with pytest.raises(ComputeError, match="not all finite"):
         engine.logits(CASE.tokens(), broken)

@@ -55,5 +55,5 @@ def test_packed_is_refused_before_anything_is_loaded(pair_of, monkeypatch):
 
 def test_an_unknown_name(pair_of):
     pair = pair_of("plain", "f16")
-    with pytest.raises(ValueError, match="no kernels 'fast', only plain, packed"):
+    with pytest.raises(ValueError, match="unknown kernels 'fast'; choose plain or packed"):
         Engine(pair.text, pair.mmproj, kernels="fast")

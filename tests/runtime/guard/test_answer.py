@@ -211,11 +211,12 @@ def test_category_scores_are_those_of_separate_prefills(engine_of) -> None:
     prompt = [model.special_tokens["<|begin_of_text|>"], *model.encode("Is this picture safe or unsafe?\n\n")]
 
     def job() -> tuple[dict[str, float], list[float]]:
-        engine.decoder.prefill(prompt, None)
-        scores, _ = reader.category_scores(engine.decoder, DEFAULT_POLICY)
-        # After the branches the decoder must stand where it stood: the next token's logits tell.
-        again = engine.decoder.extend(model.encode("S1"))
-        return scores, again.tolist()
+        with engine.evaluate(None) as evaluation:
+            evaluation.prefill(prompt)
+            scores, _ = reader.category_scores(evaluation, DEFAULT_POLICY)
+            # The branches must leave the KV cache as it was: the next token's logits tell.
+            again = evaluation.extend(model.encode("S1"))
+            return scores, again.tolist()
 
     scores, after = engine.run(job)
     followers = {*model.end_tokens, model.encode(",")[0], model.encode(",S")[0]}

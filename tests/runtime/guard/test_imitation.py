@@ -205,8 +205,10 @@ def pair(pair_of):
 def test_the_image_is_encoded_once_even_without_a_cache(pair, monkeypatch):
     engine = Engine(pair.text, pair.mmproj, n_ctx=2048, threads=1, image_cache_bytes=0)
     encoded = []
-    remember = engine.remember
-    monkeypatch.setattr(engine, "remember", lambda tiles: encoded.append(tiles) or remember(tiles))
+    encode = engine.tower.encode
+    monkeypatch.setattr(
+        engine.tower, "encode", lambda tiles, on_layer: encoded.append(tiles) or encode(tiles, on_layer)
+    )
     seen = []
     with Guard(engine) as guard:
         verdict = guard.classify(image=PICTURE, prompt=IMITATED, observe=lambda logits: seen.append(logits.copy()))
@@ -237,7 +239,7 @@ def test_any_reading_that_is_unsafe_decides(pair, monkeypatch):
         assert guard.classify(prompt=IMITATED, imitation="warn").verdict == "safe"
         queue += [FirstToken(0.02, 0.9), FirstToken(0.02, 0.3), *([FirstToken(0.02, 0.9)] * 3)]
         assert guard.classify(prompt=IMITATED).verdict == "unsafe"
-    assert judgement.LEAST_ANSWER_MASS == 0.5
+    assert judgement.MIN_ANSWER_MASS == 0.5
 
 
 @pytest.mark.parametrize("source", ["cat.png", "path", "file:///cat.png"])

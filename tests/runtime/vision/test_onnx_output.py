@@ -17,7 +17,7 @@ from visionward.errors import ComputeError
 from visionward.formats.onnx_format import (
     data_path,
 )
-from visionward.runtime.vision.onnx_tower import OnnxTower
+from visionward.runtime.vision.session_tower import OnnxTower
 from visionward.runtime.vision.vision_backend import Chosen
 
 pytestmark = pytest.mark.usefixtures("unlimited")

@@ -13,22 +13,18 @@ from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 
 
 @dataclass(frozen=True)
-class ImageMemory:
-    """An image's keys and values for every cross-attention layer, on the device: what the decoder sees of it.
+class ImageKV:
+    """An image's keys and values for every cross-attention layer, on the device.
 
     Attributes:
         storage: tensors ``k.<n>`` and ``v.<n>``, (head_width, tokens, kv_heads) in ggml's order.
-        tiles: real tiles of the image.
-        tokens: vision tokens, tiles * tokens a tile.
     """
 
     storage: Storage
-    tiles: int
-    tokens: int
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes on the device."""
+        """Bytes on the device."""
         return self.storage.nbytes
 
     def close(self) -> None:
@@ -58,17 +54,20 @@ class CrossAttention:
         """For each layer, the index of the self-attention layer in the text file whose output it takes."""
         return tuple(layer - position - 1 for position, layer in enumerate(self.config.layers))
 
-    def remember(self, states: Tensor, tiles: int, tokens: int) -> ImageMemory:
-        """Keys and values of an image for all layers, from its projected tokens (width, tokens).
+    def keys_and_values(self, states: Tensor) -> ImageKV:
+        """Keys and values of an image for all layers. The caller closes them.
+
+        Args:
+            states: the image's projected tokens (width, tokens) in ggml's order.
 
         Raises:
             ComputeError: if memory does not suffice or the device fails.
         """
         config, w = self.config, self._weights
-        kind = Type.F32 if self._exact else Type.F16
-        extents = (config.head_width, tokens, config.head_count_kv)
+        dtype = Type.F32 if self._exact else Type.F16
+        extents = (config.head_width, int(ggml.struct_of(states).ne[1]), config.head_count_kv)
         names = [f"{part}.{i}" for i in range(len(config.layers)) for part in "kv"]
-        storage = Storage(self._device, dict.fromkeys(names, (kind, extents)))
+        storage = Storage(self._device, dict.fromkeys(names, (dtype, extents)))
         try:
             for i in range(len(config.layers)):
                 with Graph(self._allocator, exact=self._exact) as g:
@@ -81,49 +80,49 @@ class CrossAttention:
         except ComputeError:
             storage.close()
             raise
-        return ImageMemory(storage, tiles, tokens)
+        return ImageKV(storage)
 
-    def apply(self, index: int, hidden: Tensor, first_row: int, memory: ImageMemory) -> None:
-        """Put a layer into the decoder: replace the rows of a hidden state from ``first_row`` on by the layer's output.
+    def apply(self, index: int, hidden: Tensor, first_row: int, image: ImageKV) -> None:
+        """Apply a layer: replace the rows of a hidden state from ``first_row`` on by the layer's output.
 
-        Rows before it see no image and pass unchanged (rule 6 of Meta's reference: neither attention nor MLP adds to
-        them). The rows stay on the device where the tensor lives there, and are copied where it does not.
+        Rows before it do not attend to the image and stay as they are (rule 6 of Meta's reference: neither attention
+        nor MLP adds to them). The layer works in place if the tensor is on its device, and on a copy otherwise.
 
         Args:
             index: which cross-attention layer.
             hidden: float32 (width, rows) in ggml's order, contiguous.
-            first_row: the first row that sees the image.
-            memory: the image.
+            first_row: the first row that attends to the image.
+            image: the image.
 
         Raises:
-            ComputeError: if the tensor is not of that form, memory does not suffice or the device fails.
+            ComputeError: if the tensor has another layout, memory does not suffice or the device fails.
         """
         fields = ggml.struct_of(hidden)
         width, rows, stride = int(fields.ne[0]), int(fields.ne[1]), int(fields.nb[1])
         if fields.type != Type.F32 or width != self.config.embedding_length or stride != 4 * width:
-            raise ComputeError(f"llama.cpp's hidden state has width {width} and stride {stride}: an untested layout.")
+            raise ComputeError(f"llama.cpp's hidden state has an untested layout: width {width}, stride {stride}.")
         count, offset = rows - first_row, first_row * stride
         with Graph(self._allocator, exact=self._exact) as g:
             if self._device.holds(fields.buffer):
                 x = ggml.new_tensor(g.context, Type.F32, 2, ggml.dimensions(width, count))
                 ggml.backend_tensor_alloc(fields.buffer, x, ggml.get_data(hidden) + offset)
-                g.store(self._layer(g, index, x, memory), x)
+                g.store(self._layer(g, index, x, image), x)
                 g.compute()
                 return
             host = np.empty((count, width), np.float32)
             ggml.backend_tensor_get(hidden, ggml.address_of(host), offset, host.nbytes)
-            result = self._layer(g, index, g.input(host), memory)
+            result = self._layer(g, index, g.input(host), image)
             g.output(result)
             g.compute()
             ggml.backend_tensor_get(result, ggml.address_of(host), 0, host.nbytes)
             ggml.backend_tensor_set(hidden, ggml.address_of(host), offset, host.nbytes)
 
-    def _layer(self, g: Graph, index: int, x: Tensor, memory: ImageMemory) -> Tensor:
+    def _layer(self, g: Graph, index: int, x: Tensor, image: ImageKV) -> Tensor:
         config, w, name = self.config, self._weights, f"cross.blk.{index}"
         normed = g.rms_norm(x, w[f"{name}.attn_norm.weight"], config.rms_epsilon)
         q = g.heads(g.linear(w[f"{name}.attn_q.weight"], normed), config.head_count)
         q = g.rms_norm(q, w[f"{name}.attn_q_norm.weight"], config.rms_epsilon)
-        mixed = g.attention(g.by_head(q), memory.storage[f"k.{index}"], memory.storage[f"v.{index}"])
+        mixed = g.attention(g.by_head(q), image.storage[f"k.{index}"], image.storage[f"v.{index}"])
         x = g.add_gated(x, g.linear(w[f"{name}.attn_output.weight"], mixed), w.gate(f"{name}.gate_attn"))
 
         normed = g.rms_norm(x, w[f"{name}.ffn_norm.weight"], config.rms_epsilon)

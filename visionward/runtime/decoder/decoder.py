@@ -1,42 +1,47 @@
 """The decoder: libllama's context, with the cross-attention layers put in by the evaluation callback."""
 
+import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from visionward.errors import ComputeError, ContextLengthError
-from visionward.runtime.decoder.cross_attention import CrossAttention, ImageMemory
+from visionward.runtime.cancellation import CancelFlag, Cancelled, abort_callback
+from visionward.runtime.decoder.cross_attention import CrossAttention, ImageKV
 from visionward.runtime.decoder.hooks import LayerHooks
 from visionward.runtime.decoder.text_model import TextModel
 from visionward.runtime.ggml.graph import ProductObserver
 from visionward.runtime.ggml.native import llama, take_errors
 
-Logits = npt.NDArray[np.float32]
+Logits: TypeAlias = npt.NDArray[np.float32]
+# Called after each ubatch of a prefill: tokens that are done, tokens in all. What it raises ends the prefill.
+OnTokens: TypeAlias = Callable[[int, int], None]
 
-# Cells of the context kept for the answer: the verdict, its codes, and every category's code in a sequence of its own.
-ANSWER_ROOM = 512
+# Cells of the KV cache that are reserved for the answer: the verdict, its codes, and every category's code in a
+# sequence of its own.
+ANSWER_CELLS = 512
 SEQUENCES = 64
 
 
 class Decoder:
-    """One conversation at a time: prefill a prompt, then extend it. Call it from a thread that is not the main one.
+    """One conversation at a time: prefill a prompt, then extend it. Not to be called from the main thread.
 
-    Signal handlers run in the main thread alone, and an exception that arrives while Python enters the evaluation
-    callback would be swallowed by ctypes and the layer left out.
+    Signal handlers run in the main thread only. An exception that one raises while Python enters the evaluation
+    callback would be swallowed by ctypes, and the layer left out.
 
     Args:
         model: the text model.
         cross_attention: the layers to put in.
         n_ctx: tokens that a prompt may have.
         threads: CPU threads.
-        ubatch: tokens that are computed in one graph.
+        ubatch: tokens per graph.
         exact: a float32 KV cache.
-        flash_attention: let llama.cpp use its flash attention. On a CPU that adds up in float16 where a batch has fewer
-            than 64 rows, as those that read the answer have: after a prompt of 4,000 tokens logits were off by 0.08.
-        check_cancelled: called during a decode; what it raises ends it.
+        flash_attention: let llama.cpp use its flash attention. On a CPU it accumulates in float16 if a batch has fewer
+            than 64 rows, as the batches of the answer have: after a prompt of 4,000 tokens logits were off by 0.08.
+        cancel_flag: gives the flag of the current job. It is asked before every decode; setting it ends the decode.
     """
 
     def __init__(
@@ -49,15 +54,16 @@ class Decoder:
         ubatch: int,
         exact: bool,
         flash_attention: bool,
-        check_cancelled: Callable[[], None],
+        cancel_flag: Callable[[], CancelFlag],
     ) -> None:
         self.model = model
         self.n_ctx = n_ctx
         self._ubatch = ubatch
-        self._check_cancelled = check_cancelled
-        self._hooks = LayerHooks(cross_attention, check_cancelled)
+        self._cancel_flag = cancel_flag
+        self._abort_callback = ctypes.cast(abort_callback(), llama.ggml_abort_callback)
+        self._hooks = LayerHooks(cross_attention, self._check_cancelled)
         params = llama.llama_context_default_params()
-        params.n_ctx = n_ctx + ANSWER_ROOM
+        params.n_ctx = n_ctx + ANSWER_CELLS
         params.n_batch = params.n_ubatch = ubatch
         # llama.cpp aborts where a graph has fewer tokens than sequences.
         params.n_seq_max = self._sequences = min(SEQUENCES, ubatch)
@@ -73,26 +79,39 @@ class Decoder:
         self._context: Any = llama.llama_init_from_model(model.handle, params)
         if not self._context:
             reason = take_errors() or "llama.cpp gave no reason"
-            raise ComputeError(f"a context of {n_ctx} tokens could not be made: {reason}. Try a smaller n_ctx.")
+            raise ComputeError(
+                f"llama.cpp could not create a context of {n_ctx} tokens ({reason}); use a smaller n_ctx (--n-ctx)."
+            )
         self._memory: Any = llama.llama_get_memory(self._context)
         self._batch: Any = llama.llama_batch_init(ubatch, 0, 1)
         self._past = 0
-        self._image: ImageMemory | None = None
+        self._image: ImageKV | None = None
 
     def observe(self, observer: ProductObserver | None) -> None:
         """Show an observer the input of every matrix product from now on; None ends it."""
         self._hooks.observer = observer
 
+    def _check_cancelled(self) -> None:
+        if self._cancel_flag().is_set:
+            raise Cancelled
+
     def prefill(
-        self, tokens: Sequence[int], image: ImageMemory | None, image_position: int = 0, *, every_position: bool = False
+        self,
+        tokens: Sequence[int],
+        image: ImageKV | None,
+        image_position: int = 0,
+        *,
+        every_position: bool = False,
+        on_tokens: OnTokens | None = None,
     ) -> Logits:
-        """Forget everything and read a prompt.
+        """Clear the KV cache and evaluate a prompt.
 
         Args:
             tokens: the prompt's token ids.
-            image: what rows from ``image_position`` on see; None for text alone.
+            image: what rows from ``image_position`` on attend to; None for text alone.
             image_position: the position of ``<|image|>``.
-            every_position: return the logits of every position instead of the last one.
+            every_position: give the logits of every position instead of the last one.
+            on_tokens: called after each ubatch.
 
         Returns:
             Logits over the head's real rows: (tokens, rows) or (rows,).
@@ -102,11 +121,11 @@ class Decoder:
             ComputeError: if llama.cpp fails, or a cross-attention layer was left out.
         """
         self.check_length(tokens)
-        self.forget()
+        self.reset()
         self._image = image
         last = len(tokens) - 1
         wanted = [every_position or i == last for i in range(len(tokens))]
-        logits = self._decode(tokens, range(len(tokens)), [0] * len(tokens), wanted, image_position)
+        logits = self._decode(tokens, range(len(tokens)), [0] * len(tokens), wanted, image_position, on_tokens)
         self._past = len(tokens)
         if every_position:
             return logits
@@ -114,7 +133,7 @@ class Decoder:
         return last_row
 
     def check_length(self, tokens: Sequence[int]) -> None:
-        """Check that a prompt can be read.
+        """Check that a prompt fits into the context.
 
         Raises:
             ContextLengthError: if there are more tokens than the context holds, or none.
@@ -122,13 +141,13 @@ class Decoder:
         if len(tokens) > self.n_ctx:
             raise ContextLengthError(
                 f"the prompt has {len(tokens)} tokens, {len(tokens) - self.n_ctx} more than the context holds "
-                f"({self.n_ctx}): shorten the conversation, or raise n_ctx (--n-ctx)."
+                f"({self.n_ctx}); shorten the conversation or increase n_ctx (--n-ctx)."
             )
         if not tokens:
             raise ContextLengthError("the prompt has no tokens.")
 
     def extend(self, tokens: Sequence[int]) -> Logits:
-        """Read more tokens after the prompt; the logits of the last one, (rows,)."""
+        """Evaluate more tokens behind what was evaluated so far; the logits of the last one, (rows,)."""
         positions = range(self._past, self._past + len(tokens))
         wanted = [False] * (len(tokens) - 1) + [True]
         logits = self._decode(tokens, positions, [0] * len(tokens), wanted, 0)
@@ -137,7 +156,7 @@ class Decoder:
         return last_row
 
     def branch(self, continuations: Sequence[Sequence[int]]) -> list[Logits]:
-        """Read several continuations of what was read so far, each as if it were alone, and forget them again.
+        """Evaluate several continuations of what was evaluated so far, each as if it were alone, and drop them again.
 
         Returns:
             For each continuation the logits after each of its tokens, (tokens, rows).
@@ -161,15 +180,15 @@ class Decoder:
 
     def _groups(self, continuations: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
         groups: list[list[Sequence[int]]] = [[]]
-        room = min(self._ubatch, ANSWER_ROOM // 2)
+        max_tokens = min(self._ubatch, ANSWER_CELLS // 2)
         for continuation in continuations:
-            if len(groups[-1]) == self._sequences - 1 or sum(map(len, groups[-1])) + len(continuation) > room:
+            if len(groups[-1]) == self._sequences - 1 or sum(map(len, groups[-1])) + len(continuation) > max_tokens:
                 groups.append([])
             groups[-1].append(continuation)
         return [group for group in groups if group]
 
-    def forget(self) -> None:
-        """Drop everything that was read."""
+    def reset(self) -> None:
+        """Clear the KV cache."""
         llama.llama_memory_clear(self._memory, False)
         self._past = 0
         self._image = None
@@ -181,14 +200,19 @@ class Decoder:
         sequences: Sequence[int],
         wanted: Sequence[bool],
         image_position: int,
+        on_tokens: OnTokens | None = None,
     ) -> Logits:
         if threading.current_thread() is threading.main_thread():
-            raise ComputeError("the decoder was called from the main thread, where an interrupt could be lost: a bug.")
+            raise ComputeError(
+                "the decoder was called from the main thread, where an interrupt could be lost; this is a bug."
+            )
         logits = np.empty((sum(wanted), self.model.vocab_rows), np.float32)
         filled = 0
         try:
             # llama_decode aborts the process when it gets more than n_batch tokens.
             for start in range(0, len(tokens), self._ubatch):
+                flag = self._cancel_flag()
+                llama.llama_set_abort_callback(self._context, self._abort_callback, flag.address)
                 self._check_cancelled()
                 part = slice(start, start + self._ubatch)
                 self._fill(tokens[part], positions[part], sequences[part], wanted[part])
@@ -197,6 +221,7 @@ class Decoder:
                 take_errors()
                 status = llama.llama_decode(self._context, self._batch)
                 self._hooks.raise_error()
+                self._check_cancelled()
                 self._check_status(status)
                 self._hooks.finish(rows)
                 for i in range(rows):
@@ -204,18 +229,20 @@ class Decoder:
                         pointer = llama.llama_get_logits_ith(self._context, i)
                         logits[filled] = np.ctypeslib.as_array(pointer, (self.model.vocab_size,))[: logits.shape[1]]
                         filled += 1
+                if on_tokens is not None:
+                    on_tokens(start + rows, len(tokens))
         except BaseException:
-            self.forget()
+            self.reset()
             raise
         if not np.isfinite(logits).all():
-            self.forget()
-            raise ComputeError("the decoder gave numbers that are not finite: the model file may be damaged.")
+            self.reset()
+            raise ComputeError("the decoder's logits are not all finite; the model file may be damaged.")
         return logits
 
     @staticmethod
     def _check_status(status: int) -> None:
         if status != 0:
-            raise ComputeError(f"llama.cpp could not decode (status {status}): {take_errors() or 'no reason'}.")
+            raise ComputeError(f"llama.cpp could not decode (status {status}: {take_errors() or 'no reason given'}).")
 
     def _fill(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], wanted: Sequence[bool]

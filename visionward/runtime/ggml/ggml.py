@@ -85,12 +85,6 @@ class InitParams(Structure):
     _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))
 
 
-class Feature(Structure):
-    """``struct ggml_backend_feature``; a list of them ends with a null name."""
-
-    _fields_ = (("name", c_char_p), ("value", c_char_p))
-
-
 def struct_of(tensor: Tensor) -> TensorStruct:
     """The fields of a live tensor, in place."""
     return TensorStruct.from_address(tensor)

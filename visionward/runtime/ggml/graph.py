@@ -20,7 +20,7 @@ ProductObserver = Callable[[str, npt.NDArray[np.float32]], None]
 _TILE_ROWS = 64
 # Attention as written: bytes for the scores of a block of rows, and the blocks that a graph's nodes suffice for.
 _SCORE_BYTES = 128 * 2**20
-_MOST_BLOCKS = 32
+_MAX_BLOCKS = 32
 
 
 class Allocator:
@@ -278,7 +278,7 @@ class Graph:
         fields = ggml.struct_of(q)
         width, rows, heads = int(fields.ne[0]), int(fields.ne[1]), int(fields.ne[2])
         values = ggml.cont(self.context, ggml.permute(self.context, v, 1, 0, 2, 3))
-        block = max(1, _SCORE_BYTES // (4 * int(ggml.struct_of(k).ne[1]) * heads), math.ceil(rows / _MOST_BLOCKS))
+        block = max(1, _SCORE_BYTES // (4 * int(ggml.struct_of(k).ne[1]) * heads), math.ceil(rows / _MAX_BLOCKS))
         parts = []
         for first in range(0, rows, block):
             count = min(block, rows - first)

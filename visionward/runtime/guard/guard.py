@@ -6,29 +6,29 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from visionward.errors import ConversationError, PolicyError
-from visionward.names import (
-    CPU_PROVIDER,
-    DEFAULT_FRAMES,
-    DEFAULT_IMAGE_CACHE_BYTES,
-    DEFAULT_N_CTX,
-    DEFAULT_THRESHOLD,
-    ImitationTreatment,
-    Kernels,
-    VisionBackendChoice,
-)
+from visionward.names import DEFAULT_FRAMES, DEFAULT_THRESHOLD, ImitationTreatment
+from visionward.progress import OnProgress
+from visionward.runtime.cancellation import CancelToken
 from visionward.runtime.engine import Engine
+from visionward.runtime.evaluation import milliseconds_since
 from visionward.runtime.guard.answer import AnswerReader
 from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.imitation import readings
-from visionward.runtime.guard.judgement import Observer, Question, judge, milliseconds_since
+from visionward.runtime.guard.judgement import Observer, Question, judge
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
 from visionward.runtime.guard.verdict import Verdict, combine
 from visionward.runtime.images.images import ImageSource
 from visionward.runtime.images.pictures import check_frames
+from visionward.runtime.images.preprocess import Tiles
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from visionward.runtime.engine_options import EngineKeywords
 
 
 class Guard:
@@ -55,55 +55,26 @@ class Guard:
         text_gguf: str | PathLike[str],
         mmproj_gguf: str | PathLike[str],
         *,
-        threads: int | None = None,
-        gpu_layers: int | None = None,
-        n_ctx: int = DEFAULT_N_CTX,
-        kernels: Kernels = "plain",
-        vision_backend: VisionBackendChoice = "auto",
-        onnx_tower: str | PathLike[str] | None = None,
-        onnx_provider: str = CPU_PROVIDER,
-        memory_limit: int | None = None,
-        image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES,
+        on_progress: OnProgress | None = None,
+        **options: "Unpack[EngineKeywords]",
     ) -> "Guard":
         """Load a GGUF pair.
 
         Args:
             text_gguf: the text file, as `visionward convert` wrote it.
             mmproj_gguf: the mmproj file of the same conversion, of any type.
-            threads: CPU threads; as many as there are physical cores unless given.
-            gpu_layers: decoder layers on the GPU; None for all where the library has one, 0 for the CPU alone.
-            n_ctx: tokens that a prompt may have.
-            kernels: ``plain`` reads the text file's weights where they are mapped; ``packed`` copies them for ggml's
-                faster CPU kernels, where those work (docs/kernels.md).
-            vision_backend: the engine that runs the vision tower: ``ggml``, ``onnx`` (ONNX Runtime) or ``openvino``.
-                ``auto`` takes the fastest that is installed, has an exported tower to run, and fits into the memory
-                limit; the verdict says which it was.
-            onnx_tower: the tower that `visionward export-onnx` wrote; one beside the mmproj file unless given.
-            onnx_provider: what ONNX Runtime computes with, by its own name.
-            memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit; an image
-                whose decoding would not is refused.
-            image_cache_bytes: memory for images that were encoded already, so that judging a response after its prompt
-                does not look at the image again; 0 keeps none. ``Engine`` says what one takes.
+            on_progress: called while files are checked, on the engine's own thread.
+            options: the fields of ``EngineOptions``, as keywords: ``threads``, ``gpu_layers``, ``n_ctx``,
+                ``vision_backend``, ``memory_limit``, ``image_cache_bytes`` and others.
 
         Raises:
             ModelFileError: if a file is missing, damaged or of another kind, or the files do not belong together.
             ComputeError: if memory does not suffice.
-            NativeLibraryError: if the installed llama.cpp is not one that this version was tested with.
+            NativeLibraryError: if the installed llama.cpp is not a version that visionward was tested with.
+            ValueError: if an option is out of range or unknown.
         """
         start = time.perf_counter()
-        engine = Engine(
-            text_gguf,
-            mmproj_gguf,
-            threads=threads,
-            gpu_layers=gpu_layers,
-            n_ctx=n_ctx,
-            kernels=kernels,
-            vision_backend=vision_backend,
-            onnx_tower=onnx_tower,
-            onnx_provider=onnx_provider,
-            memory_limit=memory_limit,
-            image_cache_bytes=image_cache_bytes,
-        )
+        engine = Engine(text_gguf, mmproj_gguf, on_progress=on_progress, **options)
         try:
             guard = cls(engine)
         except BaseException:
@@ -127,6 +98,8 @@ class Guard:
         imitation: ImitationTreatment = "judge",
         allow_files: bool = True,
         observe: Observer | None = None,
+        on_progress: OnProgress | None = None,
+        cancel: CancelToken | None = None,
     ) -> Verdict:
         """Judge the last message of a conversation.
 
@@ -153,6 +126,8 @@ class Guard:
                 says no, or anyone could have its files opened; data URLs, bytes, PIL images and arrays are left.
             observe: for comparisons: called with the logits after the prompt over the head's real rows, once for each
                 picture that was judged; not for other readings.
+            on_progress: called for each layer of the tower and each ubatch of a prompt, on the engine's own thread.
+            cancel: ends the classification from another thread: within one layer, or at once while it waits for others.
 
         Raises:
             ImageError: if an image cannot be used; there is never a text-only verdict instead.
@@ -160,6 +135,7 @@ class Guard:
             PolicyError: if a category is unknown or malformed, or the threshold is no probability.
             ValueError: if ``frames`` is no whole number of at least 1, or ``imitation`` neither of the two.
             ContextLengthError: if the prompt is longer than the context.
+            ClassificationCancelledError: if ``cancel`` was cancelled before the verdict was complete.
             ComputeError: if a computation fails. None of these is ever a verdict of safe.
         """
         if not 0 <= threshold <= 1:
@@ -169,28 +145,42 @@ class Guard:
         in_force = self._policy(policy, exclude)
         verdicts = []
         for one in whole.per_image():
-            start = time.perf_counter()
-            prompts = readings(self._template, one, in_force, imitation)
-            question = Question(one, in_force, prompts, None, threshold, category_scores, observe)
-            verdicts.append(self._judge_image(question, frames, start) if one.images else self._judge(question, start))
+            started = time.perf_counter()
+            question = Question(
+                conversation=one,
+                policy=in_force,
+                prompts=readings(self._template, one, in_force, imitation),
+                tiles=None,
+                threshold=threshold,
+                category_scores=category_scores,
+                started=started,
+                preprocess_ms=0.0,
+                load_ms=self._load_ms,
+                observe=observe,
+                on_progress=on_progress,
+            )
+            judged = self._judge_image(question, frames, cancel) if one.images else self._judge(question, None, cancel)
+            verdicts.append(judged)
         return combine(verdicts)
 
-    def _judge_image(self, question: Question, frames: int, start: float) -> Verdict:
-        """Judge every picture that the conversation's image shows; the time of the first runs from ``start``."""
+    def _judge_image(self, question: Question, frames: int, cancel: CancelToken | None) -> Verdict:
+        """Judge every picture that the conversation's image shows."""
         pictures = self.engine.pictures(question.conversation.images[0], frames)
         verdicts = []
         for tiles in pictures:
-            verdicts.append(self._judge(replace(question, tiles=tiles), start))
-            start = time.perf_counter()
+            verdicts.append(self._judge(question, tiles, cancel))
+            question = replace(question, started=time.perf_counter())
         whole = combine(verdicts)
         return replace(whole, frames=pictures.frames, warnings=(*whole.warnings, *pictures.notes))
 
-    def _judge(self, question: Question, start: float) -> Verdict:
-        preprocess_ms = milliseconds_since(start)
-        verdict = self.engine.run(partial(judge, question, self.engine, self._answer))
-        total_ms = milliseconds_since(start)
-        timings = replace(verdict.timings_ms, load=self._load_ms, preprocess=preprocess_ms, total=total_ms)
-        return replace(verdict, timings_ms=timings)
+    def _judge(self, question: Question, tiles: Tiles | None, cancel: CancelToken | None) -> Verdict:
+        ready = replace(question, tiles=tiles, preprocess_ms=milliseconds_since(question.started))
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        verdict = self.engine.run(partial(judge, ready, self.engine, self._answer), cancel)
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        return verdict
 
     @staticmethod
     def _conversation(

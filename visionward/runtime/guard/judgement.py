@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from visionward.runtime.decoder.cross_attention import ImageMemory
+from visionward.progress import OnProgress
 from visionward.runtime.engine import Engine
+from visionward.runtime.evaluation import Evaluation, milliseconds_since
 from visionward.runtime.guard.answer import AnswerReader, FirstToken, Logits
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.demo_samples import TOY_NOTICE
@@ -16,8 +16,8 @@ from visionward.runtime.guard.prompt import Prompt, tokenize
 from visionward.runtime.guard.verdict import CategoryScore, Timings, TokenCounts, Verdict, combine
 from visionward.runtime.images.preprocess import Tiles
 
-# Under this mass the model did not really answer.
-LEAST_ANSWER_MASS = 0.5
+# With less probability than this on safe and unsafe together, the model did not answer.
+MIN_ANSWER_MASS = 0.5
 
 TEXT_ONLY = "no image was given: the text was judged without the cross-attention layers."
 # Called with the logits after the prompt, (rows,), once for each image.
@@ -38,7 +38,11 @@ class Question:
         tiles: the image, or None.
         threshold: the verdict is unsafe from this score on.
         category_scores: score the categories for a safe verdict too.
-        observe: sees the first next-token logits of the first prompt.
+        started: reading of ``time.perf_counter`` when the classification began.
+        preprocess_ms: milliseconds that rendering the prompts and cutting the image into tiles took.
+        load_ms: milliseconds that loading the guard took.
+        observe: is given the first next-token logits of the first prompt.
+        on_progress: called for each layer of the tower and each ubatch of a prompt.
     """
 
     conversation: Conversation
@@ -47,7 +51,11 @@ class Question:
     tiles: Tiles | None
     threshold: float
     category_scores: bool
+    started: float
+    preprocess_ms: float
+    load_ms: float
     observe: Observer | None = None
+    on_progress: OnProgress | None = None
 
 
 @dataclass(frozen=True)
@@ -61,55 +69,53 @@ class _Findings:
 
 
 def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
-    """The verdict, with the times of vision, prefill and decode. Runs on the engine's own thread.
+    """The verdict on a question. Runs on the engine's own thread.
 
     Raises:
         ContextLengthError: if the prompt is longer than the context.
         ComputeError: if a computation fails.
     """
     tokens = [tokenize(prompt, engine.model) for prompt in question.prompts]
-    # An image is the costly part: a prompt that cannot be read must be known before.
+    # Encoding an image is expensive: a prompt that is too long must be known before.
     for ids in tokens:
-        engine.decoder.check_length(ids)
-    started = time.perf_counter()
-    with _image_memory(question, engine) as memory:
-        vision_ms = milliseconds_since(started)
-        verdicts = [_judge_prompt(question, index, ids, memory, engine, answer) for index, ids in enumerate(tokens)]
+        engine.check_length(ids)
+    with engine.evaluate(question.tiles, on_progress=question.on_progress) as evaluation:
+        verdicts = [_judge_prompt(question, index, ids, evaluation, engine, answer) for index, ids in enumerate(tokens)]
     whole = combine(verdicts)
-    warnings = whole.warnings
     if whole.unsafe and not verdicts[0].unsafe:
-        warnings = (*warnings, f"read as it stands the text would be safe (score {verdicts[0].score:.3f}).")
-    return replace(
-        whole,
-        tiles=0 if question.tiles is None else len(question.tiles.pixel_values),
-        timings_ms=replace(whole.timings_ms, vision=vision_ms),
-        warnings=warnings,
-    )
+        note = f"read as it stands the text would be safe (score {verdicts[0].score:.3f})."
+        return replace(whole, warnings=(*whole.warnings, note))
+    return whole
 
 
 def _judge_prompt(
     question: Question,
     index: int,
     tokens: list[int],
-    memory: ImageMemory | None,
+    evaluation: Evaluation,
     engine: Engine,
     answer: AnswerReader,
 ) -> Verdict:
-    """The verdict on one of the prompts; tiles and the time of vision are left to `judge`."""
-    try:
-        started = time.perf_counter()
-        logits = _first_logits(tokens, memory, engine)
-        first = answer.first_token(logits)
-        prefill_ms = milliseconds_since(started)
-        if question.observe is not None and index == 0:
-            question.observe(logits)
+    """The verdict on one of the prompts. The first one's has the image's tiles, and the times of everything before."""
+    is_first = index == 0
+    started = time.perf_counter()
+    logits = evaluation.prefill(tokens)
+    first = answer.first_token(logits)
+    prefill_ms = milliseconds_since(started)
+    if question.observe is not None and is_first:
+        question.observe(logits)
 
-        started = time.perf_counter()
-        verdict, doubts = _decide(first, question.threshold)
-        findings = _read_categories(verdict, question, engine, answer)
-        decode_ms = milliseconds_since(started)
-    finally:
-        engine.decoder.forget()
+    answered = time.perf_counter()
+    verdict, doubts = _decide(first, question.threshold)
+    findings = _read_categories(verdict, question, evaluation, answer)
+    timings = Timings(
+        load=question.load_ms,
+        preprocess=question.preprocess_ms if is_first else 0.0,
+        vision=evaluation.vision_ms if is_first else 0.0,
+        prefill=prefill_ms,
+        decode=milliseconds_since(answered),
+        total=milliseconds_since(question.started if is_first else started),
+    )
     return Verdict(
         verdict=verdict,
         score=first.score,
@@ -117,41 +123,31 @@ def _judge_prompt(
         categories=findings.categories,
         category_scores={code: (findings.scores or {}).get(code) for code in question.policy.codes},
         role=question.conversation.judged_role,
-        tiles=0,
+        tiles=len(question.tiles.pixel_values) if is_first and question.tiles is not None else 0,
         tokens=TokenCounts(len(tokens), findings.decoded),
-        timings_ms=Timings(load=0, preprocess=0, vision=0, prefill=prefill_ms, decode=decode_ms, total=0),
+        timings_ms=timings,
         model=engine.model.path.name,
         vision_backend=None if question.tiles is None else engine.vision_backend,
         warnings=(*_input_warnings(question, engine), *question.prompts[index].warnings, *doubts, *findings.warnings),
     )
 
 
-def _image_memory(question: Question, engine: Engine) -> AbstractContextManager[ImageMemory | None]:
-    return nullcontext() if question.tiles is None else engine.image_memory(question.tiles)
-
-
-def _first_logits(tokens: list[int], memory: ImageMemory | None, engine: Engine) -> Logits:
-    position = 0 if memory is None else tokens.index(engine.model.image_token_id)
-    return engine.decoder.prefill(tokens, memory, position)
-
-
 def _decide(first: FirstToken, threshold: float) -> tuple[Literal["safe", "unsafe"], tuple[str, ...]]:
-    """Safe only where the model answered and its score is under the threshold: comparisons that fail mean unsafe."""
-    if not first.mass >= LEAST_ANSWER_MASS:
-        doubt = f"only {first.mass:.1%} of the probability is on 'safe' or 'unsafe'"
-        return "unsafe", (f"{doubt}: the model did not really answer, so the verdict is unsafe.",)
+    """Safe only if the model answered and the score is below the threshold. NaN compares as unsafe."""
+    if not first.mass >= MIN_ANSWER_MASS:
+        return "unsafe", (f"only {first.mass:.0%} of the probability is on safe/unsafe; treated as unsafe.",)
     return ("safe" if first.score < threshold else "unsafe"), ()
 
 
 def _read_categories(
-    verdict: Literal["safe", "unsafe"], question: Question, engine: Engine, answer: AnswerReader
+    verdict: Literal["safe", "unsafe"], question: Question, evaluation: Evaluation, answer: AnswerReader
 ) -> _Findings:
     if verdict == "safe" and not question.category_scores:
         return _Findings()
-    scores, logits = answer.category_scores(engine.decoder, question.policy)
+    scores, logits = answer.category_scores(evaluation, question.policy)
     if verdict == "safe":
         return _Findings(scores=scores, decoded=answer.opening_tokens)
-    named = answer.named_codes(engine.decoder, logits, question.policy)
+    named = answer.named_codes(evaluation, logits, question.policy)
     return _Findings(
         categories=tuple(
             CategoryScore(code, question.policy[code].name, score) for code, score in named.scores.items()
@@ -170,8 +166,3 @@ def _input_warnings(question: Question, engine: Engine) -> tuple[str, ...]:
     elif question.conversation.judges_image_alone:
         warnings.append(IMAGE_ALONE)
     return tuple(warnings)
-
-
-def milliseconds_since(start: float) -> float:
-    """Milliseconds since a reading of ``time.perf_counter``."""
-    return (time.perf_counter() - start) * 1000

@@ -10,7 +10,7 @@ import numpy as np
 from visionward.errors import ComputeError, ModelFileError, NativeLibraryError
 from visionward.formats.onnx_format import PIXELS, RATIO_ID
 from visionward.machine.processor import read_processor
-from visionward.runtime.vision.onnx_tower import POLL_S, Array
+from visionward.runtime.vision.session_tower import POLL_S, Array
 
 # OpenVINO names bf16 among a processor's abilities, and chooses it, wherever the processor itself has the instructions;
 # without AMX it took 22 s for a layer that takes 0.5 s in f32.

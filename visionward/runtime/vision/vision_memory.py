@@ -1,4 +1,4 @@
-"""How much memory the vision tower may take on a CPU, and how much it takes, by the engine that runs it."""
+"""The memory budget of the vision tower on a CPU, and what each engine needs for it."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ _PROCESS_BYTES = 500 * 2**20
 _BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0}
 # OpenVINO keeps what int8 leaves in float16 as float32.
 _OPENVINO_BYTES = _BYTES | {"int8": 1.4}
-# What the engines keep of a run, in activations of a layer. Measured at the 11B shape with four tiles: OpenVINO 1.8 GB
-# in bf16 and 2.4 GB in f32.
+# What the engines keep of a run, in multiples of the activations of a layer. Measured at the 11B shape with four
+# tiles: OpenVINO 1.8 GB in bf16 and 2.4 GB in f32.
 _ACTIVATIONS = {"onnx": 1, "openvino": 4}
 
 
@@ -26,13 +26,13 @@ def _weights(vision: VisionConfig, width: int) -> int:
 
 
 def activation_bytes(vision: VisionConfig) -> int:
-    """The most that a layer and the features keep at a time, float32, for an image that fills all tiles."""
+    """Peak bytes of a layer and the features, float32, for an image that fills all tiles."""
     tokens = vision.max_tiles * (vision.tile_tokens + vision.tile_padding)
     return 4 * tokens * (vision.feature_width + 2 * vision.feed_forward_length + 6 * vision.width)
 
 
 def tower_bytes(backend: str, identity: TowerIdentity, vision: VisionConfig) -> int:
-    """What an ONNX tower takes: its mapped file, the engine's own copy of the weights, and the activations.
+    """Bytes that an ONNX tower takes: its mapped file, the engine's own copy of the weights, and the activations.
 
     ONNX Runtime packs copies of float32 and int8 matrices and widens float16 ones to float32. OpenVINO packs copies
     in the precision that it computes in.
@@ -44,22 +44,22 @@ def tower_bytes(backend: str, identity: TowerIdentity, vision: VisionConfig) -> 
     return identity.data_bytes + int(copied) + _ACTIVATIONS[backend] * activation_bytes(vision)
 
 
-def room_for_tower(
+def tower_memory_budget(
     limit: int | None, text: Path, mmproj: GgufHeader, config: MmprojConfig, *, cells: int, ubatch: int
 ) -> int | None:
-    """Bytes that a limit leaves for the tower; None where there is no limit.
+    """Bytes that a limit leaves for the tower; None if there is no limit.
 
-    Everything else that a classification keeps is taken off: the text file, the cross-attention layers, the KV cache,
+    Everything else that a classification keeps is subtracted: the text file, the cross-attention layers, the KV cache,
     the scores of a graph that attends to all of it, the keys and values of one image in use and one in the cache, those
     of one layer in float32, and the process itself.
 
     Args:
-        limit: what the caller set, in bytes; a container's limit counts too, and the smaller of the two.
+        limit: the caller's, in bytes. A container's limit applies too; the smaller of the two counts.
         text: the text file.
         mmproj: the mmproj file.
-        config: what it says of the model.
-        cells: of the KV cache.
-        ubatch: tokens that the decoder computes in one graph.
+        config: its configuration.
+        cells: cells of the KV cache.
+        ubatch: tokens per graph of the decoder.
     """
     limits = [value for value in (limit, read_memory().limit) if value is not None]
     if not limits:
@@ -75,5 +75,5 @@ def room_for_tower(
 
 
 def _kv_bytes(cross: CrossAttentionConfig) -> int:
-    """A token's keys and values in one layer, float16."""
+    """Bytes of a token's keys and values in one layer, float16."""
     return 2 * 2 * cross.head_count_kv * cross.head_width

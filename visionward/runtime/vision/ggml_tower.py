@@ -1,9 +1,7 @@
 """The vision tower as ggml graphs: pixels to the projected tokens that the cross-attention layers read.
 
-One graph a layer: the compute buffer stays that of one layer, and a cancelled job stops after the layer at hand.
+One graph per layer: the compute buffer stays that of one layer, and a cancelled job ends after the current layer.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 
@@ -13,10 +11,11 @@ from visionward.runtime.ggml.ggml import Tensor, Type
 from visionward.runtime.ggml.graph import Allocator, Graph, Storage, write
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 from visionward.runtime.images.preprocess import Tiles
+from visionward.runtime.vision.tower import OnLayer
 from visionward.runtime.vision.tower_plan import EmbeddingWeights, TowerPlan
 
 
-class VisionTower:
+class GgmlTower:
     """Encodes images with the weights of an mmproj file.
 
     Args:
@@ -34,15 +33,8 @@ class VisionTower:
         self.config = weights.config.vision
         self.width = weights.config.cross_attention.embedding_length
 
-    def encode(self, tiles: Tiles, check_cancelled: Callable[[], None]) -> Storage:
-        """Projected tokens of the real tiles.
-
-        Args:
-            tiles: the preprocessed image.
-            check_cancelled: called between layers; what it raises ends the computation.
-
-        Returns:
-            Storage with the float32 tensor ``states``, (decoder width, real tiles * tokens a tile) in ggml's order.
+    def encode(self, tiles: Tiles, on_layer: OnLayer) -> Storage:
+        """Projected tokens of the real tiles, as ``Tower.encode`` says.
 
         Raises:
             ComputeError: if memory does not suffice or the device fails.
@@ -59,11 +51,12 @@ class VisionTower:
         work = Storage(self._device, shapes)
         try:
             if bias is not None:
-                kind = np.float32 if self._exact else np.float16
-                write(work["bias"], np.tile(bias.astype(kind), (plan.real_tokens, 1)))
+                dtype = np.float32 if self._exact else np.float16
+                write(work["bias"], np.tile(bias.astype(dtype), (plan.real_tokens, 1)))
             self._embed(plan, tiles, embeddings, work)
-            self._local_layers(plan, embeddings, work, check_cancelled)
-            self._global_layers(plan, work, check_cancelled)
+            self._local_layers(plan, embeddings, work, on_layer)
+            self._global_layers(plan, work, on_layer)
+            on_layer(self.config.layers, self.config.layers)
             return self._project(plan, work)
         finally:
             work.close()
@@ -96,12 +89,10 @@ class VisionTower:
             g.store(x, work["x"])
             g.compute()
 
-    def _local_layers(
-        self, plan: TowerPlan, embeddings: EmbeddingWeights, work: Storage, check_cancelled: Callable[[], None]
-    ) -> None:
+    def _local_layers(self, plan: TowerPlan, embeddings: EmbeddingWeights, work: Storage, on_layer: OnLayer) -> None:
         taken = {layer: k for k, layer in enumerate(self.config.intermediate_layers)}
         for i in range(self.config.local_layers):
-            check_cancelled()
+            on_layer(i, self.config.layers)
             with self._graph() as g:
                 if i in taken:
                     self._take_feature(g, plan, work, 1 + taken[i])
@@ -112,9 +103,9 @@ class VisionTower:
                 g.store(x, work["x"])
                 g.compute()
 
-    def _global_layers(self, plan: TowerPlan, work: Storage, check_cancelled: Callable[[], None]) -> None:
+    def _global_layers(self, plan: TowerPlan, work: Storage, on_layer: OnLayer) -> None:
         for i in range(self.config.global_layers):
-            check_cancelled()
+            on_layer(self.config.local_layers + i, self.config.layers)
             with self._graph() as g:
                 g.store(self._layer(g, plan, work, f"v.global.blk.{i}", gated=True), work["x"])
                 g.compute()

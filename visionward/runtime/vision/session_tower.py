@@ -1,6 +1,7 @@
 """The vision tower as an ONNX file, run by ONNX Runtime or OpenVINO: pixels to projected tokens on ggml's device."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -12,10 +13,11 @@ from visionward.runtime.ggml.device import Device
 from visionward.runtime.ggml.ggml import Type
 from visionward.runtime.ggml.graph import Storage, write
 from visionward.runtime.images.preprocess import Tiles
+from visionward.runtime.vision.tower import OnLayer
 
 Array = npt.NDArray[np.float32]
 
-# How often a session that computes is asked whether it shall stop.
+# How often a running session calls back, and so may be cancelled.
 POLL_S = 0.1
 
 
@@ -50,15 +52,17 @@ class OnnxTower:
         self._config = config.vision
         self.width = config.cross_attention.embedding_length
 
-    def encode(self, tiles: Tiles, check_cancelled: Callable[[], None]) -> Storage:
-        """Projected tokens of the real tiles, as ``VisionTower.encode`` gives them.
+    def encode(self, tiles: Tiles, on_layer: OnLayer) -> Storage:
+        """Projected tokens of the real tiles, as ``Tower.encode`` says. A session does not report single layers.
 
         Raises:
-            ComputeError: if memory does not suffice, the engine fails, or its numbers cannot be features.
+            ComputeError: if memory does not suffice, the engine fails, or its numbers are not finite.
         """
-        check_cancelled()
+        layers = self._config.layers
+        on_layer(0, layers)
         ratio_id = self._config.aspect_ratio_id(tiles.aspect_ratio)
-        features = self._session.run(tiles.pixel_values, ratio_id, check_cancelled)
+        features = self._session.run(tiles.pixel_values, ratio_id, partial(on_layer, 0, layers))
+        on_layer(layers, layers)
         shape = (len(tiles.pixel_values), self._config.tile_tokens, self.width)
         if features.shape != shape or features.dtype != np.float32:
             raise ComputeError(

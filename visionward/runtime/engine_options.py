@@ -1,0 +1,87 @@
+"""The options of an engine: what ``Engine``, ``Guard.load`` and whatever stands on them take as keywords."""
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, TypedDict, get_args
+
+from visionward.names import (
+    CPU_PROVIDER,
+    DEFAULT_IMAGE_CACHE_BYTES,
+    DEFAULT_N_CTX,
+    DEFAULT_UBATCH,
+    Kernels,
+    VisionBackendChoice,
+)
+
+
+class EngineKeywords(TypedDict, total=False):
+    """The fields of ``EngineOptions``, for functions that pass them on as keywords."""
+
+    threads: int | None
+    gpu_layers: int | None
+    n_ctx: int
+    ubatch: int
+    exact: bool
+    image_cache_bytes: int
+    kernels: Kernels
+    vision_backend: VisionBackendChoice
+    onnx_tower: str | PathLike[str] | None
+    onnx_provider: str
+    memory_limit: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How a pair is loaded and computed.
+
+    Attributes:
+        threads: CPU threads; None for as many as there are physical cores.
+        gpu_layers: decoder layers on the GPU. None: all if the installed library has a GPU; 0: the CPU alone. The
+            vision tower and the cross-attention layers are on the first GPU unless this is 0.
+        n_ctx: tokens that a prompt may have.
+        ubatch: tokens that the decoder computes in one graph.
+        exact: for comparisons: no flash attention, float32 KV cache, padding computed in full, all of it on ggml.
+        image_cache_bytes: memory for encoded images, so that judging a response after its prompt does not encode the
+            image again; 0 for no cache. An image of four tiles takes 210 MB with the 11B model.
+        kernels: ``plain`` reads the text file's weights where they are mapped; ``packed`` copies them for ggml's faster
+            CPU kernels, if those work (docs/kernels.md): loading takes longer, and the copy is not shared.
+        vision_backend: the engine that runs the vision tower: ``ggml``, ``onnx`` (ONNX Runtime) or ``openvino``.
+            ``auto`` takes the fastest that is installed, has an exported tower to run, and fits into the memory limit.
+        onnx_tower: the exported tower; None for the one beside the mmproj file that belongs to it.
+        onnx_provider: ONNX Runtime's name of its execution provider.
+        memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit; an image whose
+            decoding would exceed it is refused.
+
+    Raises:
+        ValueError: if a number is out of range, a name is unknown, or two options exclude each other.
+    """
+
+    threads: int | None = None
+    gpu_layers: int | None = None
+    n_ctx: int = DEFAULT_N_CTX
+    ubatch: int = DEFAULT_UBATCH
+    exact: bool = False
+    image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES
+    kernels: Kernels = "plain"
+    vision_backend: VisionBackendChoice = "auto"
+    onnx_tower: str | PathLike[str] | None = None
+    onnx_provider: str = CPU_PROVIDER
+    memory_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, minimum in _MINIMA.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise ValueError(f"{name} is {value}; it must be at least {minimum}.")
+        _check_name("kernels", self.kernels, get_args(Kernels))
+        _check_name("vision backend", self.vision_backend, get_args(VisionBackendChoice))
+        if self.exact and self.vision_backend not in ("auto", "ggml"):
+            raise ValueError(f"exact computation needs the vision backend ggml, not {self.vision_backend}.")
+
+
+_MINIMA = {"threads": 1, "gpu_layers": 0, "n_ctx": 1, "ubatch": 2, "image_cache_bytes": 0, "memory_limit": 1}
+
+
+def _check_name(what: str, name: Any, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}; choose {', '.join(known[:-1])} or {known[-1]}.")
