@@ -71,7 +71,7 @@ ONE = np.array([1, 1])
         ({"pixel_values": PIXELS.astype(np.float64) + 1e300, "aspect_ratio": ONE}, "not all finite"),
         ({"pixel_values": np.array([{}]), "aspect_ratio": ONE}, "cannot be read"),
         ({"pixel_values": np.zeros((1, 3, 28, 28)), "aspect_ratio": ONE}, "takes float32 (1, 3, 56, 56)"),
-        ({"pixel_values": np.zeros((9, 3, 56, 56)), "aspect_ratio": np.array([3, 3])}, "none of the model's"),
+        ({"pixel_values": np.zeros((9, 3, 56, 56)), "aspect_ratio": np.array([3, 3])}, "not one of the model's"),
     ],
 )
 def test_pixels_that_cannot_be_used(run, model, tmp_path, arrays, fragment):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from visionward.errors import ComputeError
 from visionward.runtime.engine import Engine
 from visionward.runtime.evaluation import milliseconds_since
+from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.guard import Guard
-from visionward.runtime.guard.prompt import ChatTemplate, tokenize
+from visionward.runtime.guard.prompt import tokenize
 from visionward.runtime.guard.verdict import Verdict
 from visionward.runtime.images.images import ImageSource
 
