@@ -21,7 +21,7 @@ from visionward.formats.onnx_format import WEIGHT_TYPES, checksums, data_path, i
 from visionward.formats.output_file import FileKind, Outputs, part_files, prepare_folder
 from visionward.formats.tensor_checksums import check_checksums
 from visionward.progress import OnProgress, ProgressCounter
-from visionward.runtime.ggml.rows import decode_rows
+from visionward.runtime.ggml.row_encoding import decode_rows
 
 Floats = npt.NDArray[np.float32]
 

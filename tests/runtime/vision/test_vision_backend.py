@@ -49,7 +49,9 @@ def test_auto_takes_the_fastest_that_is_installed(pair, monkeypatch, precision, 
     monkeypatch.setattr(vision_backend, "best_precision", lambda _: precision)
     missing(monkeypatch, *absent)
     file = GgufHeader(pair.mmproj)
-    assert choose_backend(VisionOptions(), file, read_mmproj_config(file), gpu=False, memory_budget=None).backend == wanted
+    assert (
+        choose_backend(VisionOptions(), file, read_mmproj_config(file), gpu=False, memory_budget=None).backend == wanted
+    )
     if precision == "f32":
         assert backend_of(pair) == wanted
 
@@ -79,7 +81,9 @@ def test_float16_is_preferred(pair, tower_of) -> None:
 
 def test_ggml_on_a_gpu_unless_a_tower_was_named(pair, tower) -> None:
     file = GgufHeader(pair.mmproj)
-    assert choose_backend(VisionOptions(), file, read_mmproj_config(file), gpu=True, memory_budget=None) == Chosen("ggml")
+    assert choose_backend(VisionOptions(), file, read_mmproj_config(file), gpu=True, memory_budget=None) == Chosen(
+        "ggml"
+    )
     named = choose_backend(VisionOptions(tower=tower), file, read_mmproj_config(file), gpu=True, memory_budget=None)
     assert named.tower == tower
 
