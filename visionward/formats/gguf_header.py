@@ -20,6 +20,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
 from visionward.errors import ModelFileError
+from visionward.formats.file_type import HEAD_BYTES, file_type
 from visionward.formats.gguf_values import StringArray, strings, text
 from visionward.formats.mmproj_format import CHECKSUM_PLACEHOLDER, KEY_HEADER_CHECKSUM
 from visionward.formats.regular_file import open_regular
@@ -147,9 +148,9 @@ class GgufHeader:
         self.nbytes = 0
         try:
             with open_regular(path) as file:
-                magic = file.read(len(MAGIC))
-                if magic != MAGIC:
-                    raise ModelFileError(f"{path} is not a GGUF file: it begins with {magic!r} instead of {MAGIC!r}.")
+                head = file.read(HEAD_BYTES)
+                if not head.startswith(MAGIC):
+                    raise ModelFileError(f"{path} is not a GGUF file{_but(file_type(head))}.")
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                     self._parse(data, architecture)
                     if check_checksum and self.has(KEY_HEADER_CHECKSUM):
@@ -316,3 +317,7 @@ class GgufHeader:
 
 def _aligned(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
+
+
+def _but(found: str | None) -> str:
+    return "" if found is None else f" but {found}"

@@ -16,6 +16,7 @@ EXTRAS = {
     "openai": ("openai", "compare"),
     "rich": ("rich", "compare"),
     "openvino": ("openvino", "openvino"),
+    "pillow_heif": ("pillow-heif", "heif"),
 }
 
 

@@ -162,7 +162,7 @@ def test_a_server_lets_nobody_name_its_files(name):
         ([user(image("ftp://example.org/a.png"))], "a URL of the scheme 'ftp', expected a data URL or a file"),
         ([user(image("file://host/a.png"))], "names the host host, and nothing is downloaded"),
         ([user(image("file://[/a.png"))], "malformed file: URL"),
-        ([user(image("data:text/plain,a"))], "message 1: the data URL holds 'text/plain'"),
+        ([user(image("data:text/plain,a"))], "message 1: the data URL has the media type 'text/plain'"),
         ([user(text("a")), {"role": "assistant", "content": [image(PIXEL)]}], "message 2: an assistant message has"),
     ],
 )

@@ -181,7 +181,7 @@ def test_so_many_frames_are_judged_and_the_rest_is_said(guard: Guard, limit: int
     whole = guard.classify(image=animation(*FRAMES), prompt="Look", frames=limit)
     assert whole.frames == FrameCount(len(judged), 5)
     assert whole.score == max(guard.classify(image=FRAMES[index], prompt="Look").score for index in judged)
-    note = f"{len(judged)} of the image's 5 frames were judged: nothing is known of the others."
+    note = f"{len(judged)} of the image's 5 frames were judged; the others were not checked."
     assert (note in whole.warnings) == (len(judged) < 5)
 
 
@@ -208,7 +208,7 @@ def test_frames_of_several_images_are_added_up(guard: Guard) -> None:
 @pytest.mark.parametrize("image", [None, PICTURE, pages(*FRAMES)])
 @pytest.mark.parametrize("frames", [0, -1, 1.5, True, "4"])
 def test_frames_that_are_no_number_of_frames(guard: Guard, image: ImageSource | None, frames: int) -> None:
-    with pytest.raises(ValueError, match=f"frames is {frames!r}, it must be a whole number, at least 1"):
+    with pytest.raises(ValueError, match=f"frames is {frames!r}, expected an integer of at least 1"):
         guard.classify(image=image, prompt="Look", frames=frames)
 
 
@@ -227,7 +227,7 @@ def test_transparent_pictures_are_judged_on_white_and_on_black(guard: Guard) -> 
     whole = guard.classify(image=png(clear), prompt="Look")
     assert whole.score == max(scores.values())
     assert whole.frames == FrameCount(1, 1)
-    note = "the picture is transparent in places: it was judged on white and on black."
+    note = "the picture is partly transparent: it was judged on white and on black."
     assert note in whole.warnings
     opaque = guard.classify(image=np.concatenate([PICTURE, alpha * 0 + 255], axis=2), prompt="Look")
     assert note not in opaque.warnings

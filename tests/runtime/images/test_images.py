@@ -172,20 +172,20 @@ def test_cmyk_jpeg():
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        (b"", "image data: it is empty"),
-        (b"hello", "image data: not an image in a format that can be read"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image in a format"),
+        (b"", "image data: the file is empty"),
+        (b"hello", "image data: not an image in a supported format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image data: a PostScript document, expected an image"),
         (np.zeros((2, 2), np.float32), "the image array is float32, expected uint8"),
         (np.zeros((2, 2, 2), np.uint8), r"shape \(2, 2, 2\), expected \(h, w\)"),
         (np.zeros((2, 2, 3, 1), np.uint8), "expected"),
         (np.zeros((0, 2, 3), np.uint8), "no pixels"),
         (Image.new("RGB", (0, 3)), "no pixels: 0 x 3"),
-        (Image.new("I", (1, 1), 70000), "go from 70000 to 70000, expected 0 to 65535"),
-        (Image.new("I", (1, 1), -1), "go from -1"),
-        (Image.new("F", (1, 1), float("nan")), "go from nan"),
+        (Image.new("I", (1, 1), 70000), "range from 70000 to 70000, expected 0 to 65535"),
+        (Image.new("I", (1, 1), -1), "range from -1"),
+        (Image.new("F", (1, 1), float("nan")), "range from nan"),
         (Image.new("F", (1, 1), 300.0), "float pixel values go up to 300"),
-        (None, "a path, bytes, a PIL image or a uint8 array, found NoneType"),
-        (17, "found int"),
+        (None, "the image is NoneType, expected a path, bytes, a PIL image or a uint8 array"),
+        (17, "the image is int"),
         ("no\0file", "null"),
     ],
 )
@@ -202,8 +202,8 @@ def test_errors_name_the_file(tmp_path):
     for path, expected in (
         (missing, "No such file"),
         (tmp_path, "."),
-        (empty, "it is empty"),
-        (text, "not an image in a format"),
+        (empty, "the file is empty"),
+        (text, "not an image in a supported format"),
     ):
         with pytest.raises(ImageError, match=expected) as caught:
             decode_image(path)
@@ -275,7 +275,7 @@ def test_data_urls(url):
     [
         ("image.png", "not a data URL"),
         ("data:image/png;base64", "not a data URL"),
-        ("data:text/plain,hello", "holds 'text/plain', expected an image"),
+        ("data:text/plain,hello", "has the media type 'text/plain', expected an image"),
         ("data:image/png;base64,aGVsbG8", "base64 is damaged"),
         ("data:image/png;base64,a*b=", "base64 is damaged"),
         ("data:image/png;base64,\u00e4\u00e4\u00e4\u00e4", "base64 is damaged"),

@@ -1,1 +1,1 @@
-"""From an image file to tiles: decoding, frames, colour, canvas. No native library."""
+"""From an image file to tiles: decoding, frames, colours, canvas. Loads no native library."""

@@ -1,9 +1,10 @@
-"""Composing the frames of an animation as browsers do: each over what the ones before left on the canvas.
+"""Composing the frames of an animation as browsers do, each over what the earlier ones left on the canvas.
 
-Pillow composes frames of GIF and APNG files too, but not as browsers do: a GIF frame that does not say how it is
-disposed of inherits that from the one before; what a frame leaves behind is opaque where the first frame is; the first
-frame of an APNG is drawn over its default image. Whatever is drawn bit by bit can hide in such a difference. So each
-frame is cut out of the file and handed to Pillow as a picture of its own, and put together here.
+Pillow also composes the frames of GIF and APNG files, but differently from browsers: a GIF frame without a disposal
+method inherits that of the frame before; the area that a frame leaves is opaque if the first frame is opaque; and the
+first frame of an APNG is drawn over its default image. An animation that draws a picture in steps could hide it in
+these differences. Each frame is therefore extracted from the file, decoded by Pillow as an image of its own, and
+composed here.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from PIL import Image
 
 
 class Disposal(Enum):
-    """What happens to a frame's region before the next one is drawn."""
+    """What happens to a frame's region before the next frame is drawn."""
 
     KEEP = "keep"
     CLEAR = "clear"
@@ -27,10 +28,10 @@ class AnimationFrame:
 
     Attributes:
         position: (left, top) on the canvas.
-        size: (width, height); what is outside of the canvas is not seen.
+        size: (width, height). The part outside the canvas is not shown.
         disposal: what happens to it afterwards.
-        blend: whether it is drawn over what is there; otherwise it replaces it, transparency included.
-        file: makes the file of a picture that is this frame alone.
+        blend: whether the frame is blended with the canvas; otherwise it replaces the region, transparency included.
+        file: makes an image file with this frame only.
     """
 
     position: tuple[int, int]
@@ -41,17 +42,17 @@ class AnimationFrame:
 
     @property
     def pixels(self) -> int:
-        """Pixels that have to be decoded."""
+        """The number of pixels to decode."""
         return self.size[0] * self.size[1]
 
 
 class Canvas:
-    """What an animation has drawn so far, from the first frame on.
+    """The canvas of an animation, on which the frames are drawn from the first one on.
 
     Args:
         size: (width, height).
         frames: all frames in order.
-        decode: makes an RGBA image of a frame's file.
+        decode: decodes a frame's file to an RGBA image.
     """
 
     def __init__(
@@ -60,11 +61,11 @@ class Canvas:
         self._frames = frames
         self._decode = decode
         self._shown = Image.new("RGBA", size)
-        self._left = self._shown  # what the next frame is drawn on
+        self._left = self._shown  # the next frame is drawn on this
         self._drawn = 0
 
     def show(self, index: int) -> Image.Image:
-        """A frame as a viewer shows it, RGBA. Indices may only grow."""
+        """A frame as a viewer shows it, RGBA. Each index must be larger than the one before."""
         while self._drawn <= index:
             self._draw(self._frames[self._drawn])
             self._drawn += 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FrameCount:
-    """Frames of the images: an animation's, a document's pages, an icon's sizes. A still picture is one."""
+    """The frames of the images: frames of animations, pages of documents, sizes of icons. A still picture has one."""
 
     judged: int
     total: int

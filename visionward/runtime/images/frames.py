@@ -1,12 +1,13 @@
-"""The frames of an image file: what it shows one after another, page by page, or in another size.
+"""The frames of an image file: frames of an animation, pages of a document, or icons of several sizes.
 
-Frames are those of GIF, APNG, WebP and AVIF animations, the pages of TIFF, the pictures of MPO and HEIF, and the icons
-of ICO and ICNS, which viewers choose by size. The image that viewers show which know no APNG is judged too, in addition
-to the animation. Pictures that no viewer shows by itself are not looked at: EXIF thumbnails, TIFF's SubIFDs, the gain
-map of an Ultra HDR JPEG, whatever follows the end of a file.
+These are the frames of GIF, APNG, WebP and AVIF animations, the pages of TIFF files, the pictures of MPO and HEIF
+files, and the icons of ICO and ICNS files, which viewers choose by size. Viewers without APNG support show the default
+image of an APNG, so it is judged in addition to the animation. Pictures that viewers do not show by themselves are
+ignored: EXIF thumbnails, TIFF SubIFDs, the gain map of an Ultra HDR JPEG, auxiliary images of a HEIF file, and data
+after the end of a file.
 
-Work is bounded: a file with more than `MOST_FRAMES` frames, or with more than `MOST_PIXELS` pixels to go through, is
-refused.
+The work is bounded: a file with more than `MAX_FRAMES` frames is refused, and so is an animation for which more than
+`MAX_PIXELS` pixels would have to be decoded.
 """
 
 import struct
@@ -15,20 +16,21 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO, Protocol
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from visionward.errors import ImageError
 from visionward.runtime.images.animation import AnimationFrame, Canvas
-from visionward.runtime.images.colour import Colours, colours_of
+from visionward.runtime.images.colour import Colours, code_points_note, colours_of
 from visionward.runtime.images.decoding_room import DecodingRoom
 from visionward.runtime.images.gif_file import read_gif
 from visionward.runtime.images.png_file import read_png
 from visionward.runtime.images.rendering import BLACK, WHITE, Rendering, is_transparent, to_rgba
 
-MOST_FRAMES = 10_000
-MOST_PIXELS = 2**31  # half a minute of decoding
+MAX_FRAMES = 10_000
+MAX_PIXELS = 2**31  # half a minute of decoding
 
-_ORIENTATION_TAG = 0x0112
+# Formats whose images Pillow or its plugin has already made upright.
+_UPRIGHT_FORMATS = ("TIFF", "HEIF")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,19 +41,16 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _BROKEN_EXIF = (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error)
-# BT.709, unspecified, BT.470BG, BT.601; and the curves that go with them, and sRGB's.
-_USUAL_PRIMARIES = (1, 2, 5, 6, 7)
-_USUAL_TRANSFERS = (1, 2, 4, 5, 6, 13, 14, 15)
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One frame, decoded.
+    """One decoded frame.
 
     Attributes:
-        image: as it is stored.
-        colours: its own.
-        upright: what turns it upright.
+        image: the pixels as stored.
+        colours: how to convert its colours.
+        upright: how to make it upright.
     """
 
     image: Image.Image
@@ -59,18 +58,18 @@ class Picture:
     upright: Image.Transpose | None = None
 
     def rendering(self, background: int = WHITE) -> Rendering:
-        """How a viewer shows it.
+        """The picture as a viewer shows it.
 
         Raises:
-            ImageError: it has no pixels, or values of no known range.
+            ImageError: the image has no pixels, or values outside the known ranges.
         """
         return Rendering.of(self.image, background, self.upright, self.colours.to_srgb)
 
     def renderings(self) -> list[Rendering]:
-        """On white, and where it is transparent on black: nobody knows what a viewer puts behind it.
+        """The picture on white and, if it is transparent, on black, because the viewer's background is unknown.
 
         Raises:
-            ImageError: it has no pixels, or values of no known range.
+            ImageError: the image has no pixels, or values outside the known ranges.
         """
         return [self.rendering(one) for one in ((WHITE, BLACK) if is_transparent(self.image) else (WHITE,))]
 
@@ -79,7 +78,7 @@ class Frames(Protocol):
     """The frames of an image.
 
     Attributes:
-        total: how many there are.
+        total: the number of frames.
         notes: what a reader of the verdict should know.
     """
 
@@ -87,18 +86,18 @@ class Frames(Protocol):
     notes: tuple[str, ...]
 
     def chosen(self, limit: int) -> list[int]:
-        """The frames to judge, in order: the first, the last, and as many evenly between as make ``limit``."""
+        """The indices of at most ``limit`` frames to judge: the first, the last, and evenly spaced ones between."""
 
     def picture(self, index: int) -> Picture:
-        """A frame. Indices may only grow.
+        """Decode a frame. Each index must be larger than the one before.
 
         Raises:
-            ImageError: it is damaged or too large. What Pillow raises comes through.
+            ImageError: the frame is damaged or too large. Pillow's own errors are not converted.
         """
 
 
 def evenly(total: int, limit: int) -> list[int]:
-    """Indices of ``limit`` of ``total`` things: the first, the last, and evenly between."""
+    """At most ``limit`` of the indices 0 to ``total`` - 1: the first, the last, and evenly spaced ones between."""
     if total <= limit:
         return list(range(total))
     if limit == 1:
@@ -107,7 +106,7 @@ def evenly(total: int, limit: int) -> list[int]:
 
 
 class OneFrame:
-    """An image that was handed in decoded: it is taken as it is, not turned."""
+    """An image that was given as a PIL image or array. It is not rotated."""
 
     def __init__(self, image: Image.Image) -> None:
         self.total = 1
@@ -123,10 +122,11 @@ class OneFrame:
 
 
 def frames_of(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frames:
-    """The frames of an image file that Pillow has opened and not yet loaded.
+    """The frames of an image file that Pillow has opened but not loaded.
 
     Raises:
-        ImageError: there are too many, the file is damaged, or the image too large. What Pillow raises comes through.
+        ImageError: there are too many frames, the file is damaged, or the image is too large. Pillow's own errors are
+            not converted.
     """
     read = _READERS.get(image.format or "")
     if read is None:
@@ -138,7 +138,7 @@ def frames_of(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frame
 
 
 def _gif(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frames:
-    gif = read_gif(stream, MOST_FRAMES)
+    gif = read_gif(stream, MAX_FRAMES)
     first = gif.frames[0]
     if len(gif.frames) == 1 and first.position == (0, 0) and first.size == gif.size:
         return _Pages(image, 1, room)
@@ -146,14 +146,14 @@ def _gif(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frames:
 
 
 def _png(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frames:
-    png = read_png(stream, MOST_FRAMES)
-    notes = _unapplied(*png.cicp[:2]) if len(png.cicp) == 4 else ()
+    png = read_png(stream, MAX_FRAMES)
+    notes = code_points_note(*png.cicp[:2]) if len(png.cicp) == 4 else ()
     if len(png.frames) > 1 or png.default_image:
         return _Animation(image, png.size, png.frames, room, default_image=png.default_image, notes=notes)
     return _Pages(image, 1, room, notes)
 
 
-def _coded(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frames:
+def _avif(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frames:
     return _Pages(image, _count(image), room, _nclx_note(stream))
 
 
@@ -167,11 +167,11 @@ def _icns(image: Image.Image, _stream: BinaryIO, room: DecodingRoom) -> Frames:
     return _Icons(icons.icns.getimage, sorted(icons.icns.itersizes(), reverse=True), room)
 
 
-_READERS = {"GIF": _gif, "PNG": _png, "AVIF": _coded, "HEIF": _coded, "ICO": _ico, "ICNS": _icns}
+_READERS = {"GIF": _gif, "PNG": _png, "AVIF": _avif, "ICO": _ico, "ICNS": _icns}
 
 
 class _Animation:
-    """The frames of a GIF or APNG file, composed."""
+    """The composed frames of a GIF or APNG file."""
 
     def __init__(
         self,
@@ -209,39 +209,39 @@ class _Animation:
 
 
 class _Pages:
-    """The frames of a file in which Pillow seeks, and the image of one that has no others."""
+    """The frames of a file in which Pillow can seek, or the only image of a file."""
 
     def __init__(self, image: Image.Image, total: int, room: DecodingRoom, notes: tuple[str, ...] = ()) -> None:
-        if total > MOST_FRAMES:
-            raise ImageError(f"the file has more than {MOST_FRAMES} frames")
+        if total > MAX_FRAMES:
+            raise ImageError(f"the file has more than {MAX_FRAMES} frames")
         self.total, self.notes = total, notes
         self._image, self._room = image, room
-        self._first = image.tell()  # HEIF may begin with another than the first
+        self._first = image.tell()  # the primary image of a HEIF file need not be the first
 
     def chosen(self, limit: int) -> list[int]:
         indices = evenly(self.total, limit)
-        if self._image.format in {"AVIF", "WEBP"}:  # frames that build on each other
+        if self._image.format in {"AVIF", "WEBP"}:  # each frame depends on the ones before
             _check_work((indices[-1] + 1) * self._image.width * self._image.height)
         return sorted({self._first, *indices})
 
     def picture(self, index: int) -> Picture:
         image = self._image
         if index != image.tell():
-            if image.format in {"MPO", "TIFF"}:  # each has a profile of its own or none, but Pillow keeps the last one
+            if image.format in {"MPO", "TIFF"}:  # Pillow keeps the profile of the frame before
                 image.info.pop("icc_profile", None)
             image.seek(index)
         self._room.check(image)
-        colours = colours_of(image.mode, image.info)  # before load(): PNG chunks behind the image do not count
+        colours = colours_of(image.mode, image.info)  # before load(), which would add PNG chunks after the image
         image.load()
         return Picture(image, colours, _upright(image))
 
 
 class _Icons:
-    """The icons of an ICO or ICNS file, the largest first."""
+    """The icons of an ICO or ICNS file, largest first."""
 
     def __init__(self, read: Callable[[Any], Image.Image], keys: Sequence[Any], room: DecodingRoom) -> None:
-        if not keys or len(keys) > MOST_FRAMES:
-            raise ImageError(f"the file has {len(keys)} icons, expected 1 to {MOST_FRAMES}")
+        if not keys or len(keys) > MAX_FRAMES:
+            raise ImageError(f"the file has {len(keys)} icons, expected 1 to {MAX_FRAMES}")
         self.total = len(keys)
         self.notes: tuple[str, ...] = ()
         self._read, self._keys, self._room = read, keys, room
@@ -251,7 +251,7 @@ class _Icons:
 
     def picture(self, index: int) -> Picture:
         icon = self._read(self._keys[index])
-        self._room.check(icon)  # the directory may have said less
+        self._room.check(icon)  # the size in the directory may be smaller
         colours = colours_of(icon.mode, icon.info)
         icon.load()
         return Picture(icon, colours)
@@ -260,53 +260,44 @@ class _Icons:
 def _count(image: Image.Image) -> int:
     if image.format != "TIFF":
         return int(getattr(image, "n_frames", 1))
-    # TIFF's pages are a list, which only following it can count.
-    for index in range(1, MOST_FRAMES + 2):
+    # The pages of a TIFF file are a linked list.
+    for index in range(1, MAX_FRAMES + 2):
         try:
             image.seek(index)
         except EOFError:
             image.seek(0)
             return index
-    return MOST_FRAMES + 1
+    return MAX_FRAMES + 1
 
 
 def _check_work(pixels: int) -> None:
-    if pixels > MOST_PIXELS:
+    if pixels > MAX_PIXELS:
         raise ImageError(
-            f"the animation has {pixels:,} pixels to go through up to the last frame to judge, "
-            f"the limit is {MOST_PIXELS:,}"
+            f"the animation has {pixels:,} pixels to decode up to the last frame to judge, the limit is {MAX_PIXELS:,}"
         )
 
 
 def _upright(image: Image.Image) -> Image.Transpose | None:
-    """What turns a loaded image upright by its EXIF data. Pillow has turned TIFF files already.
+    """How to make a loaded image upright, by its EXIF data.
 
-    Image.getexif() would also believe what XMP and PNG text say, which browsers do not.
+    Image.getexif() would also use XMP and PNG text, which browsers do not.
     """
     data = image.info.get("exif")
-    if not data or image.format == "TIFF":
+    if not data or image.format in _UPRIGHT_FORMATS:
         return None
     exif = Image.Exif()
     try:
         exif.load(data)
-        value = exif.get(_ORIENTATION_TAG)
-    except _BROKEN_EXIF:  # viewers show an image with broken EXIF data as it is
+        value = exif.get(ExifTags.Base.Orientation)
+    except _BROKEN_EXIF:  # viewers ignore damaged EXIF data
         return None
     return _UPRIGHT.get(value) if isinstance(value, int) else None
 
 
 def _nclx_note(stream: BinaryIO) -> tuple[str, ...]:
-    """A note where an AVIF or HEIF file says by numbers, in its first bytes, that its colours are unusual."""
+    """A note about the code points in the colour box of an AVIF file, which is near its start."""
     stream.seek(0)
     head = stream.read(2**16)
     at = head.find(b"colrnclx")
     numbers = head[at + 8 : at + 12]
-    return _unapplied(*struct.unpack(">HH", numbers)) if at >= 0 and len(numbers) == 4 else ()
-
-
-def _unapplied(primaries: int, transfer: int) -> tuple[str, ...]:
-    """A note for coding-independent code points (ITU-T H.273) that are not nearly sRGB's: nothing here applies them."""
-    if primaries in _USUAL_PRIMARIES and transfer in _USUAL_TRANSFERS:
-        return ()
-    numbers = f"H.273 primaries {primaries}, transfer {transfer}"
-    return (f"the picture's colours ({numbers}: wide, or high dynamic range) were read as sRGB.",)
+    return code_points_note(*struct.unpack(">HH", numbers)) if at >= 0 and len(numbers) == 4 else ()

@@ -1,4 +1,4 @@
-"""The frames of a GIF file, by the GIF89a specification and by what browsers do where it is silent."""
+"""The frames of a GIF file, by the GIF89a specification, and as in browsers where the specification is silent."""
 
 import struct
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from visionward.errors import ImageError
 from visionward.runtime.images.animation import AnimationFrame, Disposal
 
 _TRAILER, _EXTENSION, _IMAGE, _GRAPHIC_CONTROL = b";", b"!", b",", b"\xf9"
-_PADDING = b"\0"  # which some encoders leave behind a frame
+_PADDING = b"\0"  # some encoders write it after a frame
 _HAS_TABLE, _TABLE_SIZE = 0x80, 0x07
-_DISPOSALS = {2: Disposal.CLEAR, 3: Disposal.RESTORE, 4: Disposal.RESTORE}  # 4: what some encoders wrote for 3
+_DISPOSALS = {2: Disposal.CLEAR, 3: Disposal.RESTORE, 4: Disposal.RESTORE}  # some encoders write 4 instead of 3
 
 
 @dataclass(frozen=True)
 class GifFile:
-    """What a GIF file shows.
+    """The contents of a GIF file.
 
     Attributes:
-        size: (width, height) of the canvas: the logical screen's, or the first frame's where that is larger.
+        size: (width, height) of the canvas: that of the logical screen, extended by the first frame.
         frames: in order.
     """
 
@@ -29,7 +29,7 @@ class GifFile:
 
 @dataclass(frozen=True)
 class _Control:
-    """A graphic control extension; it counts for the next image alone."""
+    """A graphic control extension. It applies to the next image only."""
 
     content: bytes = b""
 
@@ -38,20 +38,20 @@ class _Control:
         return _DISPOSALS.get(self.content[0] >> 2 & 7, Disposal.KEEP) if self.content else Disposal.KEEP
 
 
-def read_gif(stream: BinaryIO, most_frames: int) -> GifFile:
-    """Find the frames of a GIF file; none is decoded.
+def read_gif(stream: BinaryIO, max_frames: int) -> GifFile:
+    """Find the frames of a GIF file. None is decoded.
 
     Args:
         stream: the file.
-        most_frames: to read; a file with more is refused.
+        max_frames: a file with more frames is refused.
 
     Raises:
-        ImageError: there are more frames, or none, the file ends inside of one, or there is something between them.
+        ImageError: there are more frames or none, the file ends within a frame, or there is an unknown block.
     """
     stream.seek(0)
     header = stream.read(13)
     if len(header) < 13:
-        raise ImageError("the GIF file is cut short")
+        raise ImageError("the GIF file is truncated")
     size = struct.unpack("<HH", header[6:10])
     table = _table(stream, header[10])
     frames: list[AnimationFrame] = []
@@ -62,14 +62,14 @@ def read_gif(stream: BinaryIO, most_frames: int) -> GifFile:
             if label == _GRAPHIC_CONTROL and len(content) >= 5:
                 control = _Control(content[1:5])
         elif block == _IMAGE:
-            if len(frames) == most_frames:
-                raise ImageError(f"the animation has more than {most_frames} frames")
+            if len(frames) == max_frames:
+                raise ImageError(f"the animation has more than {max_frames} frames")
             frames.append(_frame(stream, header, table, control))
             control = _Control()
-        elif block != _PADDING:  # where something else comes some viewers stop, and others look for the next block
-            raise ImageError(f"the GIF file is damaged: a block begins with {block!r}")
+        elif block != _PADDING:  # some viewers stop at an unknown block, others search for the next known one
+            raise ImageError(f"the GIF file is damaged: unknown block type 0x{block[0]:02X}")
     if not frames:
-        raise ImageError("the GIF file has no frame")
+        raise ImageError("the GIF file has no frames")
     first = frames[0]
     extent = (first.position[0] + first.size[0], first.position[1] + first.size[1])
     return GifFile((max(size[0], extent[0]), max(size[1], extent[1])), tuple(frames))
@@ -78,12 +78,12 @@ def read_gif(stream: BinaryIO, most_frames: int) -> GifFile:
 def _frame(stream: BinaryIO, header: bytes, table: bytes, control: _Control) -> AnimationFrame:
     descriptor = stream.read(9)
     if len(descriptor) < 9:
-        raise ImageError("the GIF file ends inside of a frame")
+        raise ImageError("the GIF file ends within a frame")
     left, top, width, height, flags = struct.unpack("<HHHHB", descriptor)
     start = stream.tell()
     _table(stream, flags)
     if len(stream.read(1)) < 1:
-        raise ImageError("the GIF file ends inside of a frame")
+        raise ImageError("the GIF file ends within a frame")
     _sub_blocks(stream, keep=False)
     alone = header[:6] + struct.pack("<HH", width, height) + header[10:] + table
     if control.content:
@@ -103,7 +103,7 @@ def _table(stream: BinaryIO, flags: int) -> bytes:
 
 
 def _sub_blocks(stream: BinaryIO, *, keep: bool) -> bytes:
-    """Read data blocks up to their terminator; the first, with its length before it, where it is wanted."""
+    """Read data blocks up to the terminator and return the first with its length byte if ``keep`` is true."""
     first = b""
     while (length := stream.read(1)) not in (b"", b"\0"):
         content = stream.read(length[0])

@@ -1,16 +1,16 @@
-"""Reading images as a viewer shows them: every frame, upright, in sRGB, behind transparency white or black.
+"""Reading images as a viewer shows them: every frame, upright, in sRGB, on white or black behind transparency.
 
-What a viewer shows is what must be judged: an image that looks different to the guard than to a person is a hole.
+The guard must judge what a viewer shows. An image that looks different to the guard than to a person is a hole.
 
-- Transparency is composited on white, as Transformers does (which overlooks the colour that an RGB image names
-  transparent; Meta's reference drops the alpha channel). `pictures` looks at black, too.
-- EXIF orientation is applied to files and bytes (both references ignore it). PIL images and arrays are not turned.
+- Transparency is composited on white, as in Transformers (which ignores the transparent colour of an RGB image; Meta's
+  reference drops the alpha channel). `pictures` also composites on black.
+- EXIF orientation is applied to files and bytes; both references ignore it. PIL images and arrays are not rotated.
 - Colours: see `colour`. Greyscale of more than 8 bits: see `rendering`.
-- Frames: see `frames`. A PIL image that has several is refused: what it would show next is the
-  file's, and composing it is not what Pillow does as browsers do.
-- Files that are cut short are refused, whatever ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` says.
+- Frames: see `frames`. A PIL image with several frames is refused, because Pillow does not compose the frames of a file
+  as browsers do.
+- Truncated files are refused, whatever the value of ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``.
 
-Only raster formats are decoded. Pillow would also take EPS (and start Ghostscript) or WMF.
+Only raster formats are decoded. Pillow would also decode EPS (by starting Ghostscript) and WMF.
 """
 
 import binascii
@@ -29,20 +29,21 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from visionward.errors import ImageError
+from visionward.formats.file_type import HEAD_BYTES, file_type
 from visionward.formats.regular_file import open_regular
 from visionward.runtime.images.decoding_room import DecodingRoom
 from visionward.runtime.images.frames import Frames, OneFrame, frames_of
+from visionward.runtime.images.heif_file import is_heif, open_heif
 from visionward.runtime.images.whole_files import whole_files_only
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 
-# AVIF came with Pillow 11.3; HEIF is there if a plugin registered it.
+# HEIF is not among them: see `heif_file`. Pillow supports AVIF from version 11.3 on.
 _FORMATS = (
     "AVIF",
     "BMP",
     "DIB",
     "GIF",
-    "HEIF",
     "ICNS",
     "ICO",
     "JPEG",
@@ -55,7 +56,7 @@ _FORMATS = (
     "WEBP",
 )
 
-# What Pillow's decoders raise on garbage, beside its own errors (which are OSErrors).
+# What Pillow's decoders raise on damaged data, besides its own errors (which are OSErrors).
 _DECODER_ERRORS = (
     OSError,
     EOFError,
@@ -77,17 +78,17 @@ _DECODER_ERRORS = (
 
 
 def decode_image(source: ImageSource) -> Image.Image:
-    """The first picture that an image shows, in RGB, on white where it is transparent.
+    """The first picture of an image, in RGB, on white where it is transparent.
 
-    For showing or describing an image. What is judged are all pictures: `visionward.runtime.images.pictures.Pictures`.
+    This is for display. The guard judges all pictures: see `visionward.runtime.images.pictures.Pictures`.
 
     Args:
         source: a path; the bytes of a file; a PIL image; or a uint8 array (height, width), (height, width, 3) or
-            (height, width, 4) in the order R, G, B, alpha.
+            (height, width, 4) with the channels R, G, B, alpha.
 
     Raises:
-        ImageError: it cannot be read, is no image, is damaged or cut short, or has more pixels than Pillow's
-            ``Image.MAX_IMAGE_PIXELS``. The message names the file.
+        ImageError: the source cannot be read, is not an image, is damaged or truncated, or has more pixels than
+            Pillow's ``Image.MAX_IMAGE_PIXELS``. The error names the file.
     """
     with decoding(source), opened(source, DecodingRoom()) as frames:
         return frames.picture(frames.chosen(1)[0]).rendering().whole()
@@ -95,38 +96,38 @@ def decode_image(source: ImageSource) -> Image.Image:
 
 @contextlib.contextmanager
 def opened(source: ImageSource, room: DecodingRoom) -> Iterator[Frames]:
-    """The frames of an image of any kind, while it is open. Use it inside `decoding`.
+    """Open any image source and give its frames. Use it inside `decoding`.
 
     Raises:
-        ImageError: it is no image.
+        ImageError: the source is not an image.
     """
     if isinstance(source, Image.Image):
         if getattr(source, "is_animated", False):
-            raise ImageError("a PIL image with several frames: give the file or its bytes, or a copy() of one frame")
+            raise ImageError("a PIL image with several frames: give the file or its bytes, or copy() of one frame")
         yield OneFrame(source)
     elif isinstance(source, np.ndarray):
         yield OneFrame(_from_array(source))
     else:
         with _stream(source) as stream:
             if not stream.read(1):
-                raise ImageError("it is empty")
+                raise ImageError("the file is empty")
             stream.seek(0)
-            with Image.open(stream, formats=_formats()) as image:
+            with _image_file(stream) as image:
                 yield frames_of(image, stream, room)
 
 
 @contextlib.contextmanager
 def decoding(source: ImageSource) -> Iterator[None]:
-    """Turn whatever decoding an image raises into an ImageError that names it, and let no cut file pass."""
+    """Turn everything that decoding an image raises into an ImageError that names it, and refuse truncated files."""
     with _refusals(_name(source)), whole_files_only():
         yield
 
 
 def decode_data_url(url: str) -> bytes:
-    """The bytes that a ``data:`` URL holds, base64 or percent-encoded; they are not yet looked at.
+    """The bytes in a ``data:`` URL, base64 or percent-encoded. They are not decoded yet.
 
     Raises:
-        ImageError: it is no data URL, says that it is no image, or its base64 is damaged.
+        ImageError: it is not a data URL, its media type is not an image, or its base64 is damaged.
     """
     scheme, colon, rest = url.partition(":")
     header, comma, body = rest.partition(",")
@@ -134,7 +135,7 @@ def decode_data_url(url: str) -> bytes:
         raise ImageError("not a data URL, expected data:image/<type>;base64,<data>")
     media_type, *parameters = (part.strip().lower() for part in header.split(";"))
     if media_type and not media_type.startswith("image/") and media_type != "application/octet-stream":
-        raise ImageError(f"the data URL holds {media_type[:80]!r}, expected an image type")
+        raise ImageError(f"the data URL has the media type {media_type[:80]!r}, expected an image type")
     if "base64" not in parameters:
         return unquote_to_bytes(body)
     try:
@@ -145,20 +146,34 @@ def decode_data_url(url: str) -> bytes:
 
 @contextlib.contextmanager
 def _refusals(name: str | None) -> Iterator[None]:
-    """Turn whatever a decoder raises into an ImageError that names the image."""
+    """Turn everything that a decoder raises into an ImageError that names the image."""
     prefix = "" if name is None else f"{name}: "
     try:
         yield
     except ImageError as cause:
         raise ImageError(f"{prefix}{cause}") from cause
     except UnidentifiedImageError as cause:
-        raise ImageError(f"{prefix}not an image in a format that can be read ({', '.join(_formats())})") from cause
+        raise ImageError(f"{prefix}not an image in a supported format ({', '.join(_formats())}, HEIF)") from cause
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as cause:
         raise ImageError(f"{prefix}too many pixels: {cause}") from cause
     except MemoryError as cause:
         raise ImageError(f"{prefix}not enough memory to decode it") from cause
     except _DECODER_ERRORS as cause:
-        raise ImageError(f"{prefix}damaged, cut short, or not an image: {cause or type(cause).__name__}") from cause
+        raise ImageError(f"{prefix}damaged, truncated, or not an image: {cause or type(cause).__name__}") from cause
+
+
+def _image_file(stream: BinaryIO) -> Image.Image:
+    """Open an image file; nothing is decoded yet."""
+    if is_heif(stream):
+        return open_heif(stream)
+    try:
+        return Image.open(stream, formats=_formats())
+    except UnidentifiedImageError as cause:
+        stream.seek(0)
+        found = file_type(stream.read(HEAD_BYTES))
+        if found is None or found.endswith(" image"):
+            raise
+        raise ImageError(f"{found}, expected an image ({', '.join(_formats())}, HEIF)") from cause
 
 
 def _formats() -> tuple[str, ...]:
@@ -179,7 +194,7 @@ def _stream(source: str | os.PathLike[str] | bytes) -> BinaryIO:
     if isinstance(source, bytes):
         return BytesIO(source)
     if not isinstance(source, str | os.PathLike):
-        raise ImageError(f"an image is a path, bytes, a PIL image or a uint8 array, found {type(source).__name__}")
+        raise ImageError(f"the image is {type(source).__name__}, expected a path, bytes, a PIL image or a uint8 array")
     try:
         return open_regular(source)
     except OSError as cause:

@@ -1,7 +1,7 @@
-"""The pictures that the guard looks at: the distinct ones that an image shows, cut into tiles.
+"""The pictures that the guard judges: the distinct pictures of an image, cut into tiles.
 
-An image can show several: its frames, and each frame on white and on black where it is transparent. Those that are
-alike once they are cut into tiles are one.
+An image can have several pictures: its frames, and each transparent frame on white and on black. Pictures with the same
+tiles count once.
 """
 
 from collections.abc import Iterator
@@ -17,35 +17,33 @@ from visionward.runtime.images.frames import Frames
 from visionward.runtime.images.images import ImageSource, decoding, opened
 from visionward.runtime.images.preprocess import Tiles, tile_image
 
-# Animations mostly fit into one tile: four frames cost what a photograph of four tiles does, minutes on a CPU.
-
 
 def check_frames(frames: int) -> None:
     """Check a number of frames to judge.
 
     Raises:
-        ValueError: it is less than 1, or no whole number.
+        ValueError: it is not an integer of at least 1.
     """
     if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
-        raise ValueError(f"frames is {frames!r}, it must be a whole number, at least 1.")
+        raise ValueError(f"frames is {frames!r}, expected an integer of at least 1.")
 
 
 class Pictures:
-    """The distinct pictures of an image, to be iterated over once; one is decoded when the one before was judged.
+    """The distinct pictures of an image. Iterate over them once; each is decoded after the one before was judged.
 
     Args:
         source: the image.
-        config: how it is cut into tiles.
-        frames: the most to judge of an animation: the first, the last, and evenly between.
-        room: the memory that decoding has to keep to.
+        config: how the image is cut into tiles.
+        frames: judge at most so many frames: the first, the last, and evenly spaced ones between.
+        room: the memory that decoding may use.
 
     Attributes:
-        frames: how many were judged; complete after the iteration.
+        frames: how many frames were judged; complete after the iteration.
         notes: what a reader of the verdict should know; complete after the iteration.
 
     Raises:
-        ImageError: from the iteration, if the image or one of the frames to judge cannot be used.
-        ValueError: if there are no frames to judge.
+        ImageError: the image, or one of the frames to judge, cannot be used; raised by the iteration.
+        ValueError: ``frames`` is not an integer of at least 1.
     """
 
     def __init__(self, source: ImageSource, config: VisionConfig, frames: int, room: DecodingRoom) -> None:
@@ -56,8 +54,8 @@ class Pictures:
         self.notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Tiles]:
-        # What was cut is handed out after the next frame was decoded, the last after the file was closed: a still
-        # picture does not take memory while it is judged.
+        # Tiles are yielded after the next frame was decoded, and the last ones after the file was closed. The decoded
+        # pixels of a still picture thus take no memory while it is judged.
         fresh: list[Tiles] = []
         with ExitStack() as stack:
             with self._decoding():
@@ -75,7 +73,7 @@ class Pictures:
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:
-        # Not around a ``yield`` to the caller: it holds a lock, and says what decoding means in this thread.
+        # Never around a ``yield`` to the caller: it holds a lock and changes how this thread decodes.
         with self._room.turn(), decoding(self._source):
             yield
 
@@ -84,7 +82,7 @@ class Pictures:
         self._note(*picture.colours.notes)
         cut = [tile_image(rendering, self._config) for rendering in picture.renderings()]
         if len({tiles.digest for tiles in cut}) > 1:
-            self._note("the picture is transparent in places: it was judged on white and on black.")
+            self._note("the picture is partly transparent: it was judged on white and on black.")
         fresh = []
         for tiles in cut:
             if tiles.digest not in self._seen:
@@ -95,17 +93,17 @@ class Pictures:
     def _count(self, judged: int, total: int) -> None:
         self.frames = FrameCount(judged, total)
         if judged < total:
-            self._note(f"{judged} of the image's {total} frames were judged: nothing is known of the others.")
+            self._note(f"{judged} of the image's {total} frames were judged; the others were not checked.")
 
     def _note(self, *notes: str) -> None:
         self.notes = tuple(dict.fromkeys((*self.notes, *notes)))
 
 
 def whole_pictures(source: ImageSource) -> list[Image.Image]:
-    """The same pictures in RGB, not cut into tiles: for other models that are asked what the guard is asked.
+    """The same pictures in RGB, not cut into tiles, for other models that judge the same image.
 
     Raises:
-        ImageError: if the image or one of the frames to judge cannot be used.
+        ImageError: the image, or one of the frames to judge, cannot be used.
     """
     with decoding(source), opened(source, DecodingRoom()) as frames:
         shown = [
@@ -117,10 +115,10 @@ def whole_pictures(source: ImageSource) -> list[Image.Image]:
 
 
 def first_picture(source: ImageSource, config: VisionConfig, room: DecodingRoom) -> Tiles:
-    """The first picture of an image alone, on white: what the reference implementations see.
+    """Only the first picture of an image, on white, as in the reference implementations.
 
     Raises:
-        ImageError: if it cannot be used.
+        ImageError: the image cannot be used.
     """
     with room.turn(), decoding(source), opened(source, room) as frames:
         return tile_image(frames.picture(frames.chosen(1)[0]).rendering(), config)

@@ -1,7 +1,7 @@
-"""The chunks of a PNG file that say how it is shown: those of an animation, and cICP. Pillow reads the rest.
+"""The chunks of a PNG file for an animation and for cICP. Pillow reads the others.
 
-Portable Network Graphics (PNG) Specification, third edition. What contradicts it is refused: viewers differ in what
-they then show.
+Portable Network Graphics (PNG) Specification, third edition. An animation that violates it is refused, because viewers
+differ in what they show of it.
 """
 
 import struct
@@ -16,17 +16,17 @@ from visionward.runtime.images.animation import AnimationFrame, Disposal
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DISPOSALS = {0: Disposal.KEEP, 1: Disposal.CLEAR, 2: Disposal.RESTORE}
-_SHARED = (b"PLTE", b"tRNS")  # what the pixels of a frame need, beside header and data
+_SHARED = (b"PLTE", b"tRNS")  # needed to decode a frame, besides header and data
 
 
 @dataclass(frozen=True)
 class PngFile:
-    """What a PNG file shows.
+    """The contents of a PNG file.
 
     Attributes:
         size: (width, height) of the canvas.
-        frames: of the animation, in order; empty without one.
-        default_image: whether the image that viewers show which know no animation is not one of the frames.
+        frames: the frames of the animation in order; empty without an animation.
+        default_image: whether the default image, which viewers without APNG support show, is not one of the frames.
         cicp: the contents of the cICP chunk; empty without one.
     """
 
@@ -38,14 +38,14 @@ class PngFile:
 
 @dataclass(frozen=True)
 class _Chunk:
-    kind: bytes
+    type: bytes
     start: int
     length: int
 
 
 @dataclass
 class _Data:
-    """Where the data chunks of a frame are: from the first one's start to the last one's end."""
+    """The range of a frame's data chunks: from the start of the first to the end of the last."""
 
     start: int = 0
     end: int = 0
@@ -58,7 +58,7 @@ class _Data:
 @dataclass
 class _Reader:
     stream: BinaryIO
-    most_frames: int
+    max_frames: int
     header: bytes = b""
     shared: bytes = b""
     cicp: bytes = b""
@@ -69,17 +69,17 @@ class _Reader:
     frames: list[tuple[bytes, _Data]] = field(default_factory=list)
 
     def read(self, chunk: _Chunk) -> None:
-        """Note what a chunk says."""
-        if chunk.kind == b"IDAT":
+        """Process a chunk."""
+        if chunk.type == b"IDAT":
             self.image_is_frame = len(self.frames) == 1 if not self.image.end else self.image_is_frame
             self.image.add(chunk)
-        elif chunk.kind == b"acTL":
+        elif chunk.type == b"acTL":
             if self.announced is not None or self.image.end or chunk.length != 8:
-                raise _damaged("acTL is repeated, behind the image, or of a wrong length")
+                raise _damaged("acTL is repeated, comes after the image, or has a wrong length")
             self.announced = int.from_bytes(_content(self.stream, chunk, 4), "big")
-        elif chunk.kind == b"fcTL":
+        elif chunk.type == b"fcTL":
             self._control(_content(self.stream, chunk, 26))
-        elif chunk.kind == b"fdAT":
+        elif chunk.type == b"fdAT":
             self._number(_content(self.stream, chunk, 4))
             if not self.frames:
                 raise _damaged("fdAT comes before fcTL")
@@ -88,35 +88,35 @@ class _Reader:
             self._before_the_image(chunk)
 
     def _before_the_image(self, chunk: _Chunk) -> None:
-        if chunk.kind == b"IHDR":
+        if chunk.type == b"IHDR":
             self.header = self.header or _content(self.stream, chunk, 13)
-        elif chunk.kind == b"cICP":
+        elif chunk.type == b"cICP":
             self.cicp = _content(self.stream, chunk, 4)
-        elif chunk.kind in _SHARED:
-            self.shared += _written(chunk.kind, _content(self.stream, chunk, chunk.length))
+        elif chunk.type in _SHARED:
+            self.shared += _written(chunk.type, _content(self.stream, chunk, chunk.length))
 
     def _control(self, content: bytes) -> None:
-        if len(self.frames) == self.most_frames:
-            raise ImageError(f"the animation has more than {self.most_frames} frames")
+        if len(self.frames) == self.max_frames:
+            raise ImageError(f"the animation has more than {self.max_frames} frames")
         if len(content) < 26:
-            raise _damaged("fcTL is cut short")
+            raise _damaged("fcTL is truncated")
         self._number(content)
         self.frames.append((content, _Data()))
 
     def _number(self, content: bytes) -> None:
         if int.from_bytes(content[:4], "big") != self.sequence:
-            raise _damaged(f"chunk {self.sequence} of the sequence is missing or misplaced")
+            raise _damaged(f"sequence number {self.sequence} is missing or misplaced")
         self.sequence += 1
 
     def file(self) -> PngFile:
-        """What the chunks that were read show."""
+        """The result, after all chunks were processed."""
         if len(self.header) < 13:
             raise ImageError("the PNG file has no header")
         width, height = struct.unpack(">II", self.header[:8])
         if self.announced is None and not self.frames:
             return PngFile((width, height), (), default_image=False, cicp=self.cicp)
         if self.announced != len(self.frames) or not self.frames:
-            raise _damaged(f"it has {len(self.frames)} frames and announces {self.announced or 'none'}")
+            raise _damaged(f"it has {len(self.frames)} frames, but acTL says {self.announced or 'none'}")
         frames = tuple(self._frame(index, width, height) for index in range(len(self.frames)))
         return PngFile((width, height), frames, default_image=not self.image_is_frame, cicp=self.cicp)
 
@@ -124,34 +124,34 @@ class _Reader:
         control, data = self.frames[index]
         width, height, left, top = struct.unpack(">4I", control[4:20])
         if not (0 < width <= canvas_width - left and 0 < height <= canvas_height - top):
-            raise _damaged(f"frame {index + 1} is not inside of the picture")
-        kind = b"fdAT"
+            raise _damaged(f"frame {index + 1} is not within the canvas")
+        data_type = b"fdAT"
         if index == 0 and self.image_is_frame:
             if (width, height) != (canvas_width, canvas_height) or data.end:
-                raise _damaged("the first frame is not the image")
-            kind, data = b"IDAT", self.image
+                raise _damaged("the first frame is not the default image")
+            data_type, data = b"IDAT", self.image
         if not data.end:
             raise _damaged(f"frame {index + 1} has no data")
         disposal, blend = _DISPOSALS.get(control[24]), control[25]
         if disposal is None or blend > 1:
-            raise _damaged(f"frame {index + 1} is disposed of or blended in an unknown way")
+            raise _damaged(f"frame {index + 1} has an unknown disposal or blend operation")
         head = _SIGNATURE + _written(b"IHDR", control[4:12] + self.header[8:]) + self.shared
-        file = partial(_file, self.stream, head, kind, data)
+        file = partial(_file, self.stream, head, data_type, data)
         return AnimationFrame((left, top), (width, height), disposal, bool(blend), file)
 
 
-def read_png(stream: BinaryIO, most_frames: int) -> PngFile:
-    """Find the frames of a PNG file; none is decoded.
+def read_png(stream: BinaryIO, max_frames: int) -> PngFile:
+    """Find the frames of a PNG file. None is decoded.
 
     Args:
         stream: the file.
-        most_frames: to read; a file with more is refused.
+        max_frames: a file with more frames is refused.
 
     Raises:
         ImageError: there are more frames, or the chunks of the animation are damaged.
     """
     stream.seek(len(_SIGNATURE))
-    reader = _Reader(stream, most_frames)
+    reader = _Reader(stream, max_frames)
     for chunk in _chunks(stream):
         reader.read(chunk)
     return reader.file()
@@ -162,12 +162,12 @@ def _damaged(how: str) -> ImageError:
 
 
 def _chunks(stream: BinaryIO) -> Iterator[_Chunk]:
-    """The chunks from here to the end of the image; a stream that ends before is left to the decoder."""
+    """The chunks from the current position to IEND. Reporting a truncated file is left to the decoder."""
     position = stream.tell()
     while len(head := stream.read(8)) == 8 and head[4:] != b"IEND":
         chunk = _Chunk(head[4:], position + 8, int.from_bytes(head[:4], "big"))
         yield chunk
-        position = chunk.start + chunk.length + 4  # behind the checksum
+        position = chunk.start + chunk.length + 4  # skips the checksum
         stream.seek(position)
 
 
@@ -176,24 +176,25 @@ def _content(stream: BinaryIO, chunk: _Chunk, size: int) -> bytes:
     return stream.read(min(size, chunk.length))
 
 
-def _written(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+def _written(chunk_type: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(chunk_type + content)
+    return struct.pack(">I", len(content)) + chunk_type + content + struct.pack(">I", checksum)
 
 
-def _file(stream: BinaryIO, head: bytes, kind: bytes, data: _Data) -> bytes:
-    """The PNG file of one frame."""
+def _file(stream: BinaryIO, head: bytes, data_type: bytes, data: _Data) -> bytes:
+    """A PNG file with one frame only."""
     stream.seek(data.start - 8)
     parts = [head]
     for chunk in _chunks(stream):
         if chunk.start + chunk.length > data.end:
             break
-        if chunk.kind == kind:
+        if chunk.type == data_type:
             content = _content(stream, chunk, chunk.length)
-            _check(stream, kind, content)
-            parts.append(_written(b"IDAT", content if kind == b"IDAT" else content[4:]))
+            _check(stream, data_type, content)
+            parts.append(_written(b"IDAT", content if data_type == b"IDAT" else content[4:]))
     return b"".join([*parts, _written(b"IEND", b"")])
 
 
-def _check(stream: BinaryIO, kind: bytes, content: bytes) -> None:
-    if stream.read(4) != struct.pack(">I", zlib.crc32(kind + content)):
-        raise ImageError("a checksum is wrong")
+def _check(stream: BinaryIO, chunk_type: bytes, content: bytes) -> None:
+    if stream.read(4) != struct.pack(">I", zlib.crc32(chunk_type + content)):
+        raise _damaged("wrong checksum of a data chunk")

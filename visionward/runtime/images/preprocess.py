@@ -1,7 +1,7 @@
-"""From an RGB image to the tiles that the vision tower looks at.
+"""From an RGB image to the tiles that are the input of the vision tower.
 
-Reproduces the slow image processor of Transformers 4.53.3 (`image_processing_mllama.py`) bit for bit, which agrees with
-Meta's reference implementation on opaque images.
+This reproduces the slow image processor of Transformers 4.53.3 (`image_processing_mllama.py`) bit for bit, which agrees
+with Meta's reference implementation on opaque images.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ class Tiles:
     """An image cut into tiles.
 
     Attributes:
-        pixel_values: normalised pixels of the real tiles, row-major over the canvas, (tiles, 3, S, S) for tiles of
-            S x S pixels. Unused tiles are not there; they would be zero.
+        pixel_values: normalized pixels of the used tiles, row-major over the canvas, (tiles, 3, S, S) for tiles of
+            S x S pixels. Unused tiles, which would be zero, are omitted.
         aspect_ratio: (tiles high, tiles wide) of the canvas.
     """
 
@@ -32,15 +32,15 @@ class Tiles:
 
     @cached_property
     def digest(self) -> bytes:
-        """Of what is in them: tiles with the same digest are the same picture to the tower."""
+        """A hash of the contents. The tower computes the same for tiles with the same digest."""
         return hashlib.sha256(repr(self.aspect_ratio).encode() + self.pixel_values.tobytes()).digest()
 
 
 def choose_canvas(height: int, width: int, config: VisionConfig) -> tuple[int, int]:
-    """The canvas (tiles high, tiles wide) for an image of some pixels.
+    """The canvas (tiles high, tiles wide) for an image of a size in pixels.
 
-    The one that enlarges the image least, if any holds it without shrinking; else the one that shrinks it least. Of
-    several with the same scale the one with the fewest tiles, then the first.
+    It is the canvas that enlarges the image least, if any holds it without shrinking, else the one that shrinks it
+    least. Of several with the same scale it is the one with the fewest tiles, then the first.
     """
     scales = [
         min(wide * config.tile_size / width, high * config.tile_size / height) for high, wide in config.aspect_ratios
@@ -54,7 +54,7 @@ def choose_canvas(height: int, width: int, config: VisionConfig) -> tuple[int, i
 def resized_size(height: int, width: int, canvas: tuple[int, int], tile_size: int) -> tuple[int, int]:
     """The (height, width) in pixels to which an image is resized for a canvas (tiles high, tiles wide).
 
-    The float64 arithmetic is the reference's: exact arithmetic gives another size for one image in a hundred.
+    The arithmetic is in float64, as in the reference. Exact arithmetic gives another size for one image in a hundred.
     """
     target_height = min(max(height, tile_size), canvas[0] * tile_size)
     target_width = min(max(width, tile_size), canvas[1] * tile_size)
@@ -65,10 +65,10 @@ def resized_size(height: int, width: int, canvas: tuple[int, int], tile_size: in
 
 
 def tile_image(image: Image.Image | Rendering, config: VisionConfig) -> Tiles:
-    """Resize an image, put it into the top left corner of its canvas on black, normalise it and cut it into tiles.
+    """Resize an image, place it in the top left corner of a black canvas, normalize it and cut it into tiles.
 
     Raises:
-        ImageError: it has no pixels, or values of no known range.
+        ImageError: the image has no pixels, or values outside the known ranges.
     """
     picture = image if isinstance(image, Rendering) else Rendering.of(image)
     size = config.tile_size
@@ -77,7 +77,7 @@ def tile_image(image: Image.Image | Rendering, config: VisionConfig) -> Tiles:
     height, width = resized_size(full_height, full_width, canvas, size)
     resized = np.asarray(picture.whole().resize((width, height), Image.Resampling.BILINEAR))
 
-    table = _normalised_values(config)
+    table = _normalized_values(config)
     high, wide = canvas
     tiles = np.empty((high * wide, 3, size, size), np.float32)
     for index, tile in enumerate(tiles):
@@ -85,17 +85,17 @@ def tile_image(image: Image.Image | Rendering, config: VisionConfig) -> Tiles:
         pixels = resized[top : top + size, left : left + size]
         rows, columns = pixels.shape[:2]
         for channel in range(3):
-            # mode "clip" because "raise" buffers the output; a byte is never out of range
+            # mode "clip", because "raise" buffers the output; a byte is always in range
             np.take(table[channel], pixels[:, :, channel], out=tile[channel, :rows, :columns], mode="clip")
             tile[channel, rows:] = table[channel, 0]
             tile[channel, :rows, columns:] = table[channel, 0]
     return Tiles(tiles, canvas)
 
 
-def _normalised_values(config: VisionConfig) -> npt.NDArray[np.float32]:
-    """The normalised value of each channel's 256 byte values, (3, 256).
+def _normalized_values(config: VisionConfig) -> npt.NDArray[np.float32]:
+    """The normalized values of the 256 byte values, per channel, (3, 256).
 
-    Rescaled in float64 and rounded to float32 before mean and standard deviation, as the reference does.
+    As in the reference, the values are rescaled in float64 and rounded to float32 before mean and standard deviation.
     """
     rescaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
     mean = np.array(config.image_mean, np.float32)[:, None]

@@ -1,13 +1,11 @@
-"""A decoded picture as a viewer shows it: RGB, upright, its colours in sRGB, on a background where it is transparent.
+"""A decoded picture as a viewer shows it: RGB, upright, colours in sRGB, a background behind transparency.
 
-What a viewer shows is what must be judged: an image that looks different to the guard than to a person is a hole.
+- 16-bit greyscale is divided by 257, as in viewers. Pillow's own conversion turns everything above 255 into white.
+- 32-bit integers are 16-bit values in PNG and PPM files (Pillow 10 decodes 16-bit files to this mode). In other files
+  they are 16-bit values if any is above 255, and 8-bit values otherwise.
+- Floats are in the range 0..1 if none is above 1, and 0..255 otherwise.
 
-- 16-bit greyscale is divided by 257, as viewers do; Pillow's own conversion clips everything above 255 to white.
-- 32-bit integers are read as 16-bit values if one is above 255 (Pillow 10 decodes 16-bit PNG and PPM files into this
-  mode), as 8-bit values otherwise, except in PNG and PPM files, where they are always 16-bit ones.
-- Floats are read as 0..1 if none is above 1, as 0..255 otherwise.
-
-Conversions are done for some rows at a time, so that a large picture is held twice at most.
+Some rows are converted at a time, so that at most two copies of a large picture are in memory.
 """
 
 from collections.abc import Iterator
@@ -20,25 +18,25 @@ from visionward.errors import ImageError
 from visionward.runtime.images.colour import ToSrgb
 
 WHITE, BLACK = 255, 0
-# Pixels that are converted at a time.
+# How many pixels are converted at a time.
 _STRIP_PIXELS = 2**20
 
 _T = Image.Transpose
 _SWAPPING = (_T.TRANSPOSE, _T.ROTATE_270, _T.TRANSVERSE, _T.ROTATE_90)
-# Of the picture as it is stored, these transposes put the last rows or columns first.
+# These transposes put the last rows or columns of the stored picture first.
 _REVERSING = (_T.ROTATE_180, _T.FLIP_TOP_BOTTOM, _T.TRANSVERSE, _T.ROTATE_90)
 
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """A picture whose rows are converted when they are asked for.
+    """A picture that is converted when `whole` is called.
 
     Attributes:
-        image: as it is stored; loaded.
-        background: the grey behind what is transparent.
-        upright: what turns it upright.
-        to_srgb: what its colours go through.
-        full_scale: the value of white, for 16-bit, 32-bit and float greyscale.
+        image: the loaded image as stored.
+        background: the grey level behind transparency.
+        upright: how to make it upright.
+        to_srgb: how to convert its colours.
+        full_scale: the value of white in 16-bit, 32-bit and float greyscale.
     """
 
     image: Image.Image
@@ -58,7 +56,7 @@ class Rendering:
         """The rendering of an image of any mode.
 
         Raises:
-            ImageError: it has no pixels, or values of no known range.
+            ImageError: the image has no pixels, or values outside the known ranges.
         """
         if 0 in image.size:
             raise ImageError(f"the image has no pixels: {image.width} x {image.height}")
@@ -71,7 +69,7 @@ class Rendering:
         return (height, width) if self.upright in _SWAPPING else (width, height)
 
     def whole(self) -> Image.Image:
-        """The whole picture in RGB; the stored image itself if it is that already."""
+        """The picture in RGB; the stored image itself if nothing has to be converted."""
         if (
             self.image.mode == "RGB"
             and self.upright is None
@@ -90,7 +88,7 @@ class Rendering:
         return rgb if self.upright is None else rgb.transpose(self.upright)
 
     def _stored(self, top: int, bottom: int) -> tuple[int, int, int, int]:
-        """Where some rows of the upright picture are in the stored one."""
+        """The box in the stored picture of some rows of the upright one."""
         width, height = self.image.size
         if self.upright in _REVERSING:
             top, bottom = self.size[1] - bottom, self.size[1] - top
@@ -113,7 +111,7 @@ class Rendering:
 
 
 def is_transparent(image: Image.Image) -> bool:
-    """Whether any pixel is less than opaque."""
+    """Whether any pixel is not opaque."""
     if not image.has_transparency_data:
         return False
     scale = _full_scale(image)
@@ -122,10 +120,10 @@ def is_transparent(image: Image.Image) -> bool:
 
 
 def to_rgba(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGBA, its colours as they are.
+    """Convert an image of any mode to RGBA without converting its colours to sRGB.
 
     Raises:
-        ImageError: it has values of no known range.
+        ImageError: the image has values outside the known ranges.
     """
     return _rgba(image, _full_scale(image))
 
@@ -147,7 +145,7 @@ def _rgba(image: Image.Image, full_scale: float | None = None) -> Image.Image:
 
 
 def _bytes_of(image: Image.Image, full_scale: float) -> Image.Image:
-    """16-bit, 32-bit or float greyscale as bytes, with alpha where a value is named transparent."""
+    """16-bit, 32-bit or float greyscale as bytes, with an alpha channel if a value is marked as transparent."""
     values = np.asarray(image)
     if full_scale == 65535:
         grey = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
@@ -160,10 +158,10 @@ def _bytes_of(image: Image.Image, full_scale: float) -> Image.Image:
 
 
 def _full_scale(image: Image.Image) -> float | None:
-    """The value of white in 16-bit, 32-bit or float greyscale, see the module's docstring; None for bytes.
+    """The value of white in 16-bit, 32-bit or float greyscale (see the module docstring); None for bytes.
 
     Raises:
-        ImageError: the values have no known range.
+        ImageError: the values are outside the known ranges.
     """
     if not image.mode.startswith("I") and image.mode != "F":
         return None
@@ -171,7 +169,7 @@ def _full_scale(image: Image.Image) -> float | None:
     extremes = [(strip.min(), strip.max()) for strip in strips]
     low, high = np.min([least for least, _ in extremes]), np.max([most for _, most in extremes])
     if not (low >= 0 and high <= 65535):  # false for NaN too
-        raise ImageError(f"the pixel values go from {low} to {high}, expected 0 to 65535")
+        raise ImageError(f"the pixel values range from {low} to {high}, expected 0 to 65535")
     if image.mode == "F":
         if high > 255:
             raise ImageError(f"the float pixel values go up to {high}, expected 0 to 1 or 0 to 255")

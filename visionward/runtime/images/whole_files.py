@@ -1,9 +1,9 @@
-"""Refusing files that are cut short, whatever the program around has told Pillow.
+"""Refusing truncated files, whatever the program has configured in Pillow.
 
-``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` makes Pillow fill what is missing with grey and skip checksums; training code
-sets it, often at import. It is a global of the whole process, so that setting it back while an image is decoded would
-change what other threads decode. Instead the value that the program set is replaced, once, by one that is true or false
-as the program said, and false for whoever decodes inside `whole_files_only`.
+``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` makes Pillow fill missing data with grey and ignore checksums. Training code
+sets it, often on import. It is global to the process: resetting it while an image is decoded would affect other
+threads. Instead, the value that the program set is replaced once by an object with the same truth value, except that it
+is false within `whole_files_only`.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,8 @@ _REFUSING: ContextVar[bool] = ContextVar("refusing", default=False)
 
 
 class _ProgramsChoice:
+    """The program's value of the flag; false within `whole_files_only`."""
+
     def __init__(self, value: object) -> None:
         self._value = value
 
@@ -30,18 +32,18 @@ class _ProgramsChoice:
 
 @contextmanager
 def whole_files_only() -> Iterator[None]:
-    """Inside, Pillow refuses files that are cut short. Holds for this thread alone.
+    """Make Pillow refuse truncated files in this thread.
 
     Raises:
-        ImageError: another thread set Pillow's flag meanwhile, so that what was decoded may be cut short.
+        ImageError: another thread set Pillow's flag meanwhile, so that a truncated file may have been decoded.
     """
     choice: object = ImageFile.LOAD_TRUNCATED_IMAGES
     if choice and not isinstance(choice, _ProgramsChoice):
-        ImageFile.LOAD_TRUNCATED_IMAGES = _ProgramsChoice(choice)  # type: ignore[assignment]  # Pillow asks its truth
+        ImageFile.LOAD_TRUNCATED_IMAGES = _ProgramsChoice(choice)  # type: ignore[assignment]  # used as a bool
     token = _REFUSING.set(True)
     try:
         yield
         if ImageFile.LOAD_TRUNCATED_IMAGES:
-            raise ImageError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES was set while the image was decoded: try again")
+            raise ImageError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES was set while the image was being decoded: try again")
     finally:
         _REFUSING.reset(token)
