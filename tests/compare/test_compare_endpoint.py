@@ -7,6 +7,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 
+import pillow_heif
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -301,6 +302,9 @@ def test_odd_images_are_sent_as_shown(tmp_path):
     ((head, image),) = sent(turned)
     assert (head, image.size) == ("data:image/png;base64", (4, 8))
     assert [image.getpixel((0, 0)) for _, image in sent(clear)] == [(255, 255, 255), (0, 0, 0)]
+    pillow_heif.from_pillow(Image.new("RGB", (64, 70), (255, 0, 0))).save(tmp_path / "photo.heic")
+    ((head, image),) = sent(tmp_path / "photo.heic")
+    assert (head, image.size) == ("data:image/png;base64", (64, 70))
     with pytest.raises(ImageError):
         data_urls(tmp_path / "missing.png")
 

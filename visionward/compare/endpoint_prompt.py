@@ -9,7 +9,7 @@ from io import BytesIO
 from os import PathLike, fspath
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from visionward.compare.models import EndpointStyle
 from visionward.errors import ImageError
@@ -115,7 +115,11 @@ def _plain_bytes(source: ImageSource, picture: Image.Image) -> tuple[str, bytes]
             raise ImageError(f"{fspath(source)}: {cause.strerror or cause}") from cause
     else:
         return None
-    with Image.open(BytesIO(data)) as image:
+    try:
+        file = Image.open(BytesIO(data), formats=tuple(_SENT_AS_IS))
+    except UnidentifiedImageError:
+        return None
+    with file as image:
         known = image.format in _SENT_AS_IS and not image.has_transparency_data and image.mode in ("RGB", "L")
         if known and getattr(image, "n_frames", 1) == 1:
             plain = image.convert("RGB")
