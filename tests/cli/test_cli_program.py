@@ -180,7 +180,7 @@ def test_without_the_native_library():
     assert start("--help").returncode == start("classify", "--help").returncode == 0
     report = start("doctor")
     assert (report.returncode, report.stderr) == (0, "")
-    assert "llama-cpp-python 0.3.36 could not be loaded" in report.stdout
+    assert "llama-cpp-python 0.3.36 cannot be loaded" in report.stdout
     result = start("classify", "--prompt", "x", "--model", "t", "--mmproj", "m")
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert "could not be loaded" in result.stderr

@@ -1,4 +1,4 @@
-"""A check, before the first use, that the installed library is laid out as the bindings say."""
+"""A check, before the first use, that the installed library has the layout that the bindings assume."""
 
 import functools
 
@@ -13,22 +13,21 @@ def check() -> None:
     """Check the library's version and the layout of ``struct ggml_tensor``.
 
     Raises:
-        NativeLibraryError: if either is not what visionward was tested with.
+        NativeLibraryError: if visionward was not tested with either.
     """
     found = version()
     if found not in TESTED_VERSIONS:
         raise NativeLibraryError(
-            f"llama-cpp-python {found} is installed, and only {', '.join(TESTED_VERSIONS)} was tested: "
-            f"`pip install llama-cpp-python=={TESTED_VERSIONS[-1]}`."
+            f"llama-cpp-python {found} is not supported; run `pip install llama-cpp-python=={TESTED_VERSIONS[-1]}`."
         )
     check_tensor_layout()
 
 
 def check_tensor_layout() -> None:
-    """Compare the mirrored structure with what ggml's accessors say of a live tensor.
+    """Compare the mirrored structure with ggml's accessors on a live tensor.
 
     Raises:
-        NativeLibraryError: if a field is elsewhere.
+        NativeLibraryError: if a field has another offset.
     """
     context = ggml.init(ggml.InitParams(4 * ggml.tensor_overhead(), None, no_alloc=True))
     try:
@@ -53,6 +52,6 @@ def check_tensor_layout() -> None:
         ggml.free(context)
     if not agrees:
         raise NativeLibraryError(
-            "the installed llama.cpp library has another tensor layout than the tested one: "
+            "the installed llama.cpp library has an untested tensor layout; "
             f"reinstall llama-cpp-python {TESTED_VERSIONS[-1]}."
         )

@@ -1,4 +1,4 @@
-"""The device that the vision tower and the cross-attention layers run on: a ggml backend and its buffers."""
+"""The device of the vision tower and the cross-attention layers: a ggml backend and its buffers."""
 
 import ctypes
 from collections.abc import Callable
@@ -12,14 +12,14 @@ _SetThreads = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)
 
 
 def gpu_devices() -> list[int]:
-    """Ggml's handles of the GPUs that the installed library can use, dedicated ones first."""
+    """Handles (ggml's) of the GPUs that the installed library can use, dedicated ones first."""
     handles = [ggml.dev_get(index) for index in range(ggml.dev_count())]
     wanted = (ggml.DeviceType.GPU, ggml.DeviceType.IGPU)
     return sorted((h for h in handles if ggml.dev_type(h) in wanted), key=lambda h: int(ggml.dev_type(h)))
 
 
 class Device:
-    """A ggml backend on one device. Close it after everything that was allocated on it."""
+    """A ggml backend on one device. Close it after everything that is allocated on it."""
 
     def __init__(self, handle: int, threads: int) -> None:
         self.name: str = ggml.dev_name(handle).decode()
@@ -27,7 +27,7 @@ class Device:
         self.backend: int | None = ggml.dev_init(handle, None)
         if self.backend is None:
             raise NativeLibraryError(
-                f"the device {self.name} could not be started: {take_errors() or 'no reason given'}."
+                f"the device {self.name} could not be initialized: {take_errors() or 'no reason given'}."
             )
         self.buffer_type: int = ggml.backend_get_default_buffer_type(self.backend)
         set_threads = self._procedure(handle, b"ggml_backend_set_n_threads", _SetThreads)
@@ -36,11 +36,11 @@ class Device:
 
     @classmethod
     def choose(cls, *, gpu: bool, threads: int) -> "Device":
-        """The first GPU if one is wanted and there, else the CPU."""
+        """The first GPU if ``gpu`` is set and there is one, else the CPU."""
         gpus = gpu_devices() if gpu else []
         handle = gpus[0] if gpus else ggml.dev_by_type(ggml.DeviceType.CPU)
         if handle is None:
-            raise NativeLibraryError("the installed llama.cpp library has no CPU backend: reinstall llama-cpp-python.")
+            raise NativeLibraryError("the installed llama.cpp library has no CPU backend; reinstall llama-cpp-python.")
         return cls(handle, threads)
 
     @staticmethod
@@ -49,7 +49,7 @@ class Device:
         return prototype(address) if address else None
 
     def holds(self, buffer: int | None) -> bool:
-        """Whether a buffer is of this device's own kind, so that its graphs can read and write it in place."""
+        """Whether a buffer has this device's buffer type, so that its graphs can read and write it in place."""
         return bool(buffer) and ggml.buffer_get_type(buffer) == self.buffer_type
 
     def compute(self, graph: int) -> None:
@@ -62,7 +62,7 @@ class Device:
         ggml.backend_synchronize(self.backend)
         if status != ggml.STATUS_SUCCESS:
             raise ComputeError(
-                f"{self.name} could not compute a graph (status {status}): {take_errors() or 'no reason'}."
+                f"{self.name} could not compute a graph (status {status}): {take_errors() or 'no reason given'}."
             )
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """ctypes bindings of the part of ggml that visionward uses (ggml.h, ggml-alloc.h, ggml-backend.h).
 
-Tensors, contexts, graphs, buffers and backends are plain addresses (``int``): what owns them is written where they
-are made.
+Tensors, contexts, graphs, buffers and backends are plain addresses (``int``). Their owner is documented where they are
+created.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ Tensor = int
 
 
 class Type(IntEnum):
-    """ggml_type: the element types that visionward makes tensors of."""
+    """ggml_type: the element types of the tensors that visionward creates."""
 
     F32 = 0
     F16 = 1
@@ -59,7 +59,7 @@ MAX_NAME: Final = 64
 
 
 class TensorStruct(Structure):
-    """Mirror of ``struct ggml_tensor``: there is no accessor for its buffer. Checked by abi.check_tensor_layout."""
+    """Mirror of ``struct ggml_tensor``, whose buffer has no accessor. abi.check_tensor_layout checks it."""
 
     _fields_ = (
         ("type", c_int),
@@ -180,5 +180,5 @@ cpu_buffer_from_ptr = symbol("ggml_backend_cpu_buffer_from_ptr", _p, _p, c_size_
 
 
 def dimensions(*extents: int) -> ctypes.Array[c_int64]:
-    """Extents in ggml's order (innermost first) as C has them."""
+    """Extents in ggml's order (innermost first) as a C array."""
     return (c_int64 * len(extents))(*extents)

@@ -1,4 +1,4 @@
-"""Building and computing one ggml graph: thin methods that read like the formula, and allocation around them."""
+"""Building and computing one ggml graph: thin methods named after the formulas, and memory allocation."""
 
 import math
 from collections.abc import Callable
@@ -13,21 +13,21 @@ from visionward.runtime.ggml import ggml
 from visionward.runtime.ggml.device import Device
 from visionward.runtime.ggml.ggml import Tensor, Type
 
-# Is shown what a matrix product takes in: the weight's name, and its input, float32 (rows, columns of the weight).
+# Called with the input of a matrix product: the weight's name, and float32 (rows, columns of the weight).
 ProductObserver = Callable[[str, npt.NDArray[np.float32]], None]
 
-# Rows of a head that ggml's CPU flash attention computes as one tile (GGML_FA_TILE_Q in ggml-cpu/common.h).
+# Rows per tile of ggml's CPU flash attention (GGML_FA_TILE_Q in ggml-cpu/common.h).
 _TILE_ROWS = 64
-# Attention as written: bytes for the scores of a block of rows, and the blocks that a graph's nodes suffice for.
+# Attention by two matrix products: bytes for the scores of a block of rows, and blocks that fit into max_nodes.
 _SCORE_BYTES = 128 * 2**20
 _MAX_BLOCKS = 32
 
 
 class Allocator:
-    """The compute buffer that graphs of one device take turns in; it grows to the largest of them.
+    """The compute buffer that the graphs of a device share; it grows to the largest of them.
 
     Attributes:
-        observer: sees the input of every product with a weight in these graphs; None, as a rule.
+        observer: is given the input of every product with a weight in these graphs; usually None.
     """
 
     def __init__(self, device: Device) -> None:
@@ -36,14 +36,14 @@ class Allocator:
         self._handle: int | None = ggml.gallocr_new(device.buffer_type)
 
     def allocate(self, graph: int) -> None:
-        """Give every tensor of a graph its place.
+        """Allocate every tensor of a graph.
 
         Raises:
             ComputeError: if the device's memory does not suffice.
         """
         if not ggml.gallocr_alloc_graph(self._handle, graph):
             raise ComputeError(
-                f"{self.device.name} has not enough memory for the computation: free some, or use the CPU."
+                f"{self.device.name} does not have enough memory for the computation; free some, or use the CPU."
             )
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class Storage:
     """Tensors that outlive a graph, in a buffer of their own on a device.
 
     Args:
-        device: where they live.
+        device: where they are allocated.
         shapes: name to (element type, extents in ggml's order, innermost first).
     """
 
@@ -65,15 +65,15 @@ class Storage:
         size = (len(shapes) + 1) * ggml.tensor_overhead()
         self._context: int | None = ggml.init(ggml.InitParams(size, None, no_alloc=True))
         self._tensors: dict[str, Tensor] = {}
-        for name, (kind, extents) in shapes.items():
-            tensor = ggml.new_tensor(self._context, kind, len(extents), ggml.dimensions(*extents))
+        for name, (dtype, extents) in shapes.items():
+            tensor = ggml.new_tensor(self._context, dtype, len(extents), ggml.dimensions(*extents))
             ggml.set_name(tensor, name.encode())
             self._tensors[name] = tensor
         self._buffer: int | None = ggml.backend_alloc_ctx_tensors_from_buft(self._context, device.buffer_type)
         if self._buffer is None:
             self.close()
             raise ComputeError(
-                f"{device.name} has not enough memory for {', '.join(shapes)}: free some, or use the CPU."
+                f"{device.name} does not have enough memory for {', '.join(shapes)}; free some, or use the CPU."
             )
         self.nbytes = int(ggml.buffer_get_size(self._buffer))
 
@@ -81,7 +81,7 @@ class Storage:
         return self._tensors[name]
 
     def get(self, name: str) -> Tensor | None:
-        """A tensor, or None if there is none of that name."""
+        """A tensor, or None if there is none with that name."""
         return self._tensors.get(name)
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class Graph:
     Args:
         allocator: the compute buffer and the device.
         max_nodes: an upper bound of the number of tensors.
-        exact: attention as written, with float32 keys and values, instead of the flash attention kernel.
+        exact: attention by two matrix products, with float32 keys and values, instead of flash attention.
     """
 
     def __init__(self, allocator: Allocator, *, max_nodes: int = 1024, exact: bool = False) -> None:
@@ -126,11 +126,11 @@ class Graph:
         ggml.free(self.context)
 
     def input(self, array: npt.NDArray[Any]) -> Tensor:
-        """A tensor that gets an array's values (float32, float16 or int32) before the graph is computed."""
-        kinds = {"float32": Type.F32, "float16": Type.F16, "int32": Type.I32}
+        """A tensor that receives an array's values (float32, float16 or int32) before the graph is computed."""
+        dtypes = {"float32": Type.F32, "float16": Type.F16, "int32": Type.I32}
         array = np.ascontiguousarray(array)
         tensor = ggml.new_tensor(
-            self.context, kinds[array.dtype.name], array.ndim, ggml.dimensions(*reversed(array.shape))
+            self.context, dtypes[array.dtype.name], array.ndim, ggml.dimensions(*reversed(array.shape))
         )
         ggml.set_input(tensor)
         self._inputs.append((tensor, array))
@@ -160,9 +160,9 @@ class Graph:
                 self._allocator.observer(name, read_rows(x))
 
     def linear(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """X (in, n) times weight (in, out), plus bias (out): (out, n)."""
+        """Product of weight (in, out) and ``x`` (in, n), plus bias (out): (out, n)."""
         if self._allocator.observer is not None:
-            # What is an output is not overwritten by later nodes; a view's memory is that of its source.
+            # Later nodes do not overwrite an output. A view shares the memory of its source.
             ggml.set_output(ggml.struct_of(x).view_src or x)
             self._observed.append((ggml.get_name(weight).decode(), x))
         product = ggml.mul_mat(self.context, weight, x)
@@ -171,7 +171,7 @@ class Graph:
         return product if bias is None else int(ggml.add(self.context, product, bias))
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-        """LayerNorm over the innermost extent."""
+        """Layer norm over the innermost extent."""
         scaled = ggml.mul(self.context, ggml.norm(self.context, x, epsilon), weight)
         return int(ggml.add(self.context, scaled, bias))
 
@@ -180,19 +180,19 @@ class Graph:
         return int(ggml.mul(self.context, ggml.rms_norm(self.context, x, epsilon), weight))
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
-        """A + b, b broadcast over a."""
+        """Sum of ``a`` and ``b``, with ``b`` broadcast over ``a``."""
         return int(ggml.add(self.context, a, b))
 
     def add_gated(self, x: Tensor, update: Tensor, gate: float) -> Tensor:
-        """X + tanh(gate) * update."""
+        """Sum of ``x`` and tanh(gate) * update."""
         return int(ggml.add(self.context, x, ggml.scale(self.context, update, math.tanh(gate))))
 
     def gelu(self, x: Tensor) -> Tensor:
-        """The erf form of GELU; the tanh form would cost 2e-4 in the logits."""
+        """GELU by erf; the tanh approximation changes the logits by 2e-4."""
         return int(ggml.gelu_erf(self.context, x))
 
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
-        """silu(gate) * up."""
+        """SwiGLU: silu(gate) * up."""
         return int(ggml.swiglu_split(self.context, gate, up))
 
     def rows(self, x: Tensor, first: int, count: int) -> Tensor:
@@ -207,19 +207,19 @@ class Graph:
         return int(ggml.view_2d(self.context, x, count, n, ggml.row_bytes(x), first * 4))
 
     def concat_rows(self, *parts: Tensor) -> Tensor:
-        """Matrices of one width, one below the other."""
+        """Matrices of equal width, concatenated by rows."""
         whole = parts[0]
         for part in parts[1:]:
             whole = ggml.concat(self.context, whole, part, 1)
         return whole
 
     def heads(self, x: Tensor, count: int) -> Tensor:
-        """(heads * head_width, n) as (head_width, heads, n)."""
+        """Reshape (heads * head_width, n) to (head_width, heads, n)."""
         fields = ggml.struct_of(x)
         return int(ggml.reshape_3d(self.context, x, fields.ne[0] // count, count, fields.ne[1]))
 
     def by_head(self, x: Tensor) -> Tensor:
-        """(head_width, heads, n) as a view (head_width, n, heads), the order that attention takes."""
+        """(head_width, heads, n) as a view (head_width, n, heads), the order for attention."""
         return int(ggml.permute(self.context, x, 0, 2, 1, 3))
 
     def first_keys(self, k: Tensor, count: int) -> Tensor:
@@ -228,32 +228,33 @@ class Graph:
         return int(ggml.view_3d(self.context, k, f.ne[0], count, f.ne[2], f.nb[1], f.nb[2], 0))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Softmax attention, scaled by 1 / sqrt(head_width), added up in float32 whatever the number of rows.
+        """Softmax attention, scaled by 1 / sqrt(head_width), with float32 accumulation for any number of rows.
 
-        On a CPU that is ggml's flash attention with float32 values; elsewhere, and if exact, the formula as written:
-        flash attention adds up in float16 on GPUs, whatever precision is asked for, by ggml's CUDA kernels for tensor
-        cores (fattn-mma-f16.cuh) and its Vulkan shaders (flash_attn_base.glsl, where a device has float16).
+        On a CPU it is ggml's flash attention with float32 values. On other devices, and if exact, it is two matrix
+        products: on GPUs flash attention accumulates in float16, whatever precision is requested, in ggml's CUDA
+        kernels for tensor cores (fattn-mma-f16.cuh) and in its Vulkan shaders on devices with float16
+        (flash_attn_base.glsl).
 
         Args:
-            q: (head_width, rows, heads), a view is fine.
-            k: (head_width, keys, kv_heads); heads share keys and values in consecutive groups.
-            v: as k.
+            q: (head_width, rows, heads); may be a view.
+            k: (head_width, keys, kv_heads); consecutive groups of heads share keys and values.
+            v: like k.
             bias: added to the scores of every head, (keys, rows); float16, or float32 if exact.
 
         Returns:
             (heads * head_width, rows).
         """
         if self._exact or not self._allocator.device.is_cpu:
-            return self._attention_as_written(q, k, v, bias)
+            return self._two_product_attention(q, k, v, bias)
         return self._flash_attention(q, k, v, bias)
 
     def _flash_attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         """Attention by ggml's CPU kernel.
 
-        With float16 values it adds up in float16 where fewer than 64 rows come at once: over the tokens of four tiles
-        that is off by 0.05. So values are widened. Its quick path takes tiles of 64 rows of one head, with keys of the
-        type of the values; rows of the heads that share their keys are laid side by side, so that 16 rows of four
-        heads are such a tile.
+        With float16 values it accumulates in float16 for fewer than 64 rows, which is off by 0.05 over the tokens of
+        four tiles. So values are converted to float32. Its fast path takes tiles of 64 rows of one head, with keys of
+        the same type as the values. Rows of heads that share keys are put next to each other, so that 16 rows of four
+        heads fill a tile.
         """
         fields = ggml.struct_of(q)
         width, rows, heads = int(fields.ne[0]), int(fields.ne[1]), int(fields.ne[2])
@@ -261,20 +262,20 @@ class Graph:
         group = heads // kv_heads if bias is None else 1
         if group > 1:
             q = ggml.reshape_3d(self.context, ggml.cont(self.context, q), width, rows * group, kv_heads)
-        v = self._widened(v)
+        v = self._as_float32(v)
         if rows * group >= _TILE_ROWS:
-            k = self._widened(k)
+            k = self._as_float32(k)
         mixed = ggml.flash_attn_ext(self.context, q, k, v, bias, 1 / math.sqrt(width), 0.0, 0.0)
         if group > 1:
             by_kv_head = ggml.reshape_4d(self.context, mixed, width, kv_heads, rows, group)
             mixed = ggml.cont(self.context, ggml.permute(self.context, by_kv_head, 0, 2, 3, 1))
         return int(ggml.reshape_2d(self.context, mixed, width * heads, rows))
 
-    def _widened(self, x: Tensor) -> Tensor:
+    def _as_float32(self, x: Tensor) -> Tensor:
         return x if ggml.struct_of(x).type == Type.F32 else int(ggml.cast(self.context, x, Type.F32))
 
-    def _attention_as_written(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        """Attention by two matrix products, in blocks of rows that bound the memory for their scores."""
+    def _two_product_attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention by two matrix products, in blocks of rows that limit the memory for scores."""
         fields = ggml.struct_of(q)
         width, rows, heads = int(fields.ne[0]), int(fields.ne[1]), int(fields.ne[2])
         values = ggml.cont(self.context, ggml.permute(self.context, v, 1, 0, 2, 3))
@@ -296,17 +297,21 @@ class Graph:
         return self.concat_rows(*parts)
 
     def attention_input(self, x: Tensor) -> Tensor:
-        """Keys or values as ``attention`` reads them fastest: float32 on a CPU and if exact, float16 on a GPU."""
+        """Keys or values in the fastest type for ``attention``: float32 on a CPU and if exact, float16 on a GPU."""
         if self._exact or self._allocator.device.is_cpu:
             return int(ggml.cont(self.context, x))
         return int(ggml.cast(self.context, x, Type.F16))
 
 
 def read(tensor: Tensor, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Copy a contiguous float32 tensor from its device into an array of the given shape (numpy order)."""
+    """Copy a contiguous float32 tensor from its device into an array of the given shape (numpy order).
+
+    Raises:
+        ComputeError: if the shape has another number of elements.
+    """
     array = np.empty(shape, np.float32)
     if array.nbytes != ggml.nbytes(tensor):
-        raise ComputeError(f"a tensor of {ggml.nbytes(tensor)} bytes was read as shape {shape}: this is a bug.")
+        raise ComputeError(f"a tensor of {ggml.nbytes(tensor)} bytes was read as shape {shape}; this is a bug.")
     ggml.backend_tensor_get(tensor, ggml.address_of(array), 0, array.nbytes)
     return array
 
@@ -318,7 +323,13 @@ def read_rows(tensor: Tensor) -> npt.NDArray[np.float32]:
 
 
 def write(tensor: Tensor, array: npt.NDArray[Any]) -> None:
-    """Copy a C-contiguous array into a contiguous tensor of the same bytes."""
+    """Copy a C-contiguous array into a contiguous tensor of the same size.
+
+    Raises:
+        ComputeError: if the sizes differ.
+    """
     if array.nbytes != ggml.nbytes(tensor) or not array.flags.c_contiguous:
-        raise ComputeError(f"an array of {array.nbytes} bytes was written to a tensor of {ggml.nbytes(tensor)}: a bug.")
+        raise ComputeError(
+            f"an array of {array.nbytes} bytes was written to a tensor of {ggml.nbytes(tensor)}; this is a bug."
+        )
     ggml.backend_tensor_set(tensor, ggml.address_of(array), 0, array.nbytes)

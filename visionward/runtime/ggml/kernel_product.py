@@ -1,6 +1,6 @@
-"""A small quantized matrix product with one kind of kernel: what the kernel probe runs in a child process.
+"""A small quantized matrix product with one kind of kernel, which the kernel probe runs in a child process.
 
-The weights lie in a buffer type; ggml's CPU backend takes the kernels that go with it.
+The buffer type that the weights are allocated in selects the kernels of ggml's CPU backend.
 """
 
 import ctypes
@@ -20,25 +20,25 @@ from visionward.runtime.ggml.graph import Allocator, Graph, read
 PLAIN = "plain"
 WEIGHT_TYPES = (gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_K)
 
-# A prompt's worth of rows takes the kernels for matrices, a single row those for vectors.
+# As many rows as a prompt has use the kernels for matrices, a single row those for vectors.
 WIDTH, OUTPUTS, ROWS = 2048, 1024, (96, 1)
-# How long the speed is measured. The time is the thread's own: other programs would multiply that of the clock.
+# Duration of the speed measurement, in CPU time of the thread: other programs would distort wall time.
 REPEAT_S = 0.1
-# The error of a result that is not finite; JSON has no infinity.
-HOPELESS = 1e30
+# Stands for the error of a result that is not finite; JSON has no infinity.
+ERROR_NOT_FINITE = 1e30
 
 _ExtraBuffers = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
 
 
 @dataclass(frozen=True)
 class Product:
-    """What came of one weight type.
+    """The product with one weight type.
 
     Attributes:
         weight_type: its name, ``Q4_K`` and so on.
-        error: relative error of the product against float32 (root mean square); None where the kernels do not take
+        error: relative error of the product against float32 (root mean square); None if the kernels do not support
             this type.
-        gflops: speed of one thread with a prompt's worth of rows.
+        gflops: GFLOP/s of one thread with as many rows as a prompt has.
     """
 
     weight_type: str
@@ -47,10 +47,10 @@ class Product:
 
 
 def buffer_types() -> dict[str, int]:
-    """Kernel name to ggml's handle of the buffer type that selects it: plain ones and what the library adds."""
+    """Kernel name to ggml's handle of the buffer type that selects it: plain and those that the library adds."""
     device = ggml.dev_by_type(ggml.DeviceType.CPU)
     if device is None:
-        raise NativeLibraryError("the installed llama.cpp library has no CPU backend: reinstall llama-cpp-python.")
+        raise NativeLibraryError("the installed llama.cpp library has no CPU backend; reinstall llama-cpp-python.")
     found = {PLAIN: int(ggml.dev_buffer_type(device))}
     address = ggml.reg_get_proc_address(ggml.dev_backend_reg(device), b"ggml_backend_dev_get_extra_bufts")
     if address:
@@ -63,33 +63,33 @@ def buffer_types() -> dict[str, int]:
 
 
 def products(kernel: str, threads: int) -> Iterator[Product]:
-    """Compute with each weight type in turn; where a kernel is broken, this kills the process."""
-    # One thread tells kernels apart even where other programs run; several are what a guard uses.
+    """Compute with each weight type in turn. A broken kernel crashes the process."""
+    # One thread measures the kernel even if other programs run; a guard uses several.
     devices = [Device.choose(gpu=False, threads=count) for count in (1, threads)]
     allocators = [Allocator(device) for device in devices]
     try:
-        for kind in WEIGHT_TYPES:
-            yield _product(allocators, buffer_types()[kernel], kind)
+        for dtype in WEIGHT_TYPES:
+            yield _product(allocators, buffer_types()[kernel], dtype)
     finally:
         for allocator in allocators:
             allocator.close()
             allocator.device.close()
 
 
-def _product(allocators: Sequence[Allocator], buffer_type: int, kind: gguf.GGMLQuantizationType) -> Product:
+def _product(allocators: Sequence[Allocator], buffer_type: int, dtype: gguf.GGMLQuantizationType) -> Product:
     random = np.random.default_rng(1)
-    stored = _quantized(random.standard_normal((OUTPUTS, WIDTH), np.float32), kind)
+    stored = _quantized(random.standard_normal((OUTPUTS, WIDTH), np.float32), dtype)
     inputs = random.standard_normal((max(ROWS), WIDTH), np.float32)
-    expected = inputs.astype(np.float64) @ gguf.dequantize(stored, kind).astype(np.float64).T
+    expected = inputs.astype(np.float64) @ gguf.dequantize(stored, dtype).astype(np.float64).T
     context = ggml.init(ggml.InitParams(2 * ggml.tensor_overhead(), None, no_alloc=True))
     buffer = None
     try:
-        tensor = ggml.new_tensor(context, int(kind), 2, ggml.dimensions(WIDTH, OUTPUTS))
+        tensor = ggml.new_tensor(context, int(dtype), 2, ggml.dimensions(WIDTH, OUTPUTS))
         buffer = ggml.backend_alloc_ctx_tensors_from_buft(context, buffer_type)
         if buffer is None:
-            raise ComputeError("there is not enough memory for a small matrix.")
+            raise ComputeError("not enough memory for a small matrix.")
         if not _supported(allocators[0], tensor):
-            return Product(kind.name, None, None)
+            return Product(dtype.name, None, None)
         ggml.backend_tensor_set(tensor, ggml.address_of(stored), 0, stored.nbytes)
         speed = _speed(allocators[0], tensor, inputs)
         errors = []
@@ -102,9 +102,9 @@ def _product(allocators: Sequence[Allocator], buffer_type: int, kind: gguf.GGMLQ
         if buffer is not None:
             ggml.buffer_free(buffer)
         ggml.free(context)
-    # A NaN is a wrong result, and max() would lose it.
-    error = max(errors) if np.isfinite(errors).all() else HOPELESS
-    return Product(kind.name, error, speed)
+    # NaN is a wrong result, and max() would drop it.
+    error = max(errors) if np.isfinite(errors).all() else ERROR_NOT_FINITE
+    return Product(dtype.name, error, speed)
 
 
 def _supported(allocator: Allocator, weights: ggml.Tensor) -> bool:
@@ -122,18 +122,18 @@ def _computed(allocator: Allocator, weights: ggml.Tensor, inputs: npt.NDArray[np
 
 
 def _speed(allocator: Allocator, weights: ggml.Tensor, inputs: npt.NDArray[np.float32]) -> float:
-    """In GFLOP/s, on the one thread that calls."""
+    """GFLOP/s on the calling thread."""
     count, start = 0, time.thread_time()
-    # Some clocks tick 64 times a second.
+    # Some clocks have a resolution of 1/64 s.
     while (spent := time.thread_time() - start) < REPEAT_S:
         _computed(allocator, weights, inputs)
         count += 1
     return 2 * inputs.size * OUTPUTS * count / spent / 1e9
 
 
-def _quantized(values: npt.NDArray[np.float32], kind: gguf.GGMLQuantizationType) -> npt.NDArray[np.uint8]:
+def _quantized(values: npt.NDArray[np.float32], dtype: gguf.GGMLQuantizationType) -> npt.NDArray[np.uint8]:
     """Rows as ggml quantizes them (gguf-py cannot write every type)."""
     rows, width = values.shape
-    stored = np.empty((rows, ggml.row_size(int(kind), width)), np.uint8)
-    ggml.quantize_chunk(int(kind), ggml.address_of(values), ggml.address_of(stored), 0, rows, width, None)
+    stored = np.empty((rows, ggml.row_size(int(dtype), width)), np.uint8)
+    ggml.quantize_chunk(int(dtype), ggml.address_of(values), ggml.address_of(stored), 0, rows, width, None)
     return stored

@@ -22,13 +22,13 @@ def _decoded(data: npt.NDArray[np.uint8], stored: GgufTensor) -> npt.NDArray[np.
 
 
 class MmprojWeights:
-    """The mmproj file's tensors on a device: on a CPU the mapped file itself, elsewhere a copy.
+    """The mmproj file's tensors on a device: the mapped file itself on a CPU, a copy elsewhere.
 
     Args:
-        file: the mmproj file, whose tensors were checked.
-        config: what its keys say.
-        device: where they go.
-        tower: whether the vision tower's are needed, which they are not where another engine runs it.
+        file: the mmproj file, with checked tensors.
+        config: its configuration.
+        device: where the tensors go.
+        tower: whether to load the vision tower's tensors; not needed if another engine runs it.
 
     Raises:
         ComputeError: if the device's memory does not suffice.
@@ -65,9 +65,9 @@ class MmprojWeights:
         return _decoded(self._bytes(stored), stored).reshape(stored.shape)
 
     def release_tower(self) -> None:
-        """Let the system take the tower's pages where they are mapped; they are read again when they are needed.
+        """Let the system reclaim the tower's mapped pages, which are read again when needed.
 
-        The decoder comes after the tower and needs room of its own.
+        The decoder runs after the tower, and needs memory too.
         """
         if not self._mapped or not hasattr(mmap, "MADV_DONTNEED"):
             return
@@ -81,7 +81,7 @@ class MmprojWeights:
             self._file_map.madvise(mmap.MADV_DONTNEED, start, whole)
 
     def slice(self, name: str, index: int) -> npt.NDArray[np.float32]:
-        """One of the slices of a tensor along its first dimension, as float32."""
+        """One slice of a tensor along its first dimension, as float32."""
         stored = self._stored[name]
         slices = self._bytes(stored).reshape(stored.shape[0], -1)
         return _decoded(slices[index], stored).reshape(stored.shape[1:])
@@ -117,8 +117,8 @@ class MmprojWeights:
         self._buffer = ggml.backend_alloc_ctx_tensors_from_buft(self._context, device.buffer_type)
         if self._buffer is None:
             raise ComputeError(
-                f"{device.name} has not enough memory for {self.file.path.name} ({self.nbytes / 2**30:.1f} GiB): "
-                "use a smaller quantization, or gpu_layers=0."
+                f"{device.name} does not have enough memory for {self.file.path.name} ({self.nbytes / 2**30:.1f} GiB); "
+                "use a smaller quantization, or gpu_layers=0 (--gpu-layers 0)."
             )
         for name, tensor in self._tensors.items():
             data = self._bytes(self._stored[name])

@@ -1,7 +1,7 @@
-"""The llama.cpp library that llama-cpp-python ships: which one it is, and what it logs.
+"""The llama.cpp library that llama-cpp-python ships: its version, its symbols and its log.
 
-Everything native is reached through the one handle that llama-cpp-python opened: opening libggml by its file name
-would put a second copy of ggml into the process, because wheels hold copies of the libraries and not links.
+All symbols are resolved through the handle that llama-cpp-python opened. Opening libggml by its file name would load a
+second copy of ggml, because wheels contain copies of the libraries instead of links.
 """
 
 import collections
@@ -19,37 +19,36 @@ from visionward.errors import NativeLibraryError
 TESTED_VERSIONS = ("0.3.36",)
 
 logger = logging.getLogger("visionward.native")
-# A library stays silent until the program that uses it configures logging.
+# The log is silent until the host program configures logging.
 logging.getLogger("visionward").addHandler(logging.NullHandler())
 
-# ggml_log_level (ggml.h); CONT goes on with the line before.
-_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+# ggml_log_level (ggml.h); CONT continues the previous line.
 _CONTINUED = 5
 _ERROR = 4
 _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
-# GNU OpenMP's threads wait for each other at every node of a graph, by default for milliseconds in a busy loop. Where
-# other programs want the cores too, each then burns the time that the one it waits for would need: on two cores a
-# classification of 0.2 s took 0.8 to 9 s beside two busy processes and 1.7 to 2.8 s beside four; with this count 0.4
-# to 0.6 s and 1.0 to 1.4 s. With nothing beside it, it makes no difference; not to spin at all costs a third more.
+# GNU OpenMP's threads wait for each other at every node of a graph, by default for milliseconds in a busy loop. If
+# other programs need the cores too, a waiting thread then uses the time that the one it waits for needs. On two cores a
+# classification of 0.2 s took 0.8 to 9 s beside two busy processes and 1.7 to 2.8 s beside four; with this spin count
+# 0.4 to 0.6 s and 1.0 to 1.4 s. On an idle machine it makes no difference; without spinning it takes a third longer.
 SPIN_COUNT = "1000"
 
 
-def _wait_politely() -> None:
+def _limit_spinning() -> None:
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def _import_llama() -> Any:
-    _wait_politely()
-    # Where ggml aborts, it would start a debugger on this process to print its stack.
+    _limit_spinning()
+    # On abort, ggml would attach a debugger to this process to print its stack.
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     try:
-        import llama_cpp.llama_cpp as bindings  # noqa: PLC0415 - loading the library is what may fail
+        import llama_cpp.llama_cpp as bindings  # noqa: PLC0415 - loading the library may fail
     except (ImportError, OSError, RuntimeError) as error:
         message = (
-            f"llama-cpp-python {TESTED_VERSIONS[-1]} could not be loaded ({error}): reinstall it with "
+            f"llama-cpp-python {TESTED_VERSIONS[-1]} cannot be loaded ({error}); reinstall it with "
             f"`pip install llama-cpp-python=={TESTED_VERSIONS[-1]}`."
         )
         raise NativeLibraryError(message) from error
@@ -61,10 +60,10 @@ llama = _import_llama()
 
 def _resolver() -> list[ctypes.CDLL]:
     if sys.platform != "win32":
-        return [llama._lib]  # noqa: SLF001 - the only handle that resolves ggml's symbols too
+        return [llama._lib]  # noqa: SLF001 - the only handle that also resolves ggml's symbols
     folder = Path(llama._lib._name).parent  # noqa: SLF001
     names = ("ggml-base.dll", "ggml.dll")
-    # Windows resolves no symbol through a dependent library; these names are already loaded, so no second copy comes.
+    # Windows does not resolve symbols through a dependent library. These names are loaded already: no second copy.
     return [llama._lib, *(ctypes.CDLL(str(folder / name)) for name in names)]  # noqa: SLF001
 
 
@@ -75,7 +74,7 @@ def symbol(name: str, result: Any, *arguments: Any) -> Any:
     """Bind a function of ggml-base, ggml or llama.
 
     Raises:
-        NativeLibraryError: if the installed library does not have it.
+        NativeLibraryError: if the installed library lacks it.
     """
     for library in _libraries:
         function = getattr(library, name, None)
@@ -83,22 +82,26 @@ def symbol(name: str, result: Any, *arguments: Any) -> Any:
             prototype = ctypes.CFUNCTYPE(result, *arguments)
             return prototype(ctypes.cast(function, ctypes.c_void_p).value or 0)
     raise NativeLibraryError(
-        f"the installed llama.cpp library has no function {name}: install llama-cpp-python {TESTED_VERSIONS[-1]}."
+        f"the installed llama.cpp library lacks the function {name}; install llama-cpp-python {TESTED_VERSIONS[-1]}."
     )
 
 
 def version() -> str:
-    """The version of llama-cpp-python that is installed."""
+    """The installed version of llama-cpp-python."""
     return importlib.metadata.version("llama-cpp-python")
 
 
 def library_path() -> Path:
-    """The file of the llama library that is loaded."""
+    """The file of the loaded llama library."""
     return Path(llama._lib._name)  # noqa: SLF001
 
 
 class _NativeLog:
-    """Sends what llama.cpp and ggml print to ``logging``, and keeps the last error lines for our exceptions."""
+    """Sends the output of llama.cpp and ggml to ``logging``, and keeps the last error lines for our exceptions.
+
+    Every line has the level DEBUG: loading a model writes 137 lines, none of which a program's user can act on. Errors
+    are raised as exceptions that quote them.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -114,7 +117,7 @@ class _NativeLog:
             if self._level == _ERROR and line.strip(". "):
                 self._errors.append(line)
         if line.strip(". "):
-            logger.log(_LEVELS.get(self._level, logging.DEBUG), "%s", line)
+            logger.debug("%s", line)
 
     def take_errors(self) -> str:
         """The last error lines since the previous call, joined, or an empty string."""

@@ -1,4 +1,4 @@
-"""ggml's CPU kernels that want weights in forms of their own: used only where the probe saw them work."""
+"""ggml's CPU kernels that need repacked weights. They are used only if the probe found that they work."""
 
 from visionward.errors import NativeLibraryError
 from visionward.machine.processor import read_processor
@@ -7,17 +7,17 @@ from visionward.runtime.ggml.kernel_product import PLAIN, buffer_types
 
 
 def check_packed_kernels(threads: int) -> None:
-    """See that no kind of kernel that llama.cpp may choose is broken.
+    """Check that every kind of kernel that llama.cpp may choose works.
 
-    Each is tried in a child process, once for a library and a processor.
+    Each is tried in a child process, once per library and processor.
 
     Raises:
-        NativeLibraryError: if one crashes, hangs or is wrong here, or cannot be tried.
+        NativeLibraryError: if one crashes, hangs, gives wrong results, or cannot be tried.
     """
     results = probe_kernels(tuple(buffer_types()), kernel_files(), read_processor().identity, threads=threads)
     for result in results:
         if result.kernel != PLAIN and result.status not in ("works", "unused"):
             raise NativeLibraryError(
                 f"the {result.kernel} kernels of this llama.cpp library cannot be used ({result.status}: "
-                f"{result.detail}): take the plain ones, or another build (docs/kernels.md)."
+                f"{result.detail}); use kernels=plain (--kernels plain), or another build (docs/kernels.md)."
             )

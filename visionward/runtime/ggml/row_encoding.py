@@ -1,4 +1,4 @@
-"""Encoding rows of numbers by ggml's own functions, on all cores."""
+"""Encoding rows of numbers with ggml's own functions, on all cores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,14 +12,14 @@ from visionward.errors import QuantizeError
 from visionward.machine.processor import usable_cores
 from visionward.runtime.ggml import ggml
 
-# Elements that a thread takes at a time: enough work to be worth the hand-over, little enough to share evenly.
+# Elements per unit of work: large enough to amortize the hand-over, small enough to balance the threads.
 _PIECE = 1 << 18
 
 _BF16 = GGMLQuantizationType.BF16
 
 
 def row_nbytes(element_type: GGMLQuantizationType, row_length: int) -> int:
-    """Bytes of a row."""
+    """Bytes per row."""
     block_size, type_size = GGML_QUANT_SIZES[element_type]
     return row_length // int(block_size) * int(type_size)
 
@@ -31,19 +31,19 @@ def encode_rows(
     *,
     threads: int | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Rows as ggml encodes them.
+    """Encode rows as ggml does.
 
     Args:
         values: float32 (rows, row length), finite.
-        element_type: whose blocks divide the row length.
-        importance: how much each column matters, float32 (row length,), finite and not negative; None for equally.
-        threads: all cores unless given.
+        element_type: its block size divides the row length.
+        importance: weight of each column, float32 (row length,), finite and not negative; None for equal weights.
+        threads: None for all cores.
 
     Returns:
-        uint8 (rows, bytes of a row).
+        uint8 (rows, bytes per row).
 
     Raises:
-        QuantizeError: if values are too large for the type.
+        QuantizeError: if a value is too large for the type.
     """
     rows, length = values.shape
     values = np.ascontiguousarray(values)
@@ -52,7 +52,7 @@ def encode_rows(
 
     def encode(first: int, count: int) -> bool:
         piece, target = values[first : first + count], stored[first : first + count]
-        # ctypes lets go of the GIL, so the pieces are encoded side by side.
+        # ctypes releases the GIL, so pieces are encoded in parallel.
         ggml.quantize_chunk(
             int(element_type), ggml.address_of(piece), ggml.address_of(target), 0, count, length, columns
         )
@@ -68,14 +68,14 @@ def encode_rows(
             valid = list(pool.map(lambda start: encode(start, min(step, rows - start)), starts))
     if not all(valid):
         largest = float(np.abs(values).max())
-        raise QuantizeError(f"values up to {largest:g} do not fit into {element_type.name}")
+        raise QuantizeError(f"values up to {largest:g} are too large for {element_type.name}")
     return stored
 
 
 def decode_rows(
     stored: npt.NDArray[np.uint8], element_type: GGMLQuantizationType, row_length: int
 ) -> npt.NDArray[np.float32]:
-    """Rows of any type as float32 (rows, row length), from their bytes (flat)."""
+    """Decode rows of any type from their bytes (flat), as float32 (rows, row length)."""
     if element_type == _BF16:
         return (stored.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(-1, row_length)
     decoded: npt.NDArray[Any] = gguf.dequantize(stored.reshape(-1, row_nbytes(element_type, row_length)), element_type)
@@ -83,5 +83,5 @@ def decode_rows(
 
 
 def rows_at_once(row_length: int, elements: int = 1 << 23) -> int:
-    """Rows that make up some 32 MB of float32."""
+    """Rows that take about 32 MB as float32."""
     return max(1, elements // row_length)

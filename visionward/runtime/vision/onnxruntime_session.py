@@ -1,4 +1,4 @@
-"""Running an ONNX tower with ONNX Runtime."""
+"""The vision tower on ONNX Runtime."""
 
 import os
 from collections.abc import Callable
@@ -20,11 +20,11 @@ class OnnxRuntimeSession:
 
     Args:
         path: the ONNX file.
-        threads: that compute.
-        provider: ONNX Runtime's name of what computes.
+        threads: CPU threads.
+        provider: ONNX Runtime's name of the execution provider.
 
     Raises:
-        NativeLibraryError: if ONNX Runtime is not installed, or this build has no such provider.
+        NativeLibraryError: if ONNX Runtime is not installed, or this build lacks the provider.
         ModelFileError: if the file cannot be loaded.
     """
 
@@ -33,40 +33,42 @@ class OnnxRuntimeSession:
         available = onnxruntime.get_available_providers()
         if provider not in available:
             raise NativeLibraryError(
-                f"the installed ONNX Runtime has no {provider}, only {', '.join(available)}: install another build."
+                f"the installed ONNX Runtime has {', '.join(available)}, but not {provider}; install another build."
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # The levels above this one copy float16 weights into memory, which are mapped otherwise.
+        # Higher levels copy float16 weights into memory instead of mapping them.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        # Threads that go on spinning after a run would take the decoder's time.
+        # Threads that spin after a run would take CPU time from the decoder.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers = [provider] if provider == CPU_PROVIDER else [provider, CPU_PROVIDER]
         try:
             if not adds_bytes_exactly():
-                # Exact, but half as fast as the kernels of a processor with VNNI.
+                # Exact, but half as fast as the kernels for VNNI.
                 options.add_session_config_entry("session.x64quantprecision", "1")
-            # Folding would make float32 copies of float16 weights while loading, and load in 4 s instead of 0.6.
+            # Constant folding would create float32 copies of float16 weights, and increase load time from 0.6 s to 4 s.
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=providers, disabled_optimizers=["ConstantFolding"]
             )
-        except Exception as error:  # its exceptions have no common base of their own
+        except Exception as error:  # its exceptions have no base class of their own
             raise ModelFileError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
         active = self._session.get_providers()
         if active[0] != provider:
-            raise NativeLibraryError(f"ONNX Runtime did not start {provider} and fell back to {', '.join(active)}.")
+            raise NativeLibraryError(
+                f"ONNX Runtime could not initialize {provider} and fell back to {', '.join(active)}."
+            )
         self._run_options = onnxruntime.RunOptions
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="visionward-onnx")
 
     def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
-        """Features (tiles, tokens a tile, width) of the real tiles (tiles, 3, S, S).
+        """Features (tiles, tokens per tile, width) of the real tiles (tiles, 3, S, S).
 
         Raises:
             ComputeError: if ONNX Runtime fails.
         """
         options = self._run_options()
-        # What a large image needed is given back afterwards.
+        # Release what a large image needed.
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         inputs = {PIXELS: pixel_values, RATIO_ID: np.array([aspect_ratio_id])}
         running = self._thread.submit(self._session.run, [FEATURES], inputs, options)
@@ -91,12 +93,12 @@ class OnnxRuntimeSession:
 
 @cache
 def adds_bytes_exactly() -> bool:
-    """Whether ONNX Runtime's default kernels add products of bytes without overflow on this processor.
+    """Whether ONNX Runtime's default kernels accumulate int8 products without overflow on this processor.
 
-    Those for x86 without VNNI add pairs of them in 16 bits: features were 2e-2 off on an emulated AVX2. The largest
-    products show it, on any system.
+    Those for x86 without VNNI add pairs of products in 16 bits: features were 2e-2 off on an emulated AVX2. Computing
+    the largest products shows it on any system.
     """
-    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415 - loaded only where a tower is
+    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415 - needed only with a tower
 
     onnxruntime = import_onnxruntime()
     rows, columns = np.full((1, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
@@ -107,7 +109,7 @@ def adds_bytes_exactly() -> bool:
         [helper.make_tensor_value_info("sums", TensorProto.INT32, (1, 16))],
         [numpy_helper.from_array(columns, "columns")],
     )
-    # The first version of the operator, with which every ONNX Runtime reads it.
+    # The operator's first version, which every ONNX Runtime supports.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=5)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -117,19 +119,19 @@ def adds_bytes_exactly() -> bool:
 
 
 def import_onnxruntime() -> Any:
-    """ONNX Runtime, told to stay silent.
+    """ONNX Runtime, without telemetry.
 
-    Its builds since 1.31 keep a device id and events in the user's cache folder and send them to Microsoft. The
-    variable counts while the library loads; the call is for a library that somebody else loaded before.
+    Builds since 1.31 store a device id and events in the user's cache folder and send them to Microsoft. The variable
+    takes effect while the library loads; the call is for a library that is loaded already.
 
     Raises:
         NativeLibraryError: if it is not installed.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        import onnxruntime  # noqa: PLC0415 - loaded only where it runs
+        import onnxruntime  # noqa: PLC0415 - loaded only if it is used
     except ImportError as error:
-        raise NativeLibraryError(f"ONNX Runtime cannot be loaded ({error}): pip install onnxruntime.") from error
+        raise NativeLibraryError(f"ONNX Runtime cannot be loaded ({error}); run `pip install onnxruntime`.") from error
     onnxruntime.disable_telemetry_events()
     return onnxruntime
 

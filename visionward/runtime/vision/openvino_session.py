@@ -1,4 +1,4 @@
-"""Running an ONNX tower with OpenVINO on the CPU."""
+"""The vision tower on OpenVINO, on the CPU."""
 
 import os
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from visionward.formats.onnx_format import PIXELS, RATIO_ID
 from visionward.machine.processor import read_processor
 from visionward.runtime.vision.session_tower import POLL_S, Array
 
-# OpenVINO names bf16 among a processor's abilities, and chooses it, wherever the processor itself has the instructions;
-# without AMX it took 22 s for a layer that takes 0.5 s in f32.
+# OpenVINO reports bf16 as supported, and chooses it, wherever the processor has the instructions. Without AMX a layer
+# took 22 s in bf16 and 0.5 s in f32.
 _BF16_FEATURE = "amx_bf16"
-# What oneDNN, which computes inside OpenVINO, was told to leave out.
+# The variable that limits the instruction sets of oneDNN, which OpenVINO computes with.
 _LIMIT = "ONEDNN_MAX_CPU_ISA"
 _LIMITS_WITH_AMX = ("", "ALL", "DEFAULT", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16", "AVX10_1_512_AMX")
 _LIMITS_WITH_VNNI = (
@@ -23,15 +23,15 @@ _LIMITS_WITH_VNNI = (
     *("AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE_VNNI", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512"),
 )
 
-# OpenVINO's own mark (ov::Decompression) of a conversion that it should leave to its kernels.
+# OpenVINO's attribute (ov::Decompression) for a conversion that it leaves to its kernels.
 _DECOMPRESSION = "decompression_0"
 
 
 def best_precision(weight_type: str) -> str:
-    """What OpenVINO should compute in: ``bf16`` where the processor multiplies it fast (AMX), else ``f32``.
+    """The precision for OpenVINO: ``bf16`` if the processor multiplies it fast (AMX), else ``f32``.
 
-    int8 weights are multiplied with activations of 8 bits; with everything else in bf16 on top, features of the 11B
-    shape are 2.2e-2 off, more than they may be.
+    int8 weights are multiplied by 8-bit activations. With everything else in bf16 too, features of the 11B shape are
+    2.2e-2 off, above the bound of 2e-2.
     """
     if weight_type == "int8":
         return "f32"
@@ -48,7 +48,7 @@ class OpenVinoSession:
 
     Args:
         path: the ONNX file.
-        threads: that compute.
+        threads: CPU threads.
         precision: ``bf16`` or ``f32``.
 
     Raises:
@@ -58,16 +58,16 @@ class OpenVinoSession:
 
     def __init__(self, path: Path, *, threads: int, precision: str) -> None:
         try:
-            import openvino  # noqa: PLC0415 - an extra, loaded only where it runs
+            import openvino  # noqa: PLC0415 - an extra, loaded only if it is used
         except ImportError as error:
             raise NativeLibraryError(
-                f"OpenVINO cannot be loaded ({error}): pip install 'visionward[openvino]'."
+                f"OpenVINO cannot be loaded ({error}); run `pip install 'visionward[openvino]'`."
             ) from error
         settings = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            # Threads pinned to cores would fight with the decoder's.
+            # Pinned threads would compete with the decoder's.
             "ENABLE_CPU_PINNING": False,
         }
         try:
@@ -79,7 +79,7 @@ class OpenVinoSession:
             raise ModelFileError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
 
     def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
-        """Features (tiles, tokens a tile, width) of the real tiles (tiles, 3, S, S).
+        """Features (tiles, tokens per tile, width) of the real tiles (tiles, 3, S, S).
 
         Raises:
             ComputeError: if OpenVINO fails.
@@ -97,7 +97,7 @@ class OpenVinoSession:
                 _await_end(request)
                 raise
             finally:
-                # What a large image needed is given back, also after a run that was cancelled.
+                # Release what a large image needed, also after a cancelled run.
                 del request
                 self._compiled.release_memory()
         except RuntimeError as error:
@@ -110,16 +110,16 @@ class OpenVinoSession:
 
 
 def _adds_exactly() -> bool:
-    """Whether products of integers are added in 32 bits: VNNI. Without, pairs of them overflow 16 bits."""
+    """Whether int8 products are accumulated in 32 bits (VNNI). Otherwise pairs of them overflow 16 bits."""
     has_vnni = any("vnni" in feature for feature in read_processor().features or ())
     return has_vnni and _limit() in _LIMITS_WITH_VNNI
 
 
 def _compute_as_floats(model: Any, *, integers: bool) -> None:
-    """Mark what is stored as float16, and integers if they are wanted too, as weights that are only stored so.
+    """Mark float16 weights, and int8 ones if ``integers`` is set, as decompressed at run time.
 
-    Without the mark float16 would be folded to float32, which takes another 3.2 GB; with it, integers are multiplied as
-    float32.
+    Unmarked float16 weights would be folded to float32, which takes another 3.2 GB. Marked int8 weights are multiplied
+    as float32.
     """
     stored = ("f16", "i8") if integers else ("f16",)
     for node in model.get_ops():
@@ -133,7 +133,7 @@ def _await_end(request: Any) -> None:
     try:
         request.wait()
     except RuntimeError:
-        # A cancelled request says so by raising.
+        # A cancelled request raises.
         return
 
 

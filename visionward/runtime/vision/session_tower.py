@@ -22,10 +22,10 @@ POLL_S = 0.1
 
 
 class TowerSession(Protocol):
-    """An engine with a tower loaded."""
+    """An inference engine that has loaded an ONNX tower."""
 
     def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
-        """Features (tiles, tokens a tile, width) of the real tiles (tiles, 3, S, S).
+        """Features (tiles, tokens per tile, width) of the real tiles (tiles, 3, S, S).
 
         ``check_cancelled`` is called every ``POLL_S`` seconds; what it raises ends the computation.
 
@@ -42,7 +42,7 @@ class OnnxTower:
 
     Args:
         session: the engine that runs it.
-        config: the model's shape.
+        config: the model's configuration.
         device: where the features go.
     """
 
@@ -66,11 +66,11 @@ class OnnxTower:
         shape = (len(tiles.pixel_values), self._config.tile_tokens, self.width)
         if features.shape != shape or features.dtype != np.float32:
             raise ComputeError(
-                f"the ONNX tower gave {features.dtype} {features.shape}, expected float32 {shape}: export it again."
+                f"the ONNX tower gave {features.dtype} {features.shape}, expected float32 {shape}; export it again."
             )
         if not np.isfinite(features).all():
             raise ComputeError(
-                "the ONNX tower's features are not all finite: its file may be damaged, export it again."
+                "the ONNX tower's features are not all finite; the file may be damaged, export it again."
             )
         states = Storage(self._device, {"states": (Type.F32, (self.width, shape[0] * shape[1]))})
         write(states["states"], np.ascontiguousarray(features))

@@ -1,15 +1,15 @@
-"""The plan of the vision tower: which tokens are computed, in which order, and what is added to them.
+"""The token layout of the vision tower, shared by every engine that runs it.
 
-It is shared by every engine that runs the tower. Tokens are laid out as
+Tokens are ordered as
 
     real tiles | padding tiles | padding inside tiles
 
 so that real tokens are the first rows. The reference (Meta's encoder_utils.py, Transformers' modeling_mllama.py)
-computes four tiles whatever the image, with a mask that hides only padding from padding. Without any mask the same
-comes out of two attention calls: real queries over all keys, padding queries over the real keys.
+always computes four tiles, with a mask that hides only padding from padding. Two attention calls without a mask give
+the same result: real queries over all keys, and padding queries over the real keys.
 
-Padding collapse: unused tiles hold zero pixels and zero tile embeddings, so they are all alike, and one stands for
-all: its keys count m times when log m is added to their scores. That is exact, not an approximation.
+Padding collapse: unused tiles have zero pixels and zero tile embeddings, so they are identical, and one can stand for
+all m of them: adding log m to the scores of its keys counts them m times. That is exact, not an approximation.
 """
 
 import math
@@ -30,10 +30,10 @@ class TowerPlan:
 
     Attributes:
         config: the tower's shape.
-        aspect_ratio_id: of the image's canvas.
+        aspect_ratio_id: the id of the image's canvas.
         tiles: real tiles.
-        padding_tiles: padding tiles that are computed: all unused ones, or one that stands for them.
-        padding_tile_count: how many unused tiles each computed one stands for.
+        padding_tiles: padding tiles that are computed: all unused ones, or one for all of them.
+        padding_tile_count: number of unused tiles that each computed one stands for.
     """
 
     config: VisionConfig
@@ -44,7 +44,7 @@ class TowerPlan:
 
     @classmethod
     def of(cls, config: VisionConfig, tiles: Tiles, *, collapse: bool) -> "TowerPlan":
-        """The plan for a tiled image; padding is collapsed where that is wanted and the checkpoint allows it."""
+        """The plan for a tiled image. Padding is collapsed if ``collapse`` is set and the checkpoint allows it."""
         real = tiles.pixel_values.shape[0]
         unused = config.max_tiles - real
         collapses = collapse and config.padding_collapses and unused > 0
@@ -58,28 +58,28 @@ class TowerPlan:
 
     @property
     def real_tokens(self) -> int:
-        """Tokens of the real tiles: the rows that features are taken from."""
+        """Tokens of the real tiles: the rows that become features."""
         return self.tiles * self.config.tile_tokens
 
     @property
     def embedded_tiles(self) -> int:
-        """Tiles that go through the patch embedding."""
+        """Tiles that the patch embedding computes."""
         return self.tiles + self.padding_tiles
 
     @property
     def zero_tokens(self) -> int:
-        """Padding tokens inside tiles, of all of the canvas's possible tiles."""
+        """Padding tokens inside tiles, for the maximum number of tiles."""
         return self.config.max_tiles * self.config.tile_padding
 
     @property
     def tokens(self) -> int:
-        """Rows that the layers compute."""
+        """Rows per layer."""
         return self.embedded_tiles * self.config.tile_tokens + self.zero_tokens
 
     def patches(self, pixel_values: Array) -> Array:
-        """Unfold pixels (tiles, 3, S, S) to (embedded tiles * tokens a tile, 3 * patch * patch).
+        """Unfold pixels (tiles, 3, S, S) to (embedded tiles * tokens per tile, 3 * patch * patch).
 
-        Each tile's first row is zero: the class token's place. Padding tiles are zero altogether.
+        The first row of each tile, the class token's, is zero. Padding tiles are all zero.
         """
         patch, side = self.config.patch_size, self.config.tile_size // self.config.patch_size
         width = 3 * patch * patch
@@ -102,14 +102,14 @@ class TowerPlan:
         return added.reshape(-1, self.config.width)
 
     def post_tile(self, weights: "EmbeddingWeights") -> Array:
-        """What is added between the two transformers: (tokens, width)."""
+        """The embedding that is added between the two transformers: (tokens, width)."""
         post = math.tanh(weights.post_tile_gate) * weights.post_tile
         of_tiles = np.repeat(post[: self.embedded_tiles], self.config.tile_tokens, axis=0)
         of_zeros = np.repeat(post, self.config.tile_padding, axis=0)
         return np.concatenate([of_tiles, of_zeros]).astype(np.float32)
 
     def key_bias(self) -> Array | None:
-        """What real queries add to the scores of each key: (tokens,), or None where that is nothing."""
+        """The bias of each key's scores for real queries: (tokens,), or None if it is zero."""
         if self.padding_tiles * math.log(self.padding_tile_count) == 0:
             return None
         bias = np.zeros(self.tokens, np.float32)
@@ -124,8 +124,8 @@ class EmbeddingWeights:
 
     Attributes:
         class_token: (width,).
-        position: (tokens a tile, width).
-        tile_position: (tiles, tokens a tile, width).
+        position: (tokens per tile, width).
+        tile_position: (tiles, tokens per tile, width).
         pre_tile, post_tile: (tiles, width).
     """
 
