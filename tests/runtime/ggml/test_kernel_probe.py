@@ -16,7 +16,12 @@ NOTED = (WeightResult("Q4_0", 0.005, 100.0),)
 @pytest.mark.parametrize(
     ("child", "status", "detail", "weights"),
     [
-        (kernels_gone_wrong.compute_wrongly, "wrong", "Q4_0 has relative error 0.5", (WeightResult("Q4_0", 0.5, 100.0),)),
+        (
+            kernels_gone_wrong.compute_wrongly,
+            "wrong",
+            "Q4_0 has relative error 0.5",
+            (WeightResult("Q4_0", 0.5, 100.0),),
+        ),
         (kernels_gone_wrong.take_nothing, "unused", "supports none", (WeightResult("Q4_0", None, None),)),
         (kernels_gone_wrong.fail, "untested", "exited with 3", ()),
         (kernels_gone_wrong.hang, "hangs", "timed out", ()),
