@@ -6,6 +6,10 @@ Kernels: TypeAlias = Literal["plain", "packed"]
 VisionBackend: TypeAlias = Literal["ggml", "onnx", "openvino"]
 VisionBackendChoice: TypeAlias = Literal["auto", "ggml", "onnx", "openvino"]
 OnnxWeightType: TypeAlias = Literal["f16", "f32", "int8"]
+# Types of GGUF files, largest first.
+FileType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "iq4_xs", "q4_0"]
+# Types of a conversion that go well together.
+PresetName: TypeAlias = Literal["laptop", "f16"]
 ImitationTreatment: TypeAlias = Literal["judge", "warn"]
 SystemTreatment: TypeAlias = Literal["refuse", "drop"]
 Decision: TypeAlias = Literal["safe", "unsafe"]

@@ -108,8 +108,8 @@ def test_other_models(folder, tmp_path):
     refused(folder, "quantized already")
     edit(folder, "config.json", architectures=["LlamaForCausalLM"], model_type="llama")
     refused(folder, "the model is LlamaForCausalLM of type 'llama'; only MllamaForConditionalGeneration")
-    refused(folder / "config.json", "not a directory")
-    refused(tmp_path / "nowhere", "not a directory")
+    refused(folder / "config.json", "not a folder")
+    refused(tmp_path / "nowhere", "no such folder")
 
 
 def test_end_tokens_outside_the_vocabulary(folder):
@@ -206,7 +206,7 @@ def test_shards(tmp_path):
     shard = folder / "model-00002-of-00003.safetensors"
     content = shard.read_bytes()
     shard.unlink()
-    refused(folder, "1 of 3 shards are missing: model-00002-of-00003")
+    refused(folder, "1 of 3 weight files are missing .model-00002-of-00003")
     shard.write_bytes((folder / "model-00001-of-00003.safetensors").read_bytes())
     refused(folder, "should be here according to model.safetensors.index.json")
     shard.write_bytes(content[:-1])
@@ -217,7 +217,7 @@ def test_shards(tmp_path):
     index.write_text("{}")
     refused(folder, "not a safetensors index")
     index.unlink()
-    refused(folder, r"neither model\.safetensors nor model\.safetensors\.index\.json")
+    refused(folder, r"no weights \(model\.safetensors or model\.safetensors\.index\.json\)")
 
 
 def test_no_room_and_no_place(folder, tmp_path, monkeypatch):

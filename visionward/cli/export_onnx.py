@@ -1,17 +1,18 @@
 """The ``export-onnx`` command."""
 
-import shlex
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from visionward.cli.command import Command
+from visionward.cli.model_folder import find_pair
 from visionward.cli.model_options import force_option
+from visionward.cli.next_step import classify_command
 from visionward.cli.progress import progress_line
+from visionward.errors import ModelFileError
+from visionward.names import OnnxWeightType
 from visionward.quantities import size_text
-
-# Spelled here too, because the command's help must not load the native library; a test keeps them equal.
-ONNX_TYPES = ("f16", "f32", "int8")
 
 
 @click.command("export-onnx", cls=Command)
@@ -20,7 +21,7 @@ ONNX_TYPES = ("f16", "f32", "int8")
 @click.option(
     "--type",
     "weight_type",
-    type=click.Choice(ONNX_TYPES, case_sensitive=False),
+    type=click.Choice(get_args(OnnxWeightType), case_sensitive=False),
     default="f16",
     show_default=True,
     help="Type of the weights.",
@@ -29,9 +30,9 @@ ONNX_TYPES = ("f16", "f32", "int8")
 def export_onnx(mmproj: Path, out: Path | None, weight_type: str, force: bool) -> None:
     """Export the vision tower of an mmproj file as ONNX, for ONNX Runtime and OpenVINO.
 
-    On a CPU they encode an image faster than ggml does. The tower goes beside the mmproj file unless TOWER.onnx is
-    given, where it is found by itself; its weights go to TOWER.onnx.data. Export from an f16 or bf16 file, so that
-    nothing is rounded twice, or let `visionward convert --onnx` do it.
+    On a CPU both encode an image faster than ggml does. By default the tower is written beside the mmproj file, where
+    visionward finds it. Its weights go to TOWER.onnx.data. Export from an f16 or bf16 file, so that the weights are
+    rounded only once. `visionward convert --onnx` exports from the checkpoint.
 
     \b
     Examples:
@@ -51,8 +52,17 @@ def export_onnx(mmproj: Path, out: Path | None, weight_type: str, force: bool) -
         )
     for path in (tower, data_path(tower)):
         click.echo(f"{path}  {size_text(path.stat().st_size)}")
-    click.echo(
-        f"\nNext: visionward classify --model TEXT.gguf --mmproj {shlex.quote(str(mmproj))} --image IMAGE "
-        f"--onnx-tower {shlex.quote(str(tower))}",
-        err=True,
-    )
+    command = _next_command(mmproj, tower)
+    if command is not None:
+        click.echo(f"\nNext: {command}", err=True)
+
+
+def _next_command(mmproj: Path, tower: Path) -> str | None:
+    """A command that uses the tower; None if the text file is not in the mmproj file's folder."""
+    try:
+        text, _ = find_pair(mmproj.parent, mmproj)
+    except (click.UsageError, ModelFileError):
+        return None
+    found_by_itself = tower.parent == mmproj.parent and tower.name.startswith("vision-")
+    named: list[str | Path] = [] if found_by_itself else ["--onnx-tower", tower]
+    return classify_command("--model", text, "--mmproj", mmproj, *named)

@@ -12,7 +12,10 @@ _COMMANDS = {
     "classify": ("visionward.cli.classify", "Say whether an image and a conversation are safe."),
     "use": ("visionward.cli.use", "Choose the default model, or show it."),
     "doctor": ("visionward.cli.doctor", "Report on this machine, the libraries and the CPU kernels."),
-    "convert": ("visionward.cli.convert", "Convert a Hugging Face checkpoint into a text GGUF and an mmproj GGUF."),
+    "convert": (
+        "visionward.cli.convert",
+        "Convert a Hugging Face checkpoint into a text GGUF, an mmproj GGUF and an ONNX tower.",
+    ),
     "quantize": ("visionward.cli.quantize", "Quantize the text file or the mmproj file of a pair."),
     "imatrix": (
         "visionward.cli.imatrix",

@@ -1,20 +1,20 @@
 """The ``quantize`` command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from visionward.cli.command import Command
 from visionward.cli.model_options import EXISTING_FILE, force_option
 from visionward.cli.progress import progress_line
+from visionward.names import FileType
 from visionward.quantities import size_text
 
 if TYPE_CHECKING:
     from visionward.quant.tensor_types import TypeOverride
 
-# Those of the issue, best first; visionward.quant.tensor_types.RECIPES has them all.
-TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "iq4_xs", "q4_0")
+TYPES: tuple[str, ...] = get_args(FileType)
 
 
 def _overrides(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> "list[TypeOverride]":

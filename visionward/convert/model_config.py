@@ -9,6 +9,7 @@ from pathlib import Path
 from visionward.errors import CheckpointError
 from visionward.formats.checkpoint_json import Settings
 from visionward.formats.mmproj_format import CrossAttentionConfig, VisionConfig, all_aspect_ratios
+from visionward.formats.safetensors_reader import download_hint
 
 # Rows that MllamaTextModel gives its embedding on top of the vocabulary; <|image|> is the first of them.
 EXTRA_EMBEDDING_ROWS = 8
@@ -199,7 +200,10 @@ def read_model_config(checkpoint: Path) -> ModelConfig:
         CheckpointError: if the directory holds no mllama checkpoint, or one that cannot be converted.
     """
     if not checkpoint.is_dir():
-        raise CheckpointError(f"{checkpoint}: not a directory; a Hugging Face checkpoint's folder is expected")
+        state = "not a folder" if checkpoint.exists() else "no such folder"
+        raise CheckpointError(f"{checkpoint}: {state}; {download_hint(checkpoint)}")
+    if not (checkpoint / "config.json").exists():
+        raise CheckpointError(f"{checkpoint}: config.json is missing; {download_hint(checkpoint)}")
     settings = Settings.load(checkpoint / "config.json")
     architectures = settings.get("architectures") or [_CLASS]
     if settings.get("model_type") != "mllama" or _CLASS not in architectures:

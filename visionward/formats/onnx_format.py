@@ -5,13 +5,14 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, get_args
 
 from visionward.errors import ModelFileError
 from visionward.formats.checked_files import is_remembered, marker_of, remember
 from visionward.formats.mmproj_format import MmprojConfig, VisionConfig
 from visionward.formats.regular_file import open_regular
 from visionward.formats.tensor_checksums import Advance
+from visionward.names import OnnxWeightType
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -23,7 +24,7 @@ FEATURES = "features"
 
 # Element types of the weights, the ones to prefer first where a folder holds several: float16 loses next to nothing
 # and takes half the room of float32.
-WEIGHT_TYPES = ("f16", "f32", "int8")
+WEIGHT_TYPES: tuple[str, ...] = get_args(OnnxWeightType)
 
 _KEY_VERSION = "visionward.format_version"
 _KEY_TEXT_HASH = "visionward.text_hash"

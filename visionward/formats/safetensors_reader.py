@@ -17,6 +17,7 @@ from visionward.errors import CheckpointError
 from visionward.formats.checkpoint_json import MOST_BYTES
 from visionward.formats.regular_file import open_regular
 from visionward.formats.whole_text import read_text
+from visionward.machine.shell import command_text
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -31,6 +32,8 @@ STORAGE: dict[str, np.dtype[Any]] = {
 # Bytes of source data that are in memory at a time.
 CHUNK_BYTES = 8 << 20
 
+# How the file begins that Git leaves in place of a large one.
+_LFS_POINTER = b"version https://git-lfs"
 # The safetensors library's own limit for a header.
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -83,6 +86,17 @@ class CheckpointTensor:
                 yield data.reshape(-1, row_length)
 
 
+def download_hint(folder: Path) -> str:
+    """How to get a checkpoint into a folder. Without a login, gated weights are left out of a download."""
+    command = command_text(
+        *("hf", "download", "meta-llama/Llama-Guard-3-11B-Vision", "--exclude", "original/*", "--local-dir", folder)
+    )
+    return (
+        "download the checkpoint in Hugging Face format. For Llama Guard 3 11B Vision, accept the licence on the "
+        f"model's page, then run `hf auth login` and `{command}`"
+    )
+
+
 def _stored_tensor(path: Path, name: str, entry: Any, data_start: int, data_size: int) -> CheckpointTensor:
     try:
         dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
@@ -117,6 +131,10 @@ def read_header(path: Path) -> dict[str, CheckpointTensor]:
     try:
         with open_regular(path) as file:
             file_size = file.seek(0, 2)
+            file.seek(0)
+            start = file.read(len(_LFS_POINTER))
+            if start == _LFS_POINTER:
+                raise CheckpointError(f"{path}: a Git LFS pointer instead of the weights; run `git lfs pull`")
             file.seek(0)
             length = int.from_bytes(file.read(8), "little")
             if file_size < 8 or length > min(file_size - 8, _MAX_HEADER_BYTES):
@@ -167,13 +185,16 @@ def read_tensors(checkpoint: Path) -> dict[str, CheckpointTensor]:
         return read_header(checkpoint / SINGLE_FILE)
     if not (checkpoint / INDEX_FILE).exists():
         raise CheckpointError(
-            f"{checkpoint}: neither {SINGLE_FILE} nor {INDEX_FILE} is there; only safetensors checkpoints in "
-            "Hugging Face format can be converted"
+            f"{checkpoint}: there are no weights ({SINGLE_FILE} or {INDEX_FILE}) in this folder; "
+            f"{download_hint(checkpoint)}"
         )
     shards = _shards(checkpoint)
     absent = sorted(file for file in shards if not (checkpoint / file).exists())
     if absent:
-        raise CheckpointError(f"{checkpoint}: {len(absent)} of {len(shards)} shards are missing: {', '.join(absent)}")
+        raise CheckpointError(
+            f"{checkpoint}: {len(absent)} of {len(shards)} weight files are missing ({', '.join(absent)}); "
+            f"{download_hint(checkpoint)}"
+        )
     tensors: dict[str, CheckpointTensor] = {}
     for file, names in sorted(shards.items()):
         found = read_header(checkpoint / file)

@@ -49,10 +49,6 @@ def tower_memory_budget(
 ) -> int | None:
     """Bytes that a limit leaves for the tower; None if there is no limit.
 
-    Everything else that a classification keeps is subtracted: the text file, the cross-attention layers, the KV cache,
-    the scores of a graph that attends to all of it, the keys and values of one image in use and one in the cache, those
-    of one layer in float32, and the process itself.
-
     Args:
         limit: the caller's, in bytes. A container's limit applies too; the smaller of the two counts.
         text: the text file.
@@ -64,6 +60,22 @@ def tower_memory_budget(
     limits = [value for value in (limit, read_memory().limit) if value is not None]
     if not limits:
         return None
+    return min(limits) - bytes_without_tower(text, mmproj, config, cells=cells, ubatch=ubatch)
+
+
+def bytes_without_tower(text: Path, mmproj: GgufHeader, config: MmprojConfig, *, cells: int, ubatch: int) -> int:
+    """Memory that a classification takes besides the vision tower.
+
+    The text file, the cross-attention layers, the KV cache, the scores of a graph that attends to all of it, the keys
+    and values of one image in use and one in the cache, those of one layer in float32, and the process itself.
+
+    Args:
+        text: the text file.
+        mmproj: the mmproj file.
+        config: its configuration.
+        cells: of the KV cache.
+        ubatch: tokens that the decoder computes in one graph.
+    """
     cross, vision = config.cross_attention, config.vision
     layers = sum(tensor.nbytes for name, tensor in mmproj.tensors.items() if name.startswith("cross."))
     text_bytes = text.stat().st_size if text.is_file() else 0
@@ -71,7 +83,7 @@ def tower_memory_budget(
     scores = 4 * cross.head_count * ubatch * cells
     layer = vision.max_tiles * vision.tile_tokens * _kv_bytes(cross)
     images = 2 * len(cross.layers) * layer + 2 * layer
-    return min(limits) - text_bytes - layers - kv_cache - scores - images - _PROCESS_BYTES
+    return text_bytes + layers + kv_cache + scores + images + _PROCESS_BYTES
 
 
 def _kv_bytes(cross: CrossAttentionConfig) -> int:
