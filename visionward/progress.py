@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Unit: TypeAlias = Literal["bytes", "tiles", "layers", "tokens", "tensors", "samples"]
+Unit: TypeAlias = Literal["bytes", "tiles", "layers", "tokens", "tensors", "samples", "runs"]
 
 
 @dataclass(frozen=True)

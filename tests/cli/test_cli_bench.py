@@ -11,15 +11,14 @@ import pytest
 from fake_guard import SAFE, UNSAFE
 from PIL import Image
 
-from visionward.cli import bench as bench_module
-from visionward.cli.bench_text import benchmark_lines, comparison_lines, time_text
+from visionward.cli.bench_text import benchmark_lines, comparison_lines
 from visionward.cli.main import cli
 from visionward.convert import demo_guard
 from visionward.diagnose import benchmark, benchmark_guard
 from visionward.diagnose.benchmark import Measurement, Spread
 from visionward.diagnose.benchmark_comparison import compare
 from visionward.diagnose.benchmark_report import Benchmark
-from visionward.diagnose.system_report import native_library
+from visionward.diagnose.environment import native_library
 from visionward.errors import ComputeError
 from visionward.machine.process_memory import PeakMemory
 
@@ -34,17 +33,18 @@ class Fake:
     def __init__(self, verdict):
         self.verdict, self.loads, self.asked, self.error = verdict, [], [], None
 
-    def load(self, *files, **options):
+    def load(self, *files, on_progress, **options):
+        assert on_progress is None  # standard error is no terminal
         self.loads.append((files, options))
         return self
 
-    def first_look(self, image, prompt):
+    def classify_new(self, image, prompt, _on_progress):
         self.asked.append((image, prompt))
         if self.error is not None:
             raise self.error
         return self.verdict
 
-    def second_look(self, _image, _prompt):
+    def classify_again(self, _image, _prompt, _on_progress):
         return self.verdict
 
     def token_times(self, _image, _prompt, count):
@@ -85,8 +85,8 @@ def test_the_demonstration_guard_end_to_end(program, tmp_path):
     first = program("bench", "--demo", "--json", "--runs", 4, "--threads", 1)
     assert (first.returncode, first.stderr) == (0, "")
     values = json.loads(first.stdout)
-    times, facts = values["times_ms"], values["circumstances"]
-    assert (values["program"], values["format_version"]) == ("visionward bench", 1)
+    times, facts = values["times_ms"], values["environment"]
+    assert (values["program"], values["format_version"]) == ("visionward bench", 2)
     assert list(times) == ROWS
     for row, spread in times.items():
         assert len(spread["values"]) == {"load": 3, "decode_token": 16}.get(row, 4)
@@ -119,7 +119,7 @@ def test_the_demonstration_guard_end_to_end(program, tmp_path):
     second = program("bench", "--demo", "--runs", 1, "--warmup", 0, "--threads", 1, "--against", tmp_path / "old.json")
     assert (second.returncode, second.stderr) == (0, "")
     assert "Against old.json (ratios are new / old)" in second.stdout
-    differing = second.stdout.partition("Not the same")[2].splitlines()[1:]
+    differing = second.stdout.partition("The environment differs")[2].splitlines()[1:]
     assert [line.strip() for line in differing] == ["settings runs: 4 -> 1", "settings warmup: 1 -> 0"]
 
 
@@ -133,7 +133,7 @@ def test_options_reach_the_guard(run, fake, picture):
     asked = {"threads": 3, "gpu_layers": 0, "n_ctx": 700}
     assert all(options.items() >= asked.items() for _, options in fake.loads)
     assert fake.asked == [(picture, "hello")] * 5
-    facts = json.loads(result.stdout)["circumstances"]
+    facts = json.loads(result.stdout)["environment"]
     # Whatever else the shared options hold one day is there too.
     expected = {"threads": 7, "gpu_layers": 0, "n_ctx": 700, "device": "CPU", "vision_backend": "ggml", "runs": 2}
     assert facts["settings"].items() >= (expected | {"warmup": 3}).items()
@@ -159,7 +159,7 @@ def test_defaults_are_those_of_the_library(run, fake, model):
 
 
 def test_files_are_described(run, tables, tiny_pair):
-    facts = tables(run)["circumstances"]
+    facts = tables(run)["environment"]
     summary = json.loads(run("inspect", "--model", tiny_pair.text, "--mmproj", tiny_pair.mmproj, "--json").stdout)
     for name in ("text", "mmproj"):
         file = summary[name]["file"]
@@ -210,31 +210,31 @@ KNOWN = Measurement(
 def known(tables, run, **changes):
     """Plain values with known figures."""
     values = tables(run)
-    circumstances = values["circumstances"]
-    circumstances["machine"]["processor"] = "Abacus 9000"
-    return Benchmark(replace(KNOWN, **changes), circumstances).to_dict()
+    environment = values["environment"]
+    environment["machine"]["processor"] = "Abacus 9000"
+    return Benchmark(replace(KNOWN, **changes), environment).to_dict()
 
 
 def test_the_table(run, tables):
     lines = list(benchmark_lines(known(tables, run)))
     facts, table = lines[: lines.index("")], lines[lines.index("") + 1 :]
-    assert facts[2] == "image            a synthetic picture, 1120 x 1120 pixels, 4 tiles"
-    assert facts[3] == "prompt           200 tokens; verdict safe"
-    assert "processor        Abacus 9000, " in facts[4]
-    assert facts[5] == "computed on      CPU, 7 threads; vision by ggml"
+    assert facts[2] == "image              a synthetic picture, 1120 x 1120 pixels, 4 tiles"
+    assert facts[3] == "prompt             200 tokens; verdict safe"
+    assert "processor          Abacus 9000, " in facts[4]
+    assert facts[5] == "computed on        CPU, 7 threads; vision tower on ggml"
     assert table == [
-        "                       min     median        p95   from the median",
-        "load               2300 ms    2300 ms    2300 ms",
-        "preprocessing     40.00 ms   40.00 ms   40.00 ms",
-        "vision             230.0 s    230.0 s    230.0 s    0.0174 tiles/s",
-        "prefill             35.0 s     35.0 s     35.0 s     5.71 tokens/s",
-        "decode             0.01 ms    0.01 ms    0.01 ms   nothing decoded",
-        "total              265.0 s    265.0 s    265.0 s",
-        "decode, a token     400 ms     400 ms     400 ms      2.5 tokens/s",
+        "                         min     median        p95       median rate",
+        "load                 2300 ms    2300 ms    2300 ms",
+        "preprocessing       40.00 ms   40.00 ms   40.00 ms",
+        "vision               230.0 s    230.0 s    230.0 s    0.0174 tiles/s",
+        "prefill               35.0 s     35.0 s     35.0 s     5.71 tokens/s",
+        "decode               0.01 ms    0.01 ms    0.01 ms   nothing decoded",
+        "total                265.0 s    265.0 s    265.0 s",
+        "decode, per token     400 ms     400 ms     400 ms      2.5 tokens/s",
         "",
-        "peak memory      9.40 GB",
-        "  allocated      1.60 GB",
-        "  mapped files   unknown",
+        "peak memory        9.40 GB",
+        "  allocated        1.60 GB",
+        "  mapped files     unknown",
     ]
 
 
@@ -251,18 +251,18 @@ def test_the_comparison(run, tables):
     new = known(
         tables, run, times_ms=KNOWN.times_ms | {"vision": Spread.of([115_000.0]), "repeat_total": Spread.of([35_000.0])}
     )
-    new["circumstances"]["settings"]["vision_backend"] = "openvino"
-    new["circumstances"]["library"]["build"] = None
-    new["circumstances"]["text"]["file"] = "red\x1b[31m" + "x" * 100
+    new["environment"]["settings"]["vision_backend"] = "openvino"
+    new["environment"]["library"]["build"] = None
+    new["environment"]["text"]["file"] = "red\x1b[31m" + "x" * 100
     lines = list(comparison_lines(old, new, compare(old, new), "old.json"))
     assert lines[0] == "Against old.json (ratios are new / old)"
-    assert "vision                       230.0 s    115.0 s   0.50     0.50   0.50" in lines
-    assert "vision, tiles/s               0.0174     0.0348            2.00" in lines
-    assert "repeat total                       -     35.0 s      -        -      -" in lines
-    assert "peak memory                  9.40 GB    9.40 GB            1.00" in lines
-    assert "  mapped files                     -          -               -" in lines
+    assert "vision                         230.0 s    115.0 s   0.50     0.50   0.50" in lines
+    assert "vision, tiles/s                 0.0174     0.0348            2.00" in lines
+    assert "repeat total                         -     35.0 s      -        -      -" in lines
+    assert "peak memory                    9.40 GB    9.40 GB            1.00" in lines
+    assert "  mapped files                       -          -               -" in lines
     assert "  settings vision_backend: ggml -> openvino" in lines
-    assert lines[lines.index("Not the same, so the ratios may come from this as well:") - 1] == ""
+    assert lines[lines.index("The environment differs, which may explain the ratios:") - 1] == ""
     (build,) = (line for line in lines if "library build" in line)
     assert build.endswith("... -> none")
     (file,) = (line for line in lines if "text file:" in line)
@@ -273,7 +273,7 @@ def test_the_comparison(run, tables):
 
 def test_nothing_but_the_figures_differs(run, tables):
     old = known(tables, run)
-    assert list(comparison_lines(old, old, compare(old, old), "old.json"))[-1].startswith("Everything else is the same")
+    assert list(comparison_lines(old, old, compare(old, old), "old.json"))[-1].startswith("The environment is the same")
 
 
 def test_a_busy_machine(run, tables):
@@ -284,22 +284,6 @@ def test_a_busy_machine(run, tables):
     )
     lines = list(comparison_lines(busy, quiet, compare(busy, quiet), "old.json"))
     assert "Other programs kept 1.2 cores busy in the old run, so its times may be too long." in lines
-
-
-@pytest.mark.parametrize(
-    ("time", "text"),
-    [(0, "0.00 ms"), (99.994, "99.99 ms"), (100, "100 ms"), (9999, "9999 ms"), (10_000, "10.0 s"), (74_320, "74.3 s")],
-)
-def test_times(time, text):
-    assert time_text(time) == text
-
-
-def test_progress_is_for_people(monkeypatch, capsys):
-    bench_module._progress("run 1 of 5")
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    bench_module._progress("run 1 of 5")
-    assert capsys.readouterr() == ("", "run 1 of 5 ...\n")
 
 
 def failure(result):
@@ -349,6 +333,6 @@ def test_a_large_picture_of_ones_own(run, model, tmp_path):
     Image.effect_mandelbrot((400, 100), (-2, -1, 1, 1), 50).convert("RGB").save(path)
     result = run("bench", *model, "--image", path, "--runs", 1, "--warmup", 0, "--json")
     assert result.exit_code == 0, result.stderr
-    facts = json.loads(result.stdout)["circumstances"]
+    facts = json.loads(result.stdout)["environment"]
     with_classify = json.loads(run("classify", *model, "--image", path, "--prompt", "x", "--json").stdout)
     assert facts["image"]["tiles"] == with_classify["tiles"]

@@ -9,6 +9,7 @@ from fake_guard import SAFE, UNSAFE
 
 from visionward.convert import demo_guard
 from visionward.names import DEFAULT_FRAMES
+from visionward.runtime.ggml import device
 from visionward.runtime.guard.demo_samples import TOY_NOTICE
 from visionward.runtime.guard.verdict import FrameCount
 
@@ -213,3 +214,13 @@ def test_what_stands_beside_the_messages_is_an_error(run, guard, tmp_path):
         in result.stderr
     )
     assert guard.history == []
+
+
+def test_layers_for_a_gpu_that_is_not_there(run, model, monkeypatch):
+    monkeypatch.setattr(device, "gpu_devices", list)
+    result = run("classify", *model, *PROMPT, "--gpu-layers", 99)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.output
+    assert (
+        "99 layers cannot be put on a GPU (--gpu-layers): the installed llama-cpp-python found none." in result.stderr
+    )
+    assert run("classify", *model, *PROMPT, "--gpu-layers", 0).exit_code == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from visionward.diagnose import environment
 from visionward.diagnose import system_report as reporting
 from visionward.machine.processor import read_memory, read_processor
 from visionward.runtime.ggml import abi
@@ -31,10 +32,10 @@ def test_a_healthy_machine(run):
     result = run("doctor")
     assert (result.exit_code, result.stderr) == (0, "")
     text = result.stdout
-    assert "  llama-cpp-python  0.3.36" in text
+    assert "  llama-cpp-python  0.3.36\n" in text
     assert f"CPython {sys.version.split()[0]}" in text
     assert "(the tested version)" in text
-    assert "  plain             works (Q4_K 12 GFLOP/s a thread)" in text
+    assert "  plain             works (Q4_K 12 GFLOP/s per thread)" in text
     assert text.endswith("Advice\n  - Nothing is wrong.\n")
 
 
@@ -46,7 +47,7 @@ def test_fresh(run, kernels):
 
 def test_amx_that_crashes(run, kernels, monkeypatch):
     kernels[0].append(CRASHES)
-    monkeypatch.setattr(reporting, "_compiler", lambda _path: "gcc (Debian 12.2.0-14) 12.2.0")
+    monkeypatch.setattr(environment, "_compiler", lambda _path: "gcc (Debian 12.2.0-14) 12.2.0")
     text = run("doctor").stdout
     assert "  AMX               CRASHES: SIGSEGV (exit 139)" in text
     advice = text.splitlines()[-1]
@@ -94,12 +95,12 @@ def test_no_home_directory_in_the_report(run, monkeypatch):
 def test_compilers(tmp_path):
     library = tmp_path / "library"
     library.write_bytes(b"\x7fELF\x00GCC: (Debian 12.2.0-14+deb12u1) 12.2.0\x00")
-    assert reporting._compiler(library) == "gcc (Debian 12.2.0-14+deb12u1) 12.2.0"
+    assert environment._compiler(library) == "gcc (Debian 12.2.0-14+deb12u1) 12.2.0"
     library.write_bytes(b"\x00GCC: (GNU) 13.1\x00Debian clang version 14.0.6\x00")
-    assert reporting._compiler(library) == "Debian clang version 14.0.6"
+    assert environment._compiler(library) == "Debian clang version 14.0.6"
     library.write_bytes(b"nothing")
-    assert reporting._compiler(library) is None
-    assert reporting._compiler(tmp_path / "nowhere") is None
+    assert environment._compiler(library) is None
+    assert environment._compiler(tmp_path / "nowhere") is None
 
 
 def test_machine():

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visionward.diagnose import benchmark
-from visionward.diagnose.benchmark import DECODED_TOKENS, Plan, Spread, measure, synthetic_picture
+from visionward.diagnose.benchmark import DECODED_TOKENS, BenchmarkPlan, Spread, measure, synthetic_picture
 from visionward.errors import ComputeError, ImageError
+from visionward.progress import Progress
 from visionward.runtime.guard.verdict import Timings
 from visionward.runtime.images.preprocess import choose_canvas
 
@@ -33,7 +34,7 @@ class KnownGuard:
         self.log, self.verdict, self.remembers, self.fails = log, verdict, remembers, fails
         self.looks = 0
 
-    def first_look(self, image, prompt):
+    def classify_new(self, image, prompt, _on_progress):
         assert (image, prompt) == (IMAGE, "hello")
         self.log.append("first")
         if self.fails is not None:
@@ -43,7 +44,7 @@ class KnownGuard:
         # preprocess, vision, prefill, decode: 1, 10, 100, 0 milliseconds times the number of the look
         return replace(self.verdict, timings_ms=Timings(0, looks, 10 * looks, 100 * looks, 0, 111 * looks))
 
-    def second_look(self, image, prompt):
+    def classify_again(self, image, prompt, _on_progress):
         assert (image, prompt) == (IMAGE, "hello")
         self.log.append("second")
         self.looks += 1
@@ -56,6 +57,27 @@ class KnownGuard:
 
     def close(self):
         self.log.append("close")
+
+
+def test_progress_names_the_run():
+    seen = []
+
+    class Guard(KnownGuard):
+        def classify_new(self, image, prompt, on_progress):
+            on_progress(Progress("vision", 3, 32, "layers"))
+            return super().classify_new(image, prompt, on_progress)
+
+    plan = BenchmarkPlan(IMAGE, "hello", runs=2, warmup=0)
+    measure(lambda _: Guard(Clock(), []), plan, seen.append)
+    assert [(progress.stage, progress.done, progress.total) for progress in seen[2:6]] == [
+        ("run 1 of 2", 0, 2),
+        ("run 1 of 2, vision", 3, 32),
+        ("run 2 of 2", 1, 2),
+        ("run 2 of 2, vision", 3, 32),
+    ]
+    assert [progress.stage for progress in seen if progress.unit == "runs"] == [
+        *("load 1 of 2", "load 2 of 2", "run 1 of 2", "run 2 of 2", "repeat 1 of 2", "repeat 2 of 2", "decode 1 of 1"),
+    ]
 
 
 class Clock:
@@ -74,13 +96,13 @@ def bench(monkeypatch):
 
     def run(plan, **options):
         log = []
-        return lambda: measure(lambda: KnownGuard(clock, log, **options), plan), log
+        return lambda: measure(lambda _: KnownGuard(clock, log, **options), plan), log
 
     return run
 
 
 def plan(**options):
-    return Plan(IMAGE, "hello", **options)
+    return BenchmarkPlan(IMAGE, "hello", **options)
 
 
 def test_every_row(bench):
@@ -166,7 +188,7 @@ def test_spread_is_ordered(values):
 
 @pytest.mark.parametrize("values", [[], [1.0, -0.5], [math.nan], [1.0, math.inf]])
 def test_what_are_no_times(values):
-    with pytest.raises(ComputeError, match="are no times"):
+    with pytest.raises(ComputeError, match="invalid times"):
         Spread.of(values)
 
 

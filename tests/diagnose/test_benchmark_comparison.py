@@ -12,8 +12,8 @@ from visionward.errors import DataError
 
 OLD = {
     "program": "visionward bench",
-    "format_version": 1,
-    "circumstances": {
+    "format_version": 2,
+    "environment": {
         "machine": {"processor": "A", "memory_limit_bytes": None},
         "settings": {"threads": 2, "vision_backend": "ggml"},
         "text": {"nbytes": 8, "text_hash": "ab"},
@@ -75,7 +75,7 @@ def test_ratios():
 
 
 def test_decoding_nothing_is_not_compared():
-    safe = changed(("circumstances", "verdict"), {"verdict": "safe", "decoded_tokens": 0})
+    safe = changed(("environment", "verdict"), {"verdict": "safe", "decoded_tokens": 0})
     assert list(compare(safe, safe).ratios["times_ms"]) == ["load"]
     assert list(compare(safe, OLD).ratios["times_ms"]) == ["load", "decode"]
 
@@ -87,17 +87,15 @@ def test_rows_that_only_one_side_has():
     assert compare(new, OLD).ratios["times_ms"]["repeat_total"] == none
 
 
-@pytest.mark.parametrize("group", OLD["circumstances"])
+@pytest.mark.parametrize("group", OLD["environment"])
 def test_every_circumstance_that_differs_is_named(group):
-    for name, before in OLD["circumstances"][group].items():
-        found = compare(OLD, changed(("circumstances", group, name), "other"))
+    for name, before in OLD["environment"][group].items():
+        found = compare(OLD, changed(("environment", group, name), "other"))
         assert found.differences == (Difference(f"{group} {name}", before, "other"),)
-    assert compare(OLD, changed(("circumstances", group, "new"), 1)).differences == (
-        Difference(f"{group} new", None, 1),
-    )
-    gone = compare(OLD, changed(("circumstances", group), ...)).differences
+    assert compare(OLD, changed(("environment", group, "new"), 1)).differences == (Difference(f"{group} new", None, 1),)
+    gone = compare(OLD, changed(("environment", group), ...)).differences
     assert {one.name for one in gone} == {
-        f"{group} {name}" for name, value in OLD["circumstances"][group].items() if value is not None
+        f"{group} {name}" for name, value in OLD["environment"][group].items() if value is not None
     }
 
 
@@ -129,11 +127,11 @@ FOREIGN = [
     ({}, "not a file that"),
     ({"verdict": "safe"}, "not a file that"),
     (changed(("program",), "other"), "not a file that"),
-    (changed(("format_version",), 2), "version 2 of the format, expected 1: measure again"),
+    (changed(("format_version",), 1), "version 1 of the format, expected 2: measure again"),
     (changed(("format_version",), ...), "version None"),
-    (changed(("circumstances",), ...), "circumstances is NoneType, expected an object"),
-    (changed(("circumstances", "machine"), "A"), "machine is str, expected an object"),
-    (changed(("circumstances", "machine", "processor"), ["A"]), "machine processor is list, expected a plain value"),
+    (changed(("environment",), ...), "environment is NoneType, expected an object"),
+    (changed(("environment", "machine"), "A"), "machine is str, expected an object"),
+    (changed(("environment", "machine", "processor"), ["A"]), "machine processor is list, expected a plain value"),
     (changed(("times_ms",), []), "times_ms is list"),
     (changed(("times_ms", "load"), 3), "load is int, expected an object"),
     (changed(("times_ms", "load", "median"), ...), "median of load is None, expected a number"),

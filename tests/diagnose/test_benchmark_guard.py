@@ -42,9 +42,9 @@ def encoded(monkeypatch):
 
 
 def test_looks(guard, picture, encoded):
-    first = [guard.first_look(picture, PROMPT) for _ in range(3)]
+    first = [guard.classify_new(picture, PROMPT) for _ in range(3)]
     assert encoded == [4, 4, 4]
-    again = [guard.second_look(picture, PROMPT) for _ in range(2)]
+    again = [guard.classify_again(picture, PROMPT) for _ in range(2)]
     assert encoded == [4, 4, 4]
     assert guard.engine.image_cache.hits == 2
     assert all(verdict is not None for verdict in again)
@@ -59,16 +59,16 @@ def test_looks(guard, picture, encoded):
 def test_an_image_that_the_cache_cannot_hold(picture):
     pair = demo_pair()
     guard = BenchmarkGuard(pair.text, pair.mmproj, threads=1, image_cache_bytes=0)
-    guard.first_look(picture, PROMPT)
-    assert guard.second_look(picture, PROMPT) is None
+    guard.classify_new(picture, PROMPT)
+    assert guard.classify_again(picture, PROMPT) is None
     guard.close()
 
 
 def test_times_of_a_cached_image_are_refused(guard, picture, monkeypatch):
-    guard.first_look(picture, PROMPT)
+    guard.classify_new(picture, PROMPT)
     monkeypatch.setattr(guard.engine, "drop_images", lambda: None)
     with pytest.raises(ComputeError, match="taken from the image cache"):
-        guard.first_look(picture, PROMPT)
+        guard.classify_new(picture, PROMPT)
 
 
 def test_tokens_are_decoded_one_by_one(guard, picture, monkeypatch):
@@ -86,7 +86,7 @@ def test_tokens_are_decoded_one_by_one(guard, picture, monkeypatch):
     assert np.isfinite(times).all()
     assert min(times) > 0
     # And the guard is as good as before.
-    assert guard.first_look(picture, PROMPT).verdict in {"safe", "unsafe"}
+    assert guard.classify_new(picture, PROMPT).verdict in {"safe", "unsafe"}
 
 
 def test_a_guard_that_cannot_be_loaded(tmp_path):

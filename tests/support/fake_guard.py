@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from visionward.progress import Progress
 from visionward.runtime.guard.verdict import CategoryScore, Timings, TokenCounts, Verdict
 
 SAFE = Verdict(
@@ -52,8 +53,10 @@ class FakeGuard:
         """What the next calls give; exceptions are raised."""
         self._queue += answers
 
-    def load(self, text_gguf: Any, mmproj_gguf: Any, **options: Any) -> "FakeGuard":
+    def load(self, text_gguf: Any, mmproj_gguf: Any, *, on_progress: Any = None, **options: Any) -> "FakeGuard":
         """Stands in for ``Guard.load``."""
+        if on_progress is not None:
+            on_progress(Progress("checking files", 1, 2, "bytes"))
         self.loads.append((text_gguf, mmproj_gguf, options))
         return self
 

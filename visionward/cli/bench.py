@@ -1,7 +1,5 @@
 """The ``bench`` command."""
 
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,9 @@ from visionward.cli.model_options import (
     resolve_pair,
     vision_options,
 )
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"{text} ...", err=True)
+from visionward.cli.progress import progress_line
+from visionward.cli.wrapping import echo_lines
+from visionward.progress import OnProgress
 
 
 @click.command(cls=Command)
@@ -33,9 +29,9 @@ def _progress(text: str) -> None:
     "--image",
     metavar="FILE",
     type=EXISTING_FILE,
-    help="An image to look at.  [default: a synthetic picture of four tiles]",
+    help="The image.  [default: a synthetic picture of four tiles]",
 )
-@click.option("--prompt", metavar="TEXT", help='What the user says of it.  [default: "What is in this picture?"]')
+@click.option("--prompt", metavar="TEXT", help='What the user says.  [default: "What is in this picture?"]')
 @click.option(
     "--runs", metavar="N", type=click.IntRange(1, 10000), default=5, show_default=True, help="Runs that are measured."
 )
@@ -64,41 +60,49 @@ def bench(
 ) -> None:
     """Measure the time of every stage, and the memory.
 
-    Every run looks at the image anew. Shows the least, the median and the 95th percentile of loading, preprocessing,
+    Every run encodes the image. Shows the minimum, the median and the 95th percentile of loading, preprocessing,
     vision, prefill, decode and their total; of classifying the same image again; and of decoding one token, which a
-    safe verdict does not need. --against shows ratios to another run, and everything else that differs between the
-    two. docs/benchmarking.md says what each figure means.
+    safe verdict does not need. --against shows ratios to another run, and how the environments differ. See
+    docs/benchmarking.md.
 
     \b
     Examples:
         visionward bench --demo
-        visionward bench --model guard-text-Q4_K_M.gguf --mmproj mmproj-guard-Q8_0.gguf --json > old.json
-        visionward bench --model guard-text-Q4_K_M.gguf --mmproj mmproj-guard-Q8_0.gguf --against old.json
+        visionward bench --model models --json > old.json
+        visionward bench --model models --against old.json
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
 
     from visionward.cli.bench_text import benchmark_lines, comparison_lines  # noqa: PLC0415 - not needed for --help
     from visionward.diagnose import benchmark_guard  # noqa: PLC0415
-    from visionward.diagnose.benchmark import DEFAULT_PROMPT, Plan, measure, synthetic_picture  # noqa: PLC0415
+    from visionward.diagnose.benchmark import DEFAULT_PROMPT, BenchmarkPlan, measure, synthetic_picture  # noqa: PLC0415
     from visionward.diagnose.benchmark_comparison import compare, read_benchmark  # noqa: PLC0415
     from visionward.diagnose.benchmark_report import describe, dump  # noqa: PLC0415
 
-    # Better now than after all the runs.
+    # A file that cannot be read is an error now and not after all the runs.
     old = None if against is None else read_benchmark(against)
-    plan = Plan(
+    plan = BenchmarkPlan(
         image=synthetic_picture() if image is None else image,
         prompt=DEFAULT_PROMPT if prompt is None else prompt,
         runs=runs,
         warmup=warmup,
     )
-    load = partial(benchmark_guard.BenchmarkGuard, text_gguf, mmproj_gguf, **engine_options)
-    new = describe(measure(load, plan, _progress), plan, text_gguf, mmproj_gguf, engine_options).to_dict()
+
+    def load(on_progress: OnProgress | None) -> benchmark_guard.BenchmarkGuard:
+        return benchmark_guard.BenchmarkGuard(text_gguf, mmproj_gguf, on_progress=on_progress, **engine_options)
+
+    with progress_line() as on_progress:
+        measurement = measure(load, plan, on_progress)
+        new = describe(measurement, plan, text_gguf, mmproj_gguf, engine_options).to_dict()
     check_interrupted()
     if old is None or against is None:
-        click.echo(dump(new) if as_json else "\n".join(benchmark_lines(new)))
+        if as_json:
+            click.echo(dump(new))
+        else:
+            echo_lines(benchmark_lines(new))
         return
     comparison = compare(old, new)
     if as_json:
         click.echo(dump(new | {"against": {"old": old, **comparison.to_dict()}}))
     else:
-        click.echo("\n".join([*benchmark_lines(new), "", *comparison_lines(old, new, comparison, against.name)]))
+        echo_lines([*benchmark_lines(new), "", *comparison_lines(old, new, comparison, against.name)])

@@ -20,6 +20,7 @@ from visionward.cli.model_options import (
     resolve_pair,
     vision_options,
 )
+from visionward.cli.progress import progress_line
 from visionward.cli.standard_input import DASH, InputFile, read_bytes, read_text
 from visionward.cli.wrapping import echo_lines
 
@@ -184,7 +185,7 @@ def classify(
 
     from visionward.cli.faster_vision import faster_vision_lines  # noqa: PLC0415 - not needed for --help
     from visionward.cli.verdict_text import verdict_lines  # noqa: PLC0415
-    from visionward.runtime.ggml.device import gpu_devices  # noqa: PLC0415
+    from visionward.runtime.ggml.device import layers_on_gpu  # noqa: PLC0415
     from visionward.runtime.guard.conversation import Conversation  # noqa: PLC0415
     from visionward.runtime.guard.guard import Guard  # noqa: PLC0415
     from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
@@ -200,7 +201,10 @@ def classify(
         judged = Conversation.from_json(read_text("--conversation"))
     else:
         judged = Conversation.from_file(conversation)
-    with Guard.load(text_gguf, mmproj_gguf, **engine_options) as guard:
+    with (
+        progress_line() as on_progress,
+        Guard.load(text_gguf, mmproj_gguf, on_progress=on_progress, **engine_options) as guard,
+    ):
         verdict = guard.classify(
             judged,
             policy=policy,
@@ -208,14 +212,14 @@ def classify(
             category_scores=category_scores,
             frames=frames,
             imitation=imitation,
+            on_progress=on_progress,
         )
     check_interrupted()
     if as_json:
         click.echo(json.dumps(verdict.to_dict(), allow_nan=False))
     else:
         echo_lines(verdict_lines(verdict, policy, threshold, all_scores=category_scores))
-        on_cpu = engine_options["gpu_layers"] == 0 or not gpu_devices()
-        if engine_options["vision_backend"] == "auto" and on_cpu:
+        if engine_options["vision_backend"] == "auto" and layers_on_gpu(engine_options["gpu_layers"]) == 0:
             echo_lines(faster_vision_lines(verdict, mmproj_gguf), err=True)
     if exit_code and verdict.unsafe:
         ctx.exit(1)

@@ -4,6 +4,7 @@ import click
 
 from visionward.cli.command import Command
 from visionward.cli.model_options import device_options
+from visionward.cli.progress import progress_line
 from visionward.cli.wrapping import echo_lines
 
 
@@ -30,7 +31,10 @@ def demo(threads: int | None, gpu_layers: int | None) -> None:
     with Guard.load(pair.text, pair.mmproj, threads=threads, gpu_layers=gpu_layers) as guard:
         echo_lines(opening_lines(len(samples)))
         for number, sample in enumerate(samples, start=1):
-            verdict = guard.classify(image=sample.image, prompt=sample.prompt, response=sample.response)
+            with progress_line() as on_progress:
+                verdict = guard.classify(
+                    image=sample.image, prompt=sample.prompt, response=sample.response, on_progress=on_progress
+                )
             correct += sample.matches(verdict)
             echo_lines(sample_lines(number, sample, verdict))
     echo_lines(closing_lines(correct, samples))

@@ -7,17 +7,18 @@ import sys
 import click
 
 from visionward.cli.command import Command
+from visionward.cli.wrapping import echo_lines, is_terminal
 
 
 @click.command(cls=Command)
-@click.option("--fresh", is_flag=True, help="Probe the kernels again instead of recalling what was found before.")
+@click.option("--fresh", is_flag=True, help="Test the kernels again instead of using the remembered result.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(fresh: bool, as_json: bool) -> None:
     """Report on this machine, the libraries and the CPU kernels.
 
-    Tries ggml's CPU kernels in child processes, so that one that crashes is reported and harms nothing. What was found
-    is remembered for this library and processor. The report holds no names and no paths but the library's: paste it
-    into a bug report.
+    Says what is missing and the command that installs it. ggml's CPU kernels are tested in child processes, so that one
+    that crashes is only reported; the result is remembered for this library and processor. The report holds no names
+    and no paths but the library's: paste it into a bug report.
 
     \b
     Example:
@@ -27,11 +28,11 @@ def doctor(fresh: bool, as_json: bool) -> None:
     from visionward.diagnose.system_report import system_report  # noqa: PLC0415
 
     def progress(text: str) -> None:
-        if sys.stderr.isatty():
+        if is_terminal(sys.stderr):
             click.echo(text, err=True)
 
     report = system_report(fresh=fresh, progress=progress)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), allow_nan=False))
     else:
-        click.echo("\n".join(report_lines(report)))
+        echo_lines(report_lines(report))

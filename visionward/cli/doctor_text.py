@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from visionward.diagnose.system_report import NativeLibrary, SystemReport
+from visionward.cli.table import row
+from visionward.diagnose.environment import Environment, NativeLibrary
+from visionward.diagnose.system_report import SystemReport
 from visionward.quantities import size_text
 from visionward.runtime.ggml.kernel_probe import KernelResult
 
@@ -21,7 +23,13 @@ def report_lines(report: SystemReport) -> Iterator[str]:
     yield "Versions"
     versions = {"Python": report.python, "platform": report.platform, **report.packages}
     for name, version in versions.items():
-        yield f"  {name:<18}{version or 'not installed'}"
+        yield _row(name, version or "not installed")
+    yield ""
+    yield "Optional"
+    for extra in report.extras:
+        yield _row(extra.name, f"{extra.purpose}: {'not ' if extra.missing else ''}installed")
+        if extra.missing:
+            yield f"    {extra.command}"
     yield ""
     yield "Machine"
     yield from _machine_lines(report)
@@ -41,16 +49,20 @@ def report_lines(report: SystemReport) -> Iterator[str]:
         yield f"  - {sentence}"
 
 
-def _machine_lines(report: SystemReport) -> Iterator[str]:
+def _row(name: str, value: object) -> str:
+    return row(f"  {name}", value)
+
+
+def _machine_lines(report: Environment) -> Iterator[str]:
     processor, memory = report.processor, report.memory
     usable = "" if processor.usable_cores == processor.logical_cores else f", {processor.usable_cores} usable"
     features = "unknown" if processor.features is None else " ".join(processor.features) or "none of note"
-    yield f"  processor         {processor.model} ({processor.architecture})"
-    yield f"  cores             {report.physical_cores} physical, {processor.logical_cores} logical{usable}"
-    yield f"  features          {features}"
+    yield _row("processor", f"{processor.model} ({processor.architecture})")
+    yield _row("cores", f"{report.physical_cores} physical, {processor.logical_cores} logical{usable}")
+    yield _row("features", features)
     amounts = {"total": memory.total, "available": memory.available, "limit of this container": memory.limit}
     known = ", ".join(f"{size_text(amount)} {name}" for name, amount in amounts.items() if amount is not None)
-    yield f"  memory            {known or 'unknown'}"
+    yield _row("memory", known or "unknown")
 
 
 def _library_lines(library: NativeLibrary) -> Iterator[str]:
@@ -58,22 +70,22 @@ def _library_lines(library: NativeLibrary) -> Iterator[str]:
         yield "  could not be loaded"
         return
     tested = "the tested version" if library.problem is None else f"tested: {', '.join(library.tested_versions)}"
-    yield f"  file              {library.path} ({tested})"
-    yield f"  ggml              {library.ggml_version or 'unknown'}, commit {library.ggml_commit or 'unknown'}"
-    yield f"  compiler          {library.compiler or 'unknown'}"
-    yield f"  build             {library.build}"
+    yield _row("file", f"{library.path} ({tested})")
+    yield _row("ggml", f"{library.ggml_version or 'unknown'}, commit {library.ggml_commit or 'unknown'}")
+    yield _row("compiler", library.compiler or "unknown")
+    yield _row("build", library.build)
     for device in library.devices:
         memory = f"{size_text(device.memory_total)}, {size_text(device.memory_free)} free"
         what = f"{device.kind}, backend {device.backend}, {memory}"
-        yield f"  device            {device.name}: {device.description} ({what})"
+        yield _row("device", f"{device.name}: {device.description} ({what})")
 
 
 def _kernel_line(result: KernelResult) -> str:
     detail = f": {result.detail}" if result.detail else ""
     weights = [
-        f"{weight.weight_type} {weight.gflops:.0f} GFLOP/s a thread"
+        f"{weight.weight_type} {weight.gflops:.0f} GFLOP/s per thread"
         for weight in result.weights
         if weight.error is not None and weight.gflops is not None
     ]
     speeds = f" ({', '.join(weights)})" if weights else ""
-    return f"  {result.kernel:<18}{_STATUS[result.status]}{detail}{speeds}"
+    return _row(result.kernel, f"{_STATUS[result.status]}{detail}{speeds}")

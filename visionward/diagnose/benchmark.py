@@ -1,9 +1,9 @@
-"""Measuring how long a guard takes: every stage of a classification, several times over."""
+"""Measuring how long a guard takes: every stage of a classification, several times."""
 
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from visionward.errors import ComputeError
 from visionward.machine.machine_load import LoadWatch
 from visionward.machine.process_memory import MemoryWatch, PeakMemory
+from visionward.progress import OnProgress, Progress
 from visionward.runtime.guard.verdict import Verdict
 from visionward.runtime.images.images import ImageSource
 
@@ -19,36 +20,36 @@ DEFAULT_RUNS = 5
 DEFAULT_WARMUP = 1
 DEFAULT_PROMPT = "What is in this picture?"
 
-# Loading is measured a few times at most, and not again once it has taken this long in all.
-MOST_LOADS = 3
-MOST_LOAD_S = 20.0
+# Loading is measured this often, and not again after so many seconds in all.
+MAX_LOADS = 3
+MAX_LOAD_S = 20.0
 # Tokens that are decoded one at a time: enough for a p95, few enough for a CPU.
 DECODED_TOKENS = 16
 
-# A square takes 2 x 2 tiles of every model that has four.
+# A square takes 2 x 2 tiles with every model that has four.
 PICTURE_SIZE = 1120
 _PATCH = 8
 
-# Stages of a classification, in the order in which they happen; ``total`` is what the user waits for.
+# Stages of a classification, in their order; ``total`` is what the user waits for.
 STAGES = ("preprocess", "vision", "prefill", "decode", "total")
 
 
 class Subject(Protocol):
-    """A loaded guard, as the measuring sees it."""
+    """A loaded guard that is measured."""
 
     @property
     def device(self) -> str:
-        """What it computes on."""
+        """The device that computes."""
 
     @property
     def threads(self) -> int:
-        """CPU threads that it computes with."""
+        """CPU threads."""
 
-    def first_look(self, image: ImageSource, prompt: str) -> Verdict:
-        """Classify an image as if it had never been seen."""
+    def classify_new(self, image: ImageSource, prompt: str, on_progress: OnProgress | None) -> Verdict:
+        """Classify an image that the image cache does not have."""
 
-    def second_look(self, image: ImageSource, prompt: str) -> Verdict | None:
-        """Classify the image of the last look again; None if it was not remembered."""
+    def classify_again(self, image: ImageSource, prompt: str, on_progress: OnProgress | None) -> Verdict | None:
+        """Classify the same image from the image cache; None if the cache could not hold it."""
 
     def token_times(self, image: ImageSource, prompt: str, count: int) -> list[float]:
         """Milliseconds of each of ``count`` tokens, decoded one at a time after the prompt."""
@@ -79,20 +80,20 @@ class Spread:
             ComputeError: if a value is negative or not finite, or there is none.
         """
         if not values or not all(0 <= value < float("inf") for value in values):
-            raise ComputeError(f"{list(values)} are no times.")
+            raise ComputeError(f"invalid times: {list(values)}.")
         low, median, high = np.percentile(np.asarray(values, np.float64), (0, 50, 95))
         return cls(float(low), float(median), float(high), tuple(float(value) for value in values))
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """What to measure.
 
     Attributes:
-        image: what to classify; every run encodes it.
-        prompt: what the user says of it.
+        image: the image to classify; every run encodes it.
+        prompt: what the user says.
         runs: measured runs.
-        warmup: runs before them that do not count.
+        warmup: runs before them that are not measured.
     """
 
     image: ImageSource
@@ -103,16 +104,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured.
+    """The result of a benchmark.
 
     Attributes:
-        times_ms: by row: ``load``, the stages, ``repeat_total`` (the same image a second time; missing where the image
-            cache does not hold it) and ``decode_token`` (one token of an answer).
-        memory: most memory from before the first loading to the end.
+        times_ms: by row: ``load``, the stages, ``repeat_total`` (the same image a second time; missing if the image
+            cache cannot hold it) and ``decode_token`` (one token of an answer).
+        memory: the peak, from before the first loading to the end.
         verdict: of the last run.
-        device: what computed.
+        device: the device that computed.
         threads: CPU threads.
-        other_cores: cores that other programs kept busy meanwhile, on average; None where it is not known.
+        other_cores: cores that other programs kept busy meanwhile, on average; None if unknown.
     """
 
     times_ms: dict[str, Spread]
@@ -135,26 +136,26 @@ class Measurement:
 
 
 def measure(
-    load: Callable[[], Subject], plan: Plan, progress: Callable[[str], None] = lambda _text: None
+    load: Callable[[OnProgress | None], Subject], plan: BenchmarkPlan, on_progress: OnProgress | None = None
 ) -> Measurement:
     """Load a guard, classify, and take the times.
 
     Args:
         load: loads the guard; it is called up to three times, and each guard is closed.
         plan: what to measure.
-        progress: is told what begins.
+        on_progress: called for every run, and while it goes on.
 
     Raises:
         ValueError: if there is no run to measure.
         VisionwardError: whatever loading and classifying raise.
     """
     if plan.runs < 1 or plan.warmup < 0:
-        raise ValueError(f"{plan.runs} runs after {plan.warmup} for warm-up: expected at least 1 after 0 or more.")
+        raise ValueError(f"{plan.runs} runs after {plan.warmup} for warm-up; expected at least 1 after 0 or more.")
     load_watch = LoadWatch()
     with MemoryWatch() as memory:
-        loads, subject = _load(load, min(plan.runs, MOST_LOADS), progress)
+        loads, subject = _load(load, min(plan.runs, MAX_LOADS), on_progress)
         try:
-            times, verdict = _classify(subject, plan, progress)
+            times, verdict = _classify(subject, plan, on_progress)
             times = {"load": Spread.of(loads)} | times
             others = load_watch.other_cores()
             return Measurement(times, memory.peak, verdict, subject.device, subject.threads, others)
@@ -162,34 +163,47 @@ def measure(
             subject.close()
 
 
-def _load(load: Callable[[], Subject], most: int, progress: Callable[[str], None]) -> tuple[list[float], Subject]:
+def _run_progress(on_progress: OnProgress | None, what: str, number: int, total: int) -> OnProgress | None:
+    """Report that a run begins; the callback for what goes on in it, which names the run."""
+    if on_progress is None:
+        return None
+    name = f"{what} {number + 1} of {total}"
+    on_progress(Progress(name, number, total, "runs"))
+    return lambda progress: on_progress(replace(progress, stage=f"{name}, {progress.stage}"))
+
+
+def _load(
+    load: Callable[[OnProgress | None], Subject], most: int, on_progress: OnProgress | None
+) -> tuple[list[float], Subject]:
     times: list[float] = []
     while True:
-        progress("loading")
+        progress = _run_progress(on_progress, "load", len(times), most)
         start = time.perf_counter()
-        subject = load()
+        subject = load(progress)
         times.append((time.perf_counter() - start) * 1000)
-        if len(times) >= most or sum(times) >= MOST_LOAD_S * 1000:
+        if len(times) >= most or sum(times) >= MAX_LOAD_S * 1000:
             return times, subject
         subject.close()
 
 
-def _classify(subject: Subject, plan: Plan, progress: Callable[[str], None]) -> tuple[dict[str, Spread], Verdict]:
+def _classify(
+    subject: Subject, plan: BenchmarkPlan, on_progress: OnProgress | None
+) -> tuple[dict[str, Spread], Verdict]:
     for number in range(plan.warmup):
-        progress(f"warm-up {number + 1} of {plan.warmup}")
-        subject.first_look(plan.image, plan.prompt)
+        progress = _run_progress(on_progress, "warm-up", number, plan.warmup)
+        subject.classify_new(plan.image, plan.prompt, progress)
     firsts = []
     for number in range(plan.runs):
-        progress(f"run {number + 1} of {plan.runs}")
-        firsts.append(subject.first_look(plan.image, plan.prompt))
+        progress = _run_progress(on_progress, "run", number, plan.runs)
+        firsts.append(subject.classify_new(plan.image, plan.prompt, progress))
     repeats = []
     for number in range(plan.runs):
-        progress(f"the same image again, {number + 1} of {plan.runs}")
-        verdict = subject.second_look(plan.image, plan.prompt)
+        progress = _run_progress(on_progress, "repeat", number, plan.runs)
+        verdict = subject.classify_again(plan.image, plan.prompt, progress)
         if verdict is None:
             break
         repeats.append(verdict)
-    progress("decoding")
+    _run_progress(on_progress, "decode", 0, 1)
     tokens = subject.token_times(plan.image, plan.prompt, DECODED_TOKENS)
 
     times = {stage: Spread.of([getattr(verdict.timings_ms, stage) for verdict in firsts]) for stage in STAGES}

@@ -1,4 +1,4 @@
-"""Comparing two benchmarks: the ratio of every figure, and every circumstance that is not the same."""
+"""Comparing two benchmarks: the ratio of every figure, and every difference of the environment."""
 
 import math
 import sys
@@ -19,7 +19,7 @@ STATISTICS = ("min", "median", "p95")
 
 @dataclass(frozen=True)
 class Difference:
-    """A circumstance that is not the same.
+    """A value of the environment that differs.
 
     Attributes:
         name: its group and its name.
@@ -39,7 +39,7 @@ class Comparison:
         ratios: new / old, by group (``times_ms``, ``rates``, ``peak_memory_bytes``), row, and statistic (``value``
             where there is one alone); None where one side has no figure, or the old one is zero. The time of decoding
             is left out where neither verdict decoded anything.
-        differences: the circumstances that are not the same.
+        differences: the values of the environment that differ.
     """
 
     ratios: dict[str, dict[str, dict[str, float | None]]]
@@ -78,9 +78,9 @@ class _DamagedError(Exception):
 
 
 def _check(content: Values) -> None:
-    circumstances = _mapping(content, "circumstances")
-    for group in circumstances:
-        for name, value in _mapping(circumstances, group).items():
+    environment = _mapping(content, "environment")
+    for group in environment:
+        for name, value in _mapping(environment, group).items():
             if not isinstance(value, _SCALARS):
                 raise _DamagedError(f"{group} {name} is {type(value).__name__}, expected a plain value")
     times = _mapping(content, "times_ms")
@@ -114,10 +114,10 @@ def compare(old: Values, new: Values) -> Comparison:
     for group in ("times_ms", "rates", "peak_memory_bytes"):
         rows = [*new[group], *(row for row in old[group] if row not in new[group])]
         ratios[group] = {row: _ratios(old[group].get(row), new[group].get(row)) for row in rows}
-    if not any(side["circumstances"].get("verdict", {}).get("decoded_tokens") for side in (old, new)):
+    if not any(side["environment"].get("verdict", {}).get("decoded_tokens") for side in (old, new)):
         # Where nothing was decoded on either side, the microseconds say nothing.
         ratios["times_ms"].pop("decode", None)
-    return Comparison(ratios, tuple(_differences(old["circumstances"], new["circumstances"])))
+    return Comparison(ratios, tuple(_differences(old["environment"], new["environment"])))
 
 
 def _ratios(old: Values | float | None, new: Values | float | None) -> dict[str, float | None]:

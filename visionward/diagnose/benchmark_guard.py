@@ -5,6 +5,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from visionward.errors import ComputeError
+from visionward.progress import OnProgress
 from visionward.runtime.engine import Engine
 from visionward.runtime.evaluation import milliseconds_since
 from visionward.runtime.guard.chat_template import ChatTemplate
@@ -26,6 +27,7 @@ class BenchmarkGuard:
     Args:
         text_gguf: the text file.
         mmproj_gguf: the mmproj file of the same conversion.
+        on_progress: called while files are checked.
         options: of ``Engine``.
 
     Raises:
@@ -33,9 +35,14 @@ class BenchmarkGuard:
     """
 
     def __init__(
-        self, text_gguf: str | PathLike[str], mmproj_gguf: str | PathLike[str], **options: "Unpack[EngineKeywords]"
+        self,
+        text_gguf: str | PathLike[str],
+        mmproj_gguf: str | PathLike[str],
+        *,
+        on_progress: OnProgress | None = None,
+        **options: "Unpack[EngineKeywords]",
     ) -> None:
-        self.engine = Engine(text_gguf, mmproj_gguf, **options)
+        self.engine = Engine(text_gguf, mmproj_gguf, on_progress=on_progress, **options)
         try:
             self._guard = Guard(self.engine)
         except BaseException:
@@ -52,7 +59,7 @@ class BenchmarkGuard:
         """CPU threads that it computes with."""
         return self.engine.threads
 
-    def first_look(self, image: ImageSource, prompt: str) -> Verdict:
+    def classify_new(self, image: ImageSource, prompt: str, on_progress: OnProgress | None = None) -> Verdict:
         """Classify an image that the image cache does not have.
 
         Raises:
@@ -60,17 +67,17 @@ class BenchmarkGuard:
         """
         self.engine.drop_images()
         hits = self.engine.image_cache.hits
-        verdict = self._guard.classify(image=image, prompt=prompt)
+        verdict = self._guard.classify(image=image, prompt=prompt, on_progress=on_progress)
         if self.engine.image_cache.hits != hits:
             raise ComputeError("the image was taken from the image cache instead of encoded; this is a bug.")
         return verdict
 
-    def second_look(self, image: ImageSource, prompt: str) -> Verdict | None:
-        """Classify the same image again; None if the image cache could not hold it."""
+    def classify_again(self, image: ImageSource, prompt: str, on_progress: OnProgress | None = None) -> Verdict | None:
+        """Classify the same image from the image cache; None if the cache could not hold it."""
         if not self.engine.image_cache.entries:
             return None
         hits = self.engine.image_cache.hits
-        verdict = self._guard.classify(image=image, prompt=prompt)
+        verdict = self._guard.classify(image=image, prompt=prompt, on_progress=on_progress)
         return verdict if self.engine.image_cache.hits > hits else None
 
     def token_times(self, image: ImageSource, prompt: str, count: int) -> list[float]:

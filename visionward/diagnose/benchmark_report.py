@@ -1,8 +1,7 @@
-"""A benchmark as plain values: the figures, and every circumstance that they depend on."""
+"""A benchmark as plain values: the figures, and the environment that they depend on."""
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,44 +9,43 @@ from typing import Any
 
 import gguf
 
-from visionward.diagnose.benchmark import Measurement, Plan
+from visionward.diagnose.benchmark import BenchmarkPlan, Measurement
+from visionward.diagnose.environment import Environment, read_environment
 from visionward.diagnose.pair_summary import FileSummary, summarize_pair
-from visionward.diagnose.system_report import native_library, package_versions
 from visionward.formats import mmproj_format
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.regular_file import open_regular
 from visionward.formats.text_format import TEXT_ARCHITECTURE
-from visionward.machine.processor import physical_cores, read_memory, read_processor
 from visionward.runtime.images.images import decode_image
 
-FORMAT_VERSION = 1
-# So that a file of another program is told from one of ours.
+FORMAT_VERSION = 2
+# Tells a file of another program from one of ours.
 PROGRAM = "visionward bench"
 
-# What computes; the rest of the packages only read files and arguments.
+# The packages that compute; the others only read files and arguments.
 _PACKAGES = ("visionward", "llama-cpp-python", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino")
 _KEY_FILE_TYPE = "general.file_type"
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A measurement and its circumstances.
+    """A measurement and its environment.
 
     Attributes:
         measurement: the times, the rates and the memory.
-        circumstances: groups (``machine``, ``library``, ``settings``, ``text``, ``mmproj``, ``image``, ``prompt``,
-            ``verdict``) of names and plain values; None where a value is not known.
+        environment: groups (``machine``, ``library``, ``settings``, ``text``, ``mmproj``, ``image``, ``prompt``,
+            ``verdict``) of names and plain values; None if a value is unknown.
     """
 
     measurement: Measurement
-    circumstances: dict[str, dict[str, Any]]
+    environment: dict[str, dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """The benchmark as plain values, in the form that ``visionward bench --json`` prints."""
         return {
             "program": PROGRAM,
             "format_version": FORMAT_VERSION,
-            "circumstances": self.circumstances,
+            "environment": self.environment,
             "times_ms": {row: asdict(spread) for row, spread in self.measurement.times_ms.items()},
             "rates": self.measurement.rates,
             "peak_memory_bytes": asdict(self.measurement.memory),
@@ -56,13 +54,13 @@ class Benchmark:
 
 
 def describe(
-    measurement: Measurement, plan: Plan, text: Path, mmproj: Path, options: Mapping[str, object]
+    measurement: Measurement, plan: BenchmarkPlan, text: Path, mmproj: Path, options: Mapping[str, object]
 ) -> Benchmark:
-    """Find out everything that the figures of a measurement depend on.
+    """Describe everything that the figures of a measurement depend on.
 
     Args:
-        measurement: what was measured.
-        plan: what was asked for.
+        measurement: the figures.
+        plan: the plan of the measurement.
         text: the text file.
         mmproj: the mmproj file.
         options: the settings that the guard was loaded with.
@@ -72,6 +70,7 @@ def describe(
         ImageError: if the image cannot be read.
     """
     verdict = measurement.verdict
+    found = read_environment()
     pair = summarize_pair(text, mmproj)
     files = {
         name: _file(summary.file, path, architecture)
@@ -86,16 +85,16 @@ def describe(
             name: value if value is None or isinstance(value, int | float) else str(value)
             for name, value in options.items()
         },
-        # What was asked for may be None, for "find out yourself".
+        # Options may be None, for the default.
         "threads": measurement.threads,
         "device": measurement.device,
         "vision_backend": verdict.vision_backend,
         "runs": plan.runs,
         "warmup": plan.warmup,
     }
-    circumstances = {
-        "machine": _machine(),
-        "library": _library(),
+    environment = {
+        "machine": _machine(found),
+        "library": _library(found),
         "settings": settings,
         **files,
         "image": _image(plan) | {"tiles": verdict.tiles},
@@ -103,30 +102,28 @@ def describe(
         # An unsafe verdict decodes the categories, a safe one nothing.
         "verdict": {"verdict": verdict.verdict, "decoded_tokens": verdict.tokens.decoded},
     }
-    return Benchmark(measurement, circumstances)
+    return Benchmark(measurement, environment)
 
 
-def _machine() -> dict[str, Any]:
-    processor = read_processor()
-    memory = read_memory()
+def _machine(found: Environment) -> dict[str, Any]:
+    processor, memory = found.processor, found.memory
     return {
         "processor": processor.model,
         "architecture": processor.architecture,
         "features": None if processor.features is None else " ".join(processor.features),
-        "physical_cores": physical_cores(),
+        "physical_cores": found.physical_cores,
         "logical_cores": processor.logical_cores,
         "usable_cores": processor.usable_cores,
         "memory_bytes": memory.total,
         "memory_limit_bytes": memory.limit,
-        "platform": platform.platform(),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": found.platform,
+        "python": found.python,
     }
 
 
-def _library() -> dict[str, Any]:
-    library = native_library()
-    versions = package_versions()
-    return {name: versions[name] for name in _PACKAGES} | {
+def _library(found: Environment) -> dict[str, Any]:
+    library = found.library
+    return {name: found.packages[name] for name in _PACKAGES} | {
         "ggml_version": library.ggml_version,
         "ggml_commit": library.ggml_commit,
         "compiler": library.compiler,
@@ -155,7 +152,7 @@ def _file_type(number: int) -> str:
         return str(number)
 
 
-def _image(plan: Plan) -> dict[str, Any]:
+def _image(plan: BenchmarkPlan) -> dict[str, Any]:
     source = plan.image
     picture = decode_image(source)
     file = Path(source) if isinstance(source, Path) else None
@@ -173,7 +170,7 @@ def _image(plan: Plan) -> dict[str, Any]:
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    """A benchmark's plain values as JSON, a value a line.
+    """A benchmark's plain values as JSON, one value per line.
 
     Raises:
         ValueError: if a figure is not finite.

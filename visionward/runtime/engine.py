@@ -28,7 +28,7 @@ from visionward.runtime.decoder.text_model import TextModel
 from visionward.runtime.engine_options import EngineOptions
 from visionward.runtime.evaluation import Evaluation, milliseconds_since
 from visionward.runtime.ggml import abi
-from visionward.runtime.ggml.device import Device, gpu_devices
+from visionward.runtime.ggml.device import Device, layers_on_gpu
 from visionward.runtime.ggml.graph import Allocator, ProductObserver, Storage, read
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 from visionward.runtime.ggml.packed_kernels import check_packed_kernels
@@ -109,9 +109,7 @@ class Engine:
         threads = options.threads or physical_cores()
         if options.kernels == "packed":
             check_packed_kernels(threads)
-        gpu_layers = options.gpu_layers
-        if gpu_layers is None and not gpu_devices():
-            gpu_layers = 0
+        gpu_layers = layers_on_gpu(options.gpu_layers)
         files = PairFiles.open(text, mmproj)
         files.check_checksums(self._advance("checking files", files.nbytes, on_progress))
         self.file_warnings = files.warnings

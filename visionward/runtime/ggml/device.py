@@ -18,6 +18,22 @@ def gpu_devices() -> list[int]:
     return sorted((h for h in handles if ggml.dev_type(h) in wanted), key=lambda h: int(ggml.dev_type(h)))
 
 
+def layers_on_gpu(wanted: int | None) -> int | None:
+    """The decoder layers to put on the GPU: as wanted, where None is all of them; 0 without a GPU.
+
+    Raises:
+        NativeLibraryError: if layers are wanted, and the installed library has no GPU to put them on.
+    """
+    if gpu_devices():
+        return wanted
+    if wanted:
+        raise NativeLibraryError(
+            f"{wanted} layers cannot be put on a GPU (--gpu-layers): the installed llama-cpp-python found none. Leave "
+            "the option out to compute on the CPU, or install a build for CUDA, Metal or Vulkan."
+        )
+    return 0
+
+
 class Device:
     """A ggml backend on one device. Close it after everything that is allocated on it."""
 
