@@ -12,7 +12,7 @@ from visionward.runtime.guard.verdict import Verdict
 # The name of its files in the cache; what tells that it is a toy is a key in them (mmproj_format.KEY_DEMONSTRATION).
 DEMO_GUARD_NAME = "demo-guard"
 TOY_NOTICE = (
-    "this is the demonstration guard: a toy that proves that the machinery works, and no safety classifier; "
+    "this is the demonstration guard: a toy model for checking the installation, not a safety classifier; "
     "its verdicts mean nothing outside its own samples."
 )
 
