@@ -1,0 +1,1 @@
+"""The guard behind the OpenAI API: requests, answers and the HTTP server."""
