@@ -18,7 +18,7 @@ from visionward import Engine
 from visionward.cli.main import cli
 from visionward.errors import ComputeError, ModelFileError, QuantizeError
 from visionward.formats.imatrix_file import Statistics, read_imatrix, write_imatrix
-from visionward.quant.activations import ActivationSums, gather
+from visionward.quant.activations import ActivationSums, compute_importance
 from visionward.quant.quantize import quantize_file
 from visionward.runtime.guard.samples import read_samples
 
@@ -142,7 +142,7 @@ def test_every_frame_is_read(f16_pair, tmp_path):
     frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:])
     (tmp_path / "one.jsonl").write_text(json.dumps({"image": "moving.png", "prompt": "What is this?"}))
     with contextlib.closing(Engine(f16_pair.text, f16_pair.mmproj, threads=1, n_ctx=512, gpu_layers=0)) as engine:
-        assert gather(engine, read_samples(tmp_path / "one.jsonl")).prompts == 3
+        assert compute_importance(engine, read_samples(tmp_path / "one.jsonl")).prompts == 3
 
 
 def test_file_has_llama_cpps_form(matrix_file):
@@ -198,7 +198,7 @@ def test_a_failing_sample_is_named(f16_pair, tmp_path):
     engine = Engine(f16_pair.text, f16_pair.mmproj, threads=1, n_ctx=64, gpu_layers=0)
     try:
         with pytest.raises(QuantizeError, match=r"sample seven: .*missing\.png"):
-            gather(engine, read_samples(tmp_path / "c.jsonl"))
+            compute_importance(engine, read_samples(tmp_path / "c.jsonl"))
     finally:
         engine.close()
 

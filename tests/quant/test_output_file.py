@@ -128,7 +128,7 @@ def no_work(monkeypatch):
     def refuse(*_arguments, **_options):
         pytest.fail("the work began")
 
-    monkeypatch.setattr("visionward.quant.activations.gather", refuse)
+    monkeypatch.setattr("visionward.quant.activations.compute_importance", refuse)
     monkeypatch.setattr("visionward.runtime.engine.Engine", refuse)
     monkeypatch.setattr("visionward.quant.quantize.quantize_text", refuse)
     monkeypatch.setattr("visionward.quant.quantize.MmprojQuantizer", refuse)

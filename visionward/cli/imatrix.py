@@ -1,6 +1,5 @@
 """The ``imatrix`` command."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -8,13 +7,6 @@ import click
 from visionward.cli.command import Command
 from visionward.cli.model_options import EXISTING_FILE, device_options, force_option, pair_options, resolve_pair
 from visionward.cli.progress import progress_line
-from visionward.progress import OnProgress, Progress
-
-
-def _sample_progress(on_progress: OnProgress | None) -> Callable[[int, int], None] | None:
-    if on_progress is None:
-        return None
-    return lambda done, total: on_progress(Progress("importance matrix", done, total, "samples"))
 
 
 @click.command(cls=Command)
@@ -24,12 +16,12 @@ def _sample_progress(on_progress: OnProgress | None) -> Callable[[int, int], Non
     metavar="FILE.jsonl",
     type=EXISTING_FILE,
     required=True,
-    help="Calibration samples, a JSON object a line: image, prompt and response or messages, label, categories.",
+    help="Calibration samples, one JSON object per line: image, prompt and response or messages, label, categories.",
 )
 @click.option(
     "--out", metavar="FILE.gguf", type=click.Path(path_type=Path), required=True, help="The importance matrix."
 )
-@click.option("--limit", metavar="N", type=click.IntRange(1), help="Read the first N samples only.")
+@click.option("--limit", metavar="N", type=click.IntRange(1), help="Use only the first N samples.")
 @device_options
 @force_option
 def imatrix(
@@ -42,12 +34,12 @@ def imatrix(
     gpu_layers: int | None,
     force: bool,
 ) -> None:
-    """Gather an importance matrix over calibration samples, for `visionward quantize --imatrix`.
+    """Compute an importance matrix over calibration samples, for `visionward quantize --imatrix`.
 
-    Judges the samples and notes how large the numbers are that go into every matrix of the decoder, the cross-attention
-    layers and the vision tower, so that quantizing can spare the columns that matter. Take samples like those that the
-    guard will see, some hundred, and none that it will be measured on. The file has llama.cpp's form: its part about
-    the text file works in llama-quantize, too.
+    Evaluates the samples and sums up the squared inputs of every matrix of the decoder, the cross-attention layers and
+    the vision tower, so that quantization can give priority to the columns that matter. Use a few hundred samples like
+    those that the guard will see, and none that it will be evaluated on. The file has llama.cpp's format: llama-quantize
+    can use it for the text file.
 
     \b
     Example:
@@ -58,30 +50,30 @@ def imatrix(
 
     from visionward.formats.imatrix_file import write_imatrix  # noqa: PLC0415
     from visionward.formats.output_file import GGUF, Outputs  # noqa: PLC0415
-    from visionward.quant.activations import gather  # noqa: PLC0415 - the native library is not needed for --help
+    from visionward.quant.activations import compute_importance  # noqa: PLC0415 - the native library is not needed for --help
     from visionward.runtime.engine import Engine  # noqa: PLC0415
     from visionward.runtime.guard.samples import read_samples  # noqa: PLC0415
 
     samples = read_samples(data)[:limit]
     images = [image for sample in samples for image in sample.conversation.images if isinstance(image, Path)]
     inputs = (data, text_gguf, mmproj_gguf, *images)
-    # Better now than after an hour of reading.
+    # Fail now instead of after an hour.
     Outputs((out,), GGUF, inputs, overwrite=force).check()
-    # Only ggml lets its products be seen.
+    # Only ggml exposes the inputs of its products.
     engine = Engine(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers, vision_backend="ggml")
     try:
         with progress_line() as on_progress:
-            gathered = gather(engine, samples, _sample_progress(on_progress))
+            found = compute_importance(engine, samples, on_progress)
     finally:
         engine.close()
-    tokens = round(gathered.tokens / gathered.prompts)
+    tokens = round(found.tokens / found.prompts)
     write_imatrix(
         out,
-        gathered.statistics,
+        found.statistics,
         dataset=data.name,
-        samples=gathered.prompts,
+        samples=found.prompts,
         sample_tokens=tokens,
         inputs=inputs,
         overwrite=force,
     )
-    click.echo(f"{out}  {len(gathered.statistics)} matrices, {gathered.prompts} prompts, {gathered.tokens} tokens")
+    click.echo(f"{out}  {len(found.statistics)} matrices, {found.prompts} prompts, {found.tokens} tokens")

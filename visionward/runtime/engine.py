@@ -20,7 +20,7 @@ from visionward.errors import ConversationError, ImageError
 from visionward.formats.pair_files import PairFiles
 from visionward.machine.processor import physical_cores
 from visionward.names import DEFAULT_FRAMES
-from visionward.progress import OnProgress, Progress
+from visionward.progress import OnProgress, Progress, ProgressCounter
 from visionward.runtime.cancellation import Cancelled, CancelToken
 from visionward.runtime.decoder.cross_attention import CrossAttention, ImageKV
 from visionward.runtime.decoder.decoder import ANSWER_CELLS, Decoder
@@ -169,16 +169,13 @@ class Engine:
 
     def _advance(self, stage: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:
         """A callback for reading files: reports the bytes read so far, and ends the reading if loading is cancelled."""
-        done, flag = 0, self._worker.cancel_flag()
+        flag = self._worker.cancel_flag()
+        counter = ProgressCounter(on_progress, stage, total, "bytes")
 
         def advance(nbytes: int) -> None:
-            nonlocal done
-            # Files are read by several threads; a report that another one overtook does no harm.
-            done += nbytes
             if flag.is_set:
                 raise Cancelled
-            if on_progress is not None:
-                on_progress(Progress(stage, min(done, total), total, "bytes"))
+            counter.advance(nbytes)
 
         return advance
 
