@@ -38,8 +38,8 @@ def imatrix(
 
     Evaluates the samples and sums up the squared inputs of every matrix of the decoder, the cross-attention layers and
     the vision tower, so that quantization can give priority to the columns that matter. Use a few hundred samples like
-    those that the guard will see, and none that it will be evaluated on. The file has llama.cpp's format: llama-quantize
-    can use it for the text file.
+    those that the guard will see, and none that it will be evaluated on. The file has llama.cpp's format, so that
+    llama-quantize can use it for the text file.
 
     \b
     Example:

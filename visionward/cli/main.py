@@ -19,7 +19,7 @@ _COMMANDS = {
     "quantize": ("visionward.cli.quantize", "Quantize the text file or the mmproj file of a pair."),
     "imatrix": (
         "visionward.cli.imatrix",
-        "Gather an importance matrix over calibration samples, for `visionward quantize --imatrix`.",
+        "Compute an importance matrix over calibration samples, for `visionward quantize --imatrix`.",
     ),
     "export-onnx": (
         "visionward.cli.export_onnx",
