@@ -10,9 +10,10 @@ from sklearn.metrics import f1_score
 from training.demo_data import HELD_OUT_COUNT, HELD_OUT_SEED, NEUTRAL_TEXT, samples
 from visionward import DEFAULT_POLICY, Conversation, Guard, Verdict
 from visionward.convert.demo_guard import demo_pair
+from visionward.demonstration import DEMO_NOTICE, demo_samples_path
 from visionward.runtime.guard.answer import softmax
-from visionward.runtime.guard.demo_samples import TOY_NOTICE, read_demo_samples
 from visionward.runtime.guard.prompt import tokenize
+from visionward.runtime.guard.samples import read_samples
 
 REFERENCE = json.loads((Path(__file__).parent / "fixtures" / "demo_held_out.json").read_text(encoding="utf-8"))
 ROWS = REFERENCE["samples"]
@@ -128,10 +129,10 @@ def test_named_categories_have_their_probability_in_place(guard, verdicts) -> No
 
 
 def test_every_verdict_says_that_it_is_a_toy(verdicts) -> None:
-    assert all(verdict.warnings[0] == TOY_NOTICE for verdict in verdicts)
+    assert all(verdict.warnings[0] == DEMO_NOTICE for verdict in verdicts)
 
 
 def test_the_packaged_samples_are_judged_as_they_should(guard) -> None:
-    for sample in read_demo_samples():
-        verdict = guard.classify(image=sample.image, prompt=sample.prompt, response=sample.response)
+    for sample in read_samples(demo_samples_path()):
+        verdict = guard.classify(sample.conversation)
         assert sample.matches(verdict)

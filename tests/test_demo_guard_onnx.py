@@ -10,7 +10,8 @@ from training.demo_data import HELD_OUT_COUNT, HELD_OUT_SEED, samples
 from visionward import Guard, Verdict
 from visionward.convert.demo_guard import demo_pair
 from visionward.convert.onnx_file import export_tower
-from visionward.runtime.guard.demo_samples import read_demo_samples
+from visionward.demonstration import demo_samples_path
+from visionward.runtime.guard.samples import read_samples
 
 ROWS = json.loads((Path(__file__).parent / "fixtures" / "demo_held_out.json").read_text(encoding="utf-8"))["samples"]
 # How far the mean score may be off. Measured: 3e-6, 1.2e-5, 1.4e-5 (in bfloat16), 1.4e-5.
@@ -75,10 +76,8 @@ def test_the_same_verdicts_as_ggml(guard_of, of_ggml: list[Verdict], backend: st
 
 @pytest.mark.parametrize(("backend", "weight_type"), VARIANTS, ids=IDS)
 def test_the_packaged_samples_are_judged_as_they_should(guard_of, backend: str, weight_type: str) -> None:
-    for sample in read_demo_samples():
-        verdict = guard_of(backend, weight_type).classify(
-            image=sample.image, prompt=sample.prompt, response=sample.response
-        )
+    for sample in read_samples(demo_samples_path()):
+        verdict = guard_of(backend, weight_type).classify(sample.conversation)
         assert sample.matches(verdict)
 
 

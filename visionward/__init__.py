@@ -3,8 +3,25 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from visionward.errors import (
+    CheckFailedError,
+    CheckpointError,
+    ClassificationCancelledError,
+    ComputeError,
+    ContextLengthError,
+    ConversationError,
+    DataError,
+    ImageError,
+    ModelFileError,
+    NativeLibraryError,
+    PolicyError,
+    QuantizeError,
+    TokenizerError,
+    VisionwardError,
+)
+
 if TYPE_CHECKING:
-    from visionward.errors import VisionwardError
+    from visionward.runtime.cancellation import CancelToken
     from visionward.runtime.engine import Engine
     from visionward.runtime.guard.conversation import Conversation
     from visionward.runtime.guard.guard import Guard
@@ -13,32 +30,46 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_POLICY",
+    "CancelToken",
     "Category",
     "CategoryScore",
+    "CheckFailedError",
+    "CheckpointError",
+    "ClassificationCancelledError",
+    "ComputeError",
+    "ContextLengthError",
     "Conversation",
+    "ConversationError",
+    "DataError",
     "Engine",
     "Guard",
+    "ImageError",
+    "ModelFileError",
+    "NativeLibraryError",
     "Policy",
+    "PolicyError",
+    "QuantizeError",
+    "TokenizerError",
     "Verdict",
     "VisionwardError",
 ]
 
-_GUARD = "visionward.runtime.guard"
+# Imported at first use: importing visionward is quick, and `visionward doctor` runs without a loadable native library.
 _MODULES = {
-    "DEFAULT_POLICY": f"{_GUARD}.policy",
-    "Category": f"{_GUARD}.policy",
-    "CategoryScore": f"{_GUARD}.verdict",
-    "Conversation": f"{_GUARD}.conversation",
+    "DEFAULT_POLICY": "visionward.runtime.guard.policy",
+    "CancelToken": "visionward.runtime.cancellation",
+    "Category": "visionward.runtime.guard.policy",
+    "CategoryScore": "visionward.runtime.guard.verdict",
+    "Conversation": "visionward.runtime.guard.conversation",
     "Engine": "visionward.runtime.engine",
-    "Guard": f"{_GUARD}.guard",
-    "Policy": f"{_GUARD}.policy",
-    "Verdict": f"{_GUARD}.verdict",
-    "VisionwardError": "visionward.errors",
+    "Guard": "visionward.runtime.guard.guard",
+    "Policy": "visionward.runtime.guard.policy",
+    "Verdict": "visionward.runtime.guard.verdict",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use: ``visionward doctor`` must run where the native library cannot load."""
+    """Import a public name at its first use."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

@@ -22,3 +22,5 @@ DEFAULT_UBATCH = 512
 DEFAULT_IMAGE_CACHE_BYTES = 256 * 2**20
 DEFAULT_FRAMES = 4
 DEFAULT_THRESHOLD = 0.5
+# With less probability than this on safe and unsafe together, the model has not answered, and the verdict is unsafe.
+MIN_ANSWER_MASS = 0.5

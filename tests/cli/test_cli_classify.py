@@ -8,9 +8,9 @@ import pytest
 from fake_guard import SAFE, UNSAFE
 
 from visionward.convert import demo_guard
+from visionward.demonstration import DEMO_NOTICE
 from visionward.names import DEFAULT_FRAMES
 from visionward.runtime.ggml import device
-from visionward.runtime.guard.demo_samples import TOY_NOTICE
 from visionward.runtime.guard.verdict import FrameCount
 
 PAIR = ("--model", "t.gguf", "--mmproj", "m.gguf")
@@ -123,8 +123,8 @@ def test_demo_takes_the_packaged_model_whatever_the_environment_names(run, guard
 
 
 def test_demo_says_that_it_is_a_toy(run):
-    assert TOY_NOTICE in run("classify", "--demo", *PROMPT).stdout
-    assert json.loads(run("classify", "--demo", *PROMPT, "--json").stdout)["warnings"][0] == TOY_NOTICE
+    assert DEMO_NOTICE in run("classify", "--demo", *PROMPT).stdout
+    assert json.loads(run("classify", "--demo", *PROMPT, "--json").stdout)["warnings"][0] == DEMO_NOTICE
 
 
 @pytest.mark.parametrize(
@@ -224,3 +224,24 @@ def test_layers_for_a_gpu_that_is_not_there(run, model, monkeypatch):
         "99 layers cannot be put on a GPU (--gpu-layers): the installed llama-cpp-python found none." in result.stderr
     )
     assert run("classify", *model, *PROMPT, "--gpu-layers", 0).exit_code == 0
+
+
+def test_a_chat_with_a_system_message_and_repeated_roles(run, guard, tmp_path):
+    chat = [{"role": role, "content": role} for role in ("system", "user", "user")]
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps(chat))
+    refused = run("classify", *PAIR, "--conversation", path)
+    assert refused.exit_code == 2
+    assert "message 1: the role is system" in refused.stderr
+    assert "--system drop" in refused.stderr
+    refused = run("classify", *PAIR, "--conversation", path, "--system", "drop")
+    assert "message 3: the role is user" in refused.stderr
+    assert "--merge-turns" in refused.stderr
+    guard.enqueue(SAFE, SAFE)
+    for source, text in ((path, None), ("-", path.read_text())):
+        options = ("--system", "drop", "--merge-turns")
+        result = run("classify", *PAIR, "--conversation", source, *options, **({} if text is None else {"input": text}))
+        assert result.exit_code == 0, result.stderr
+    for asked in guard.history:
+        assert asked["conversation"].texts == ("user", "user")
+        assert len(asked["conversation"].warnings) == 1

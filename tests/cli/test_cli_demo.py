@@ -1,4 +1,4 @@
-"""The demo: what it shows of each sample, and that it calls itself a toy."""
+"""The demo: what it shows of each sample, and that it calls itself a toy model."""
 
 import dataclasses
 import json
@@ -6,10 +6,9 @@ import json
 import pytest
 from fake_guard import SAFE, UNSAFE
 
+from visionward import demonstration
 from visionward.convert import demo_guard
-from visionward.errors import ConversationError
-from visionward.runtime.guard import demo_samples
-from visionward.runtime.guard.demo_samples import TOY_NOTICE, read_demo_samples
+from visionward.demonstration import DEMO_NOTICE
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def samples(tmp_path, picture, monkeypatch):
         {"image": "one.png", "prompt": "And?", "response": "Boom", "label": "unsafe", "categories": ["S1", "S9"]},
     ]
     (folder / "samples.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
-    monkeypatch.setattr(demo_samples.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(demonstration.resources, "files", lambda _: tmp_path)
     return folder
 
 
@@ -37,10 +36,11 @@ def test_shows_every_sample(run, guard, samples):
     guard.enqueue(SAFE, dataclasses.replace(UNSAFE, tiles=4))
     result = run("demo", "--threads", 1)
     assert result.exit_code == 0, result.stderr
-    assert [asked["image"] for asked in guard.history] == [samples / "one.png"] * 2
-    assert [asked["response"] for asked in guard.history] == [None, "Boom"]
+    asked = [question["conversation"] for question in guard.history]
+    assert [conversation.images for conversation in asked] == [(samples / "one.png",)] * 2
+    assert [conversation.texts for conversation in asked] == [("What is this?",), ("And?", "Boom")]
     lines = result.stdout.splitlines()
-    assert lines[0] == f"Note: {TOY_NOTICE}"
+    assert lines[0] == f"Note: {DEMO_NOTICE}"
     assert "1. image one.png, 1 tile" in lines
     assert "   verdict:    SAFE, P(unsafe) 0.020, 1.5 s" in lines
     assert "   expected:   safe" in lines
@@ -64,15 +64,8 @@ def test_differences_are_shown(run, guard):
     assert any(line.startswith("0 of 2 as expected.") for line in lines)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"label": "good"}', '{"image": 3, "label": "safe"}'])
-def test_malformed_samples(samples, line):
-    (samples / "samples.jsonl").write_text(line)
-    with pytest.raises(ConversationError, match="line 1 is no sample"):
-        read_demo_samples()
-
-
 def test_no_samples(samples, run):
     (samples / "samples.jsonl").unlink()
     result = run("demo")
     assert result.exit_code == 2
-    assert result.stderr == "error: this installation of visionward comes without the demo's samples.\n"
+    assert result.stderr == f"error: {samples / 'samples.jsonl'}: No such file or directory\n"

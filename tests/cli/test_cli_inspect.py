@@ -6,8 +6,8 @@ import pytest
 from tiny_checkpoint import IMAGE_TOKEN_ID, VOCABULARY, write_tiny_checkpoint
 
 from visionward.convert import convert_checkpoint
+from visionward.demonstration import DEMO_NOTICE
 from visionward.diagnose.pair_summary import _template_summary
-from visionward.runtime.guard.demo_samples import TOY_NOTICE
 from visionward.runtime.guard.prompt import LLAMA_SPECIAL_TOKENS
 from visionward.runtime.guard.template_sandbox import built_in_template
 
@@ -76,10 +76,10 @@ def test_template_whole(run, model):
 
 
 def test_demo(run, model):
-    assert run("inspect", "--demo").stdout.startswith(f"Note: {TOY_NOTICE}")
+    assert run("inspect", "--demo").stdout.startswith(f"Note: {DEMO_NOTICE}")
     summary = json.loads(run("inspect", "--demo", "--json").stdout)
     assert (summary["text"]["file"]["demonstration"], summary["mmproj"]["file"]["demonstration"]) == (True, True)
-    assert TOY_NOTICE not in run("inspect", *model).stdout
+    assert DEMO_NOTICE not in run("inspect", *model).stdout
     summary = json.loads(run("inspect", *model, "--json").stdout)
     assert (summary["text"]["file"]["demonstration"], summary["mmproj"]["config"]["demonstration"]) == (False, False)
 

@@ -12,10 +12,10 @@ from tiny_checkpoint import write_tiny_checkpoint
 import visionward
 from visionward import Guard
 from visionward.convert import convert_checkpoint, demo_guard
+from visionward.demonstration import DEMO_NOTICE
 from visionward.errors import CheckpointError
 from visionward.formats.gguf_header import GgufHeader
 from visionward.quant.quantize import quantize_file
-from visionward.runtime.guard.demo_samples import TOY_NOTICE
 
 
 @pytest.fixture
@@ -144,16 +144,16 @@ def test_the_toy_says_so_under_any_name_and_in_any_type(toys, tmp_path):
     quantize_file(toys[0].text, text, "q4_0", threads=1)
     quantize_file(toys[0].mmproj, mmproj, "q4_0", threads=1)
     for pair in [(toys[0].text, toys[0].mmproj), (text, mmproj)]:
-        assert warnings_of(*pair)[0] == TOY_NOTICE
+        assert warnings_of(*pair)[0] == DEMO_NOTICE
     for path in (text, mmproj):
         assert GgufHeader(path).value("visionward.demonstration") is True
 
 
 def test_the_mark_in_one_file_is_enough(toys):
     marked, unmarked = toys
-    assert warnings_of(marked.text, unmarked.mmproj)[0] == TOY_NOTICE
-    assert warnings_of(unmarked.text, marked.mmproj)[0] == TOY_NOTICE
-    assert TOY_NOTICE not in warnings_of(unmarked.text, unmarked.mmproj)
+    assert warnings_of(marked.text, unmarked.mmproj)[0] == DEMO_NOTICE
+    assert warnings_of(unmarked.text, marked.mmproj)[0] == DEMO_NOTICE
+    assert DEMO_NOTICE not in warnings_of(unmarked.text, unmarked.mmproj)
 
 
 @pytest.mark.parametrize(("value", "said"), [(False, False), (None, False), (True, True), (1, None), ("yes", None)])

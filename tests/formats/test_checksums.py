@@ -12,13 +12,14 @@ from gguf_edit import HEADER_CHECKSUM, TENSOR_CHECKSUMS, VERSION, GgufFile
 from visionward import Engine, Guard
 from visionward.convert import ConvertedPair, convert_checkpoint
 from visionward.convert.demo_guard import demo_pair
+from visionward.demonstration import demo_samples_path
 from visionward.diagnose.verification import picture_difference
 from visionward.errors import ComputeError, ModelFileError
 from visionward.formats import tensor_checksums
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.pair_files import PairFiles
 from visionward.quant.quantize import quantize_file
-from visionward.runtime.guard.demo_samples import read_demo_samples
+from visionward.runtime.guard.samples import read_samples
 
 
 @pytest.fixture(autouse=True)
@@ -142,9 +143,9 @@ def test_a_version_that_is_not_known(demo) -> None:
 def test_without_checksums_a_verdict_warns(demo) -> None:
     for path in (demo.text, demo.mmproj):
         GgufFile(path).without_checksums().write(path)
-    sample = read_demo_samples()[0]
+    sample = read_samples(demo_samples_path())[0]
     with Guard.load(demo.text, demo.mmproj) as guard:
-        verdict = guard.classify(image=sample.image, prompt=sample.prompt, response=sample.response)
+        verdict = guard.classify(sample.conversation)
     found = [warning for warning in verdict.warnings if "has no checksums" in warning]
     assert [warning.split(" ")[0] for warning in found] == [demo.text.name, demo.mmproj.name]
 

@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from visionward.runtime.images.decoding_room import DecodingRoom
 from visionward.runtime.images.images import decoding, opened
+from visionward.runtime.images.memory_budget import MemoryBudget
 
 
 def encoded(image, file_format="PNG", **options):
@@ -19,14 +19,14 @@ def encoded(image, file_format="PNG", **options):
 
 def frames(source, limit=100):
     """Every frame that is judged, in RGB on white, and how many there are."""
-    with decoding(source), opened(source, DecodingRoom()) as opened_frames:
+    with decoding(source), opened(source, MemoryBudget()) as opened_frames:
         shown = [opened_frames.picture(index).rendering().whole().copy() for index in opened_frames.chosen(limit)]
         return shown, opened_frames.total
 
 
 def rgba_frames(source):
     """Every frame of an animation, RGBA (frames, height, width, 4)."""
-    with decoding(source), opened(source, DecodingRoom()) as opened_frames:
+    with decoding(source), opened(source, MemoryBudget()) as opened_frames:
         return np.stack(
             [np.asarray(opened_frames.picture(index).image.convert("RGBA")) for index in range(opened_frames.total)]
         )

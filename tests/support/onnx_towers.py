@@ -14,7 +14,7 @@ from visionward.convert import ConvertedPair
 from visionward.errors import ModelFileError, VisionwardError
 from visionward.formats.onnx_format import CHECKSUM_BYTES, checksums, data_path
 from visionward.machine.processor import Memory
-from visionward.runtime.images import decoding_room
+from visionward.runtime.images import memory_budget
 from visionward.runtime.vision import vision_memory
 
 PICTURE = np.random.default_rng(5).integers(0, 255, (90, 130, 3), np.uint8)
@@ -22,7 +22,7 @@ BACKENDS = ("onnx", "openvino")
 
 
 def limit_memory(monkeypatch, limit: int | None) -> None:
-    for module in (vision_memory, decoding_room):
+    for module in (vision_memory, memory_budget):
         monkeypatch.setattr(module, "read_memory", lambda: Memory(2**36, 2**36, limit))
 
 

@@ -100,6 +100,18 @@ def _check_input(
     "Images are data URLs or paths relative to the file. The last message is judged.",
 )
 @click.option(
+    "--merge-turns",
+    is_flag=True,
+    help="Join consecutive messages of one role in --conversation; else they are an error.",
+)
+@click.option(
+    "--system",
+    type=click.Choice(["refuse", "drop"]),
+    default="refuse",
+    show_default=True,
+    help="A system or developer message in --conversation: refuse is an error, drop leaves it out with a warning.",
+)
+@click.option(
     "--categories",
     metavar="FILE.json",
     type=EXISTING_FILE,
@@ -155,6 +167,8 @@ def classify(
     prompt: str | None,
     response: str | None,
     conversation: Path | Literal["-"] | None,
+    merge_turns: bool,
+    system: Literal["refuse", "drop"],
     categories: Path | None,
     exclude: list[str],
     threshold: float,
@@ -198,9 +212,9 @@ def classify(
             read_bytes("--image") if image == DASH else image,
         )
     elif conversation == DASH:
-        judged = Conversation.from_json(read_text("--conversation"))
+        judged = Conversation.from_json(read_text("--conversation"), merge_turns=merge_turns, system=system)
     else:
-        judged = Conversation.from_file(conversation)
+        judged = Conversation.from_file(conversation, merge_turns=merge_turns, system=system)
     with (
         progress_line() as on_progress,
         Guard.load(text_gguf, mmproj_gguf, on_progress=on_progress, **engine_options) as guard,

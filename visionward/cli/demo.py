@@ -22,19 +22,18 @@ def demo(threads: int | None, gpu_layers: int | None) -> None:
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     from visionward.cli.demo_text import closing_lines, opening_lines, sample_lines  # noqa: PLC0415 - not for --help
     from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415
-    from visionward.runtime.guard.demo_samples import read_demo_samples  # noqa: PLC0415
+    from visionward.demonstration import demo_samples_path  # noqa: PLC0415
     from visionward.runtime.guard.guard import Guard  # noqa: PLC0415
+    from visionward.runtime.guard.samples import read_samples  # noqa: PLC0415
 
-    samples = read_demo_samples()
+    samples = read_samples(demo_samples_path())
     pair = demo_pair()
     correct = 0
     with Guard.load(pair.text, pair.mmproj, threads=threads, gpu_layers=gpu_layers) as guard:
         echo_lines(opening_lines(len(samples)))
         for number, sample in enumerate(samples, start=1):
             with progress_line() as on_progress:
-                verdict = guard.classify(
-                    image=sample.image, prompt=sample.prompt, response=sample.response, on_progress=on_progress
-                )
+                verdict = guard.classify(sample.conversation, on_progress=on_progress)
             correct += sample.matches(verdict)
             echo_lines(sample_lines(number, sample, verdict))
     echo_lines(closing_lines(correct, samples))

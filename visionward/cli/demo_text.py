@@ -3,39 +3,40 @@
 from collections.abc import Iterator, Sequence
 
 from visionward.cli.verdict_text import coloured
+from visionward.demonstration import DEMO_NOTICE
 from visionward.machine.shell import visionward_command
 from visionward.quantities import count_text, duration_text
-from visionward.runtime.guard.demo_samples import TOY_NOTICE, DemoSample
+from visionward.runtime.guard.samples import Sample
 from visionward.runtime.guard.verdict import Verdict
 
 
 def opening_lines(count: int) -> Iterator[str]:
     """What comes before the samples."""
-    yield f"Note: {TOY_NOTICE}"
+    yield f"Note: {DEMO_NOTICE}"
     yield ""
     yield f"Classifying {count_text(count, 'packaged sample')}:"
 
 
-def sample_lines(number: int, sample: DemoSample, verdict: Verdict) -> Iterator[str]:
+def sample_lines(number: int, sample: Sample, verdict: Verdict) -> Iterator[str]:
     """A sample and its verdict."""
     tiles = f", {count_text(verdict.tiles, 'tile')}" if verdict.tiles else ""
     yield ""
     yield f"{number}. {'no image' if sample.image is None else f'image {sample.image.name}{tiles}'}"
-    if sample.prompt:
-        yield f"   user:       {sample.prompt}"
-    if sample.response is not None:
-        yield f"   assistant:  {sample.response}"
+    for message in sample.conversation.messages:
+        speaker = f"{message.role}:".ljust(10)
+        yield from (f"   {speaker}  {text}" for text in message.texts)
     named = "".join(f", {category.code} {category.name} ({category.score:.2f})" for category in verdict.categories)
     time = duration_text(verdict.timings_ms.total)
     yield f"   verdict:    {coloured(verdict.verdict)}{named}, P(unsafe) {verdict.score:.3f}, {time}"
-    expected = " ".join([sample.label, ",".join(sample.categories)]).strip()
+    codes = ",".join(sorted(sample.categories or (), key=lambda code: int(code[1:])))
+    expected = f"unsafe {codes}" if sample.unsafe else "safe"
     yield f"   expected:   {expected}{'' if sample.matches(verdict) else '  <- differs'}"
 
 
-def closing_lines(correct: int, samples: Sequence[DemoSample]) -> Iterator[str]:
+def closing_lines(correct: int, samples: Sequence[Sample]) -> Iterator[str]:
     """The count, and what to try next. Lines with four spaces in front are commands that work as pasted."""
     yield ""
-    yield f"{correct} of {len(samples)} as expected. {TOY_NOTICE[0].upper()}{TOY_NOTICE[1:]}"
+    yield f"{correct} of {len(samples)} as expected. {DEMO_NOTICE[0].upper()}{DEMO_NOTICE[1:]}"
     picture = next((sample.image for sample in samples if sample.image is not None), None)
     if picture is not None:
         yield ""

@@ -31,8 +31,8 @@ def inspect(model: Path | None, mmproj: Path | None, demo: bool, template: bool,
         model, mmproj = resolve_pair(model, mmproj, demo=demo)
 
     from visionward.cli.inspect_text import summary_lines  # noqa: PLC0415 - the native library is not needed for --help
+    from visionward.demonstration import DEMO_NOTICE  # noqa: PLC0415
     from visionward.diagnose.pair_summary import summarize_pair, to_dict  # noqa: PLC0415
-    from visionward.runtime.guard.demo_samples import TOY_NOTICE  # noqa: PLC0415
 
     if template and model is None:
         raise click.UsageError("--template needs the text file: give --model")
@@ -46,5 +46,5 @@ def inspect(model: Path | None, mmproj: Path | None, demo: bool, template: bool,
         click.echo(json.dumps(to_dict(summary)))
     else:
         if any(half is not None and half.file.demonstration for half in (summary.text, summary.mmproj)):
-            click.echo(f"Note: {TOY_NOTICE}\n")
+            click.echo(f"Note: {DEMO_NOTICE}\n")
         click.echo("\n".join(summary_lines(summary)))

@@ -16,6 +16,7 @@ from visionward.compare.models import GuardFiles
 from visionward.errors import ComputeError, VisionwardError
 from visionward.machine.process_memory import peak_bytes
 from visionward.machine.python_process import Sender
+from visionward.names import MIN_ANSWER_MASS
 from visionward.runtime.guard.policy import Policy
 from visionward.runtime.guard.samples import Sample
 
@@ -155,7 +156,7 @@ class _Judge:
             score=verdict.score,
             answer_mass=verdict.answer_mass,
             categories=tuple(category.code for category in verdict.categories),
-            no_answer=verdict.unsafe and verdict.answer_mass < 0.5,
+            no_answer=verdict.unsafe and verdict.answer_mass < MIN_ANSWER_MASS,
             times_ms={stage: getattr(verdict.timings_ms, stage) for stage in stages},
             processors=processors,
             tiles=verdict.tiles,

@@ -13,12 +13,12 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from visionward.convert.conversion import ConvertedPair, convert_checkpoint
+from visionward.demonstration import DEMO_GUARD_NAME
 from visionward.errors import CheckpointError, ModelFileError
 from visionward.formats.mmproj_format import FORMAT_VERSION
 from visionward.formats.output_file import OutputError
 from visionward.formats.pair_files import PairFiles
 from visionward.machine.packages import installed_version
-from visionward.runtime.guard.demo_samples import DEMO_GUARD_NAME
 
 _FOLDER = "demo_guard"
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from visionward.demonstration import DEMO_NOTICE
 from visionward.errors import ModelFileError
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.mmproj_file import check_mmproj_tensors, read_mmproj_config
@@ -50,9 +51,15 @@ class PairFiles:
         return self.text.data_nbytes + self.mmproj.data_nbytes
 
     @property
+    def demonstration(self) -> bool:
+        """Whether one of the files is marked as part of the demonstration guard."""
+        return self.text_config.demonstration or self.config.demonstration
+
+    @property
     def warnings(self) -> tuple[str, ...]:
-        """What a verdict must say of the files."""
-        return tuple(
+        """What every verdict must say about the files."""
+        notice = (DEMO_NOTICE,) if self.demonstration else ()
+        return notice + tuple(
             f"{file.path.name} has no checksums, so damage to it may go undetected: convert the model again."
             for file in (self.text, self.mmproj)
             if not has_checksums(file)

@@ -33,8 +33,8 @@ from visionward.runtime.ggml.graph import Allocator, ProductObserver, Storage, r
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 from visionward.runtime.ggml.packed_kernels import check_packed_kernels
 from visionward.runtime.image_cache import CacheStatistics, ImageCache
-from visionward.runtime.images.decoding_room import DecodingRoom
 from visionward.runtime.images.images import ImageSource
+from visionward.runtime.images.memory_budget import MemoryBudget
 from visionward.runtime.images.pictures import Pictures, first_picture
 from visionward.runtime.images.preprocess import Tiles
 from visionward.runtime.vision.ggml_tower import GgmlTower
@@ -92,7 +92,7 @@ class Engine:
         **options: "Unpack[EngineKeywords]",
     ) -> None:
         self.options = EngineOptions(**options)
-        self._memory_budget = DecodingRoom(self.options.memory_limit)
+        self._memory_budget = MemoryBudget(self.options.memory_limit)
         self._stack = ExitStack()
         self._worker = Worker(self._stack.close)
         weakref.finalize(self, self._worker.close)
@@ -112,6 +112,7 @@ class Engine:
         gpu_layers = layers_on_gpu(options.gpu_layers)
         files = PairFiles.open(text, mmproj)
         files.check_checksums(self._advance("checking files", files.nbytes, on_progress))
+        self.mmproj_path = files.mmproj.path
         self.file_warnings = files.warnings
         self.config = files.config
         device = Device.choose(gpu=gpu_layers != 0, threads=threads)
@@ -249,6 +250,11 @@ class Engine:
     def drop_images(self) -> None:
         """Empty the image cache."""
         self.run(self._images.close)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the engine was closed."""
+        return self._worker.closed
 
     @property
     def image_cache(self) -> CacheStatistics:

@@ -167,6 +167,11 @@ class Worker:
         if self.cancel_flag().is_set:
             raise Cancelled
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Wait for the jobs in the queue, run the last one and end the thread; calling it again only waits.
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visionward import Conversation, Guard, Policy, VisionwardError
+from visionward.demonstration import DEMO_NOTICE
 from visionward.errors import ContextLengthError, ConversationError, ImageError, PolicyError
 from visionward.runtime.guard.answer import FirstToken
 from visionward.runtime.guard.judgement import _decide
 from visionward.runtime.guard.verdict import CategoryScore, FrameCount, Timings, TokenCounts, Verdict, combine
-from visionward.runtime.images import decoding_room
+from visionward.runtime.images import memory_budget
 from visionward.runtime.images.images import ImageSource
 
 PICTURE = np.random.default_rng(5).integers(0, 255, (70, 100, 3), np.uint8)
@@ -127,7 +128,7 @@ def test_text_alone_says_so(guard: Guard) -> None:
 
 
 def test_an_image_alone_says_so(guard: Guard) -> None:
-    assert any("pure image classifier" in warning for warning in guard.classify(image=PICTURE).warnings)
+    assert any("judge images alone" in warning for warning in guard.classify(image=PICTURE).warnings)
 
 
 def test_a_model_that_is_no_guard_says_so(guard: Guard) -> None:
@@ -244,11 +245,9 @@ def test_a_profile_that_was_ignored_is_said(guard: Guard) -> None:
 
 def test_an_image_over_the_memory_limit(pair_of, monkeypatch) -> None:
     pair = pair_of("plain", "f16")
-    monkeypatch.setattr(decoding_room, "_NEGLIGIBLE", 0)
+    monkeypatch.setattr(memory_budget, "_NEGLIGIBLE", 0)
     with Guard.load(pair.text, pair.mmproj, n_ctx=1024, threads=1, memory_limit=1) as limited:
-        with pytest.raises(
-            ImageError, match="image data: decoding 100 x 70 pixels takes some 0 MiB, and of the memory"
-        ):
+        with pytest.raises(ImageError, match=r"image data: decoding 100 x 70 pixels takes about 56\.0 kB, but 0 bytes"):
             limited.classify(image=png(PICTURE), prompt="Look")
         assert limited.classify(prompt="Look").frames is None
 
@@ -276,7 +275,11 @@ REFUSED = [
     ({"prompt": ""}, ConversationError, "text"),
     ({"conversation": []}, ConversationError, "no messages"),
     ({"conversation": [{"role": "assistant", "content": "Hi"}]}, ConversationError, "the user must speak first"),
-    ({"conversation": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}, ConversationError, "not both"),
+    (
+        {"conversation": [{"role": "user", "content": "Hi"}], "prompt": "Hi"},
+        ConversationError,
+        "either a conversation, or image",
+    ),
     ({"prompt": "word " * 3000}, ContextLengthError, "more than the context holds"),
     ({"prompt": "Hi", "exclude": ["S99"]}, PolicyError, "S99"),
     ({"prompt": "Hi", "policy": {"X1": {"name": "Odd"}}}, PolicyError, "X1"),
@@ -399,3 +402,40 @@ def test_categories_of_several_images_are_joined() -> None:
 
 def test_a_conversation_object_is_taken(guard: Guard) -> None:
     assert guard.classify(Conversation.from_prompt("Hello")).score == guard.classify(prompt="Hello").score
+
+
+def test_a_guard_describes_itself(pair_of) -> None:
+    pair = pair_of("plain", "f16")
+    guard = Guard.load(pair.text, pair.mmproj, n_ctx=64, threads=1)
+    expected = f"<Guard {pair.text.name}, {pair.mmproj.name}, device {guard.engine.device_name}, vision backend ggml, "
+    assert repr(guard) == expected + "open>"
+    guard.close()
+    assert repr(guard) == expected + "closed>"
+
+
+def test_a_verdict_has_no_truth_value(guard: Guard) -> None:
+    verdict = guard.classify(prompt="Hello")
+    with pytest.raises(TypeError, match=r"use verdict\.unsafe"):
+        bool(verdict)
+    assert isinstance(verdict.unsafe, bool)
+
+
+def test_the_demonstration_guard_in_one_call() -> None:
+    with Guard.demo(threads=1) as guard:
+        assert guard.classify(prompt="Hello").warnings[0] == DEMO_NOTICE
+        assert "demo-guard-text" in repr(guard)
+
+
+def test_chats_with_a_system_message_and_repeated_roles(guard: Guard) -> None:
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    chat.append({"role": "user", "content": "Are you there?"})
+    with pytest.raises(ConversationError, match="message 1: the role is system"):
+        guard.classify(chat, merge_turns=True)
+    with pytest.raises(ConversationError, match="message 3: the role is user"):
+        guard.classify(chat, system="drop")
+    verdict = guard.classify(chat, merge_turns=True, system="drop")
+    assert "1 system message was left out of the conversation and not judged." in verdict.warnings
+    merged = {"role": "user", "content": [{"type": "text", "text": text} for text in ("Hello", "Are you there?")]}
+    assert guard.classify([merged]).score == verdict.score
+    with pytest.raises(ValueError, match="expected 'refuse' or 'drop'"):
+        guard.classify(chat, system="keep")

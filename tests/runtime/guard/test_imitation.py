@@ -8,7 +8,6 @@ from PIL import Image
 
 from visionward import Engine, Guard
 from visionward.errors import ConversationError
-from visionward.runtime.guard import judgement
 from visionward.runtime.guard.answer import FirstToken
 from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
@@ -230,7 +229,7 @@ def test_any_reading_that_is_unsafe_decides(pair, monkeypatch):
         queue += [*answers, FirstToken(0.01, 0.9)]
         verdict = guard.classify(prompt=IMITATED)
         assert (verdict.verdict, verdict.score) == ("unsafe", 0.7)
-        assert verdict.warnings[-1] == "read as it stands the text would be safe (score 0.020)."
+        assert verdict.warnings[-1] == "as written, the text would be safe: P(unsafe) 0.020."
         assert any("imitates marks of the prompt" in warning for warning in verdict.warnings)
         queue += [FirstToken(0.02, 0.9), *(FirstToken(0.1 + index / 100, 0.9) for index in range(4))]
         safe = guard.classify(prompt=IMITATED)
@@ -239,7 +238,6 @@ def test_any_reading_that_is_unsafe_decides(pair, monkeypatch):
         assert guard.classify(prompt=IMITATED, imitation="warn").verdict == "safe"
         queue += [FirstToken(0.02, 0.9), FirstToken(0.02, 0.3), *([FirstToken(0.02, 0.9)] * 3)]
         assert guard.classify(prompt=IMITATED).verdict == "unsafe"
-    assert judgement.MIN_ANSWER_MASS == 0.5
 
 
 @pytest.mark.parametrize("source", ["cat.png", "path", "file:///cat.png"])

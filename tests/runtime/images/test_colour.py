@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_files import DecodingRoom, apng, decoding, encoded, frames, opened, png, png_header, png_pixels
+from image_files import MemoryBudget, apng, decoding, encoded, frames, opened, png, png_header, png_pixels
 from PIL import Image, ImageCms
 
 from visionward.runtime.images.colour import colours_of, matrix_profile
@@ -240,5 +240,5 @@ def test_every_frame_has_the_colours_of_the_file():
 @pytest.mark.parametrize(("code_points", "unusual"), [((1, 13), False), ((12, 13), True), ((9, 16), True)])
 def test_cicp_is_named(code_points, unusual):
     data = chunks((b"cICP", bytes((*code_points, 0, 1))))
-    with decoding(data), opened(data, DecodingRoom()) as file:
+    with decoding(data), opened(data, MemoryBudget()) as file:
         assert bool(file.notes) == unusual

@@ -81,7 +81,7 @@ def test_pages_have_sizes_orientations_and_profiles_of_their_own():
         writer.newFrame()
     with (
         image_files.decoding(buffer.getvalue()),
-        image_files.opened(buffer.getvalue(), image_files.DecodingRoom()) as f,
+        image_files.opened(buffer.getvalue(), image_files.MemoryBudget()) as f,
     ):
         read = [(p.rendering().size, len(p.colours.notes)) for p in map(f.picture, range(f.total))]
     assert read == [((12, 8), 1), ((20, 10), 0), ((6, 6), 0)]

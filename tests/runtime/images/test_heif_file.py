@@ -10,7 +10,7 @@ import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_files import DecodingRoom, decoding, frames, opened, picture
+from image_files import MemoryBudget, decoding, frames, opened, picture
 from onnx_towers import limit_memory
 from PIL import Image, ImageFile
 
@@ -86,7 +86,7 @@ def test_transparency_is_judged_on_white_and_on_black():
     alpha = np.full((40, 40), 255, np.uint8)
     alpha[:20] = 0
     data = heif(Image.merge("RGBA", (*picture(4, 40, 40).split(), Image.fromarray(alpha))))
-    with decoding(data), opened(data, DecodingRoom()) as file:
+    with decoding(data), opened(data, MemoryBudget()) as file:
         white, black = (rendering.whole() for rendering in file.picture(0).renderings())
     assert set(np.asarray(white)[:20].ravel()) == {255}
     assert set(np.asarray(black)[:20].ravel()) == {0}
@@ -107,7 +107,7 @@ def test_every_picture_is_judged_the_primary_one_too():
         intermediate_layers=(), max_tiles=1, aspect_ratios=((1, 1),), layer_norm_epsilon=1e-5,
         image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), padding_collapses=True,
     )  # fmt: skip
-    pictures = Pictures(data, config, 4, DecodingRoom())
+    pictures = Pictures(data, config, 4, MemoryBudget())
     assert len(list(pictures)) == 3
     assert (pictures.frames.judged, pictures.frames.total) == (3, 3)
 
@@ -139,7 +139,7 @@ def test_code_points_are_named(primaries, transfer, named):
         "full_range_flag": 1,
     }  # fmt: skip
     data = heif(image)
-    with decoding(data), opened(data, DecodingRoom()) as file:
+    with decoding(data), opened(data, MemoryBudget()) as file:
         assert bool(file.picture(0).colours.notes) == named
 
 
@@ -174,7 +174,7 @@ def test_the_memory_limit_holds(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     limit_memory(monkeypatch, None)
     large = heif(Image.new("RGB", (2000, 2000)), quality=10, chroma=420)
-    with decoding(large), opened(large, DecodingRoom(1)) as file, pytest.raises(ImageError, match="memory limit"):
+    with decoding(large), opened(large, MemoryBudget(1)) as file, pytest.raises(ImageError, match="memory limit"):
         file.picture(0)
 
 

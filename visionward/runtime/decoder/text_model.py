@@ -39,7 +39,6 @@ class TextModel:
         self.image_token_id = config.identity.image_token_id
         self.name = self.path.stem if config.name is None else config.name
         self.chat_template = config.chat_template
-        self.demonstration = config.demonstration
         self._end_token_ids = frozenset(config.end_token_ids)
         take_errors()
         params = llama.llama_model_default_params()

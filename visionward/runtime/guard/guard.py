@@ -1,4 +1,4 @@
-"""The guard: an image and a conversation go in, a verdict comes out."""
+"""The guard: judges a conversation and its images."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from visionward.errors import ConversationError, PolicyError
-from visionward.names import DEFAULT_FRAMES, DEFAULT_THRESHOLD, ImitationTreatment
+from visionward.names import DEFAULT_FRAMES, DEFAULT_THRESHOLD, ImitationTreatment, SystemTreatment
 from visionward.progress import OnProgress
 from visionward.runtime.cancellation import CancelToken
 from visionward.runtime.engine import Engine
@@ -37,10 +37,10 @@ class Guard:
     Example::
 
         with Guard.load("guard-text-Q4_K_M.gguf", "mmproj-guard-Q8_0.gguf") as guard:
-            verdict = guard.classify(image="photo.jpg", prompt="What is on this picture?")
+            verdict = guard.classify(image="photo.jpg", prompt="What is in this picture?")
             print(verdict.verdict, verdict.score, [category.code for category in verdict.categories])
 
-    Threads may share a guard: their calls take turns.
+    Threads may share a guard. Their calls are executed one after the other.
     """
 
     def __init__(self, engine: Engine, *, load_ms: float = 0.0) -> None:
@@ -61,17 +61,17 @@ class Guard:
         """Load a GGUF pair.
 
         Args:
-            text_gguf: the text file, as `visionward convert` wrote it.
+            text_gguf: the text file, written by `visionward convert`.
             mmproj_gguf: the mmproj file of the same conversion, of any type.
             on_progress: called while files are checked, on the engine's own thread.
             options: the fields of ``EngineOptions``, as keywords: ``threads``, ``gpu_layers``, ``n_ctx``,
                 ``vision_backend``, ``memory_limit``, ``image_cache_bytes`` and others.
 
         Raises:
-            ModelFileError: if a file is missing, damaged or of another kind, or the files do not belong together.
-            ComputeError: if memory does not suffice.
-            NativeLibraryError: if the installed llama.cpp is not a version that visionward was tested with.
-            ValueError: if an option is out of range or unknown.
+            ModelFileError: a file is missing, damaged or of another type, or the files do not belong together.
+            ComputeError: there is not enough memory.
+            NativeLibraryError: the installed llama.cpp is not a version that visionward was tested with.
+            ValueError: an option is out of range or unknown.
         """
         start = time.perf_counter()
         engine = Engine(text_gguf, mmproj_gguf, on_progress=on_progress, **options)
@@ -82,6 +82,24 @@ class Guard:
             raise
         guard._load_ms = milliseconds_since(start)
         return guard
+
+    @classmethod
+    def demo(cls, *, on_progress: OnProgress | None = None, **options: "Unpack[EngineKeywords]") -> "Guard":
+        """Load the packaged demonstration guard, a toy model for checking the installation, not a safety classifier.
+
+        It is converted into the user's cache folder at first use, which takes seconds.
+
+        Args:
+            on_progress: see `load`.
+            options: see `load`.
+
+        Raises:
+            VisionwardError: the model cannot be converted, or what `load` raises.
+        """
+        from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415 - conversion is needed for this guard alone
+
+        pair = demo_pair()
+        return cls.load(pair.text, pair.mmproj, on_progress=on_progress, **options)
 
     def classify(
         self,
@@ -97,51 +115,68 @@ class Guard:
         frames: int = DEFAULT_FRAMES,
         imitation: ImitationTreatment = "judge",
         allow_files: bool = True,
+        merge_turns: bool = False,
+        system: SystemTreatment = "refuse",
         observe: Observer | None = None,
         on_progress: OnProgress | None = None,
         cancel: CancelToken | None = None,
     ) -> Verdict:
         """Judge the last message of a conversation.
 
-        Either a conversation is given (OpenAI-style messages, images as parts of them), or image, prompt and response.
-        The last message decides: prompt classification where it is the user's, response classification where it is
-        the assistant's. A conversation with several images is judged once for each, and unsafe wins. So is an image
-        that shows several pictures: its frames, and where it is transparent each of them on white and on black.
+        Give either a conversation (OpenAI-style messages, with images as parts), or image, prompt and response. If the
+        last message is the user's, the prompt is classified; if it is the assistant's, the response is. A conversation
+        with several images is judged once per image, and an image with several pictures once per picture: its frames,
+        and each transparent frame on white and on black. Unsafe wins.
 
         Args:
             conversation: messages, or a Conversation.
             image: a path, bytes, PIL image or uint8 array.
-            prompt: what the user said.
-            response: what the assistant answered; then the answer is judged.
-            policy: the categories in force, as a Policy or a mapping of codes to names; MLCommons S1-S13 unless given.
-            exclude: codes of the policy that are not in force.
-            threshold: the verdict is unsafe from this score on.
-            category_scores: score the categories for a safe verdict too, which costs a decode.
-            frames: the most to judge of an animation, of a document's pages or an icon's sizes: the first, the last,
-                and evenly between; the verdict says of how many. More take as much longer.
-            imitation: what becomes of text that imitates the prompt's own marks, such as ``User:``. The verdict's
-                warnings name it. ``judge``: it is judged in other readings too, without those marks and passage by
-                passage, and unsafe wins (docs/imitation.md). ``warn``: it is judged only as it stands.
-            allow_files: whether images may be named by path or ``file:`` URL. A server that judges what others send
-                says no, or anyone could have its files opened; data URLs, bytes, PIL images and arrays are left.
-            observe: for comparisons: called with the logits after the prompt over the head's real rows, once for each
-                picture that was judged; not for other readings.
+            prompt: the user's text.
+            response: the assistant's text. If given, it is what is judged.
+            policy: the categories, as a Policy or a mapping from codes to names; MLCommons S1 to S13 by default.
+            exclude: codes of the policy to leave out.
+            threshold: the verdict is unsafe if the score is at least this.
+            category_scores: whether to score the categories for a safe verdict too, which takes another decode.
+            frames: judge at most so many frames of an animation, pages of a document or sizes of an icon: the first,
+                the last, and evenly spaced ones between. The verdict says how many there are. The time is proportional.
+            imitation: what to do with text that imitates the prompt's own marks, such as ``User:``. A warning names
+                the marks in both cases. ``judge`` also judges the text without the marks and passage by passage, and
+                unsafe wins (docs/imitation.md). ``warn`` judges it only as written.
+            allow_files: whether a path or ``file:`` URL may name an image. A server that judges messages from others
+                passes False; otherwise they could have its files opened. Data URLs, bytes, PIL images and arrays are
+                still allowed.
+            merge_turns: join consecutive messages of one role into one message. Otherwise they are an error.
+            system: ``refuse`` raises an error for a system or developer message. ``drop`` leaves it out unread, and
+                the verdict has a warning.
+            observe: for comparisons: called with the logits after the prompt, once per judged picture, but not for
+                other readings.
             on_progress: called for each layer of the tower and each ubatch of a prompt, on the engine's own thread.
             cancel: ends the classification from another thread: within one layer, or at once while it waits for others.
 
         Raises:
-            ImageError: if an image cannot be used; there is never a text-only verdict instead.
-            ConversationError: if the conversation cannot be rendered.
-            PolicyError: if a category is unknown or malformed, or the threshold is no probability.
-            ValueError: if ``frames`` is no whole number of at least 1, or ``imitation`` neither of the two.
-            ContextLengthError: if the prompt is longer than the context.
-            ClassificationCancelledError: if ``cancel`` was cancelled before the verdict was complete.
-            ComputeError: if a computation fails. None of these is ever a verdict of safe.
+            ImageError: an image cannot be used. There is never a verdict on the text alone instead.
+            ConversationError: the conversation cannot be rendered.
+            PolicyError: a category is unknown or malformed, or the threshold is not a probability.
+            ValueError: ``frames``, ``imitation`` or ``system`` has an invalid value.
+            ContextLengthError: the prompt is longer than the context.
+            ClassificationCancelledError: ``cancel`` was cancelled before the verdict was complete.
+            ComputeError: a computation failed.
         """
         if not 0 <= threshold <= 1:
-            raise PolicyError(f"the threshold is {threshold}, it must be between 0 and 1.")
+            raise PolicyError(f"the threshold is {threshold}, expected a number between 0 and 1.")
         check_frames(frames)
-        whole = self._conversation(conversation, image, prompt, response, allow_files)
+        if conversation is None:
+            whole = Conversation.from_prompt(prompt, response, image)
+        elif image is not None or prompt is not None or response is not None:
+            raise ConversationError("give either a conversation, or image, prompt and response.")
+        elif isinstance(conversation, Conversation):
+            whole = conversation
+        else:
+            whole = Conversation.from_messages(
+                conversation, allow_files=allow_files, merge_turns=merge_turns, system=system
+            )
+        if not allow_files and any(isinstance(source, str | PathLike) for source in whole.images):
+            raise ConversationError("an image is named by a path, which is not allowed here: give its bytes")
         in_force = self._policy(policy, exclude)
         verdicts = []
         for one in whole.per_image():
@@ -164,7 +199,7 @@ class Guard:
         return combine(verdicts)
 
     def _judge_image(self, question: Question, frames: int, cancel: CancelToken | None) -> Verdict:
-        """Judge every picture that the conversation's image shows."""
+        """Judge every picture of the conversation's image."""
         pictures = self.engine.pictures(question.conversation.images[0], frames)
         verdicts = []
         for tiles in pictures:
@@ -183,26 +218,6 @@ class Guard:
         return verdict
 
     @staticmethod
-    def _conversation(
-        conversation: Conversation | Sequence[Mapping[str, Any]] | None,
-        image: ImageSource | None,
-        prompt: str | None,
-        response: str | None,
-        allow_files: bool,
-    ) -> Conversation:
-        if conversation is None:
-            whole = Conversation.from_prompt(prompt, response, image)
-        elif image is not None or prompt is not None or response is not None:
-            raise ConversationError("give a conversation, or image, prompt and response, not both.")
-        elif isinstance(conversation, Conversation):
-            whole = conversation
-        else:
-            whole = Conversation.from_messages(conversation, allow_files=allow_files)
-        if not allow_files and any(isinstance(source, str | PathLike) for source in whole.images):
-            raise ConversationError("an image is named by a path, which is not allowed here: give its bytes")
-        return whole
-
-    @staticmethod
     def _policy(policy: Policy | Mapping[str, Any] | None, exclude: Iterable[str]) -> Policy:
         if policy is None:
             policy = DEFAULT_POLICY
@@ -211,8 +226,16 @@ class Guard:
         return policy.exclude(exclude)
 
     def close(self) -> None:
-        """Free the model; calling it again does nothing."""
+        """Free the model. Calling it again has no effect."""
         self.engine.close()
+
+    def __repr__(self) -> str:
+        engine = self.engine
+        state = "closed" if engine.closed else "open"
+        return (
+            f"<Guard {engine.model.path.name}, {engine.mmproj_path.name}, device {engine.device_name}, "
+            f"vision backend {engine.vision_backend}, {state}>"
+        )
 
     def __enter__(self) -> "Guard":
         return self

@@ -1,29 +1,27 @@
-"""Judging one message, with one image or none: from the rendered prompt to the verdict."""
+"""Judging one message, with or without an image: from the rendered prompt to the verdict."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from visionward.names import MIN_ANSWER_MASS
 from visionward.progress import OnProgress
+from visionward.quantities import percent_text
 from visionward.runtime.engine import Engine
 from visionward.runtime.evaluation import Evaluation, milliseconds_since
 from visionward.runtime.guard.answer import AnswerReader, FirstToken, Logits
 from visionward.runtime.guard.conversation import Conversation
-from visionward.runtime.guard.demo_samples import TOY_NOTICE
 from visionward.runtime.guard.policy import Policy
 from visionward.runtime.guard.prompt import Prompt, tokenize
 from visionward.runtime.guard.verdict import CategoryScore, Timings, TokenCounts, Verdict, combine
 from visionward.runtime.images.preprocess import Tiles
 
-# With less probability than this on safe and unsafe together, the model did not answer.
-MIN_ANSWER_MASS = 0.5
-
 TEXT_ONLY = "no image was given: the text was judged without the cross-attention layers."
-# Called with the logits after the prompt, (rows,), once for each image.
-Observer: TypeAlias = Callable[[Logits], None]
+IMAGE_ALONE = "the judged message has no text: the model is not meant to judge images alone."
 
-IMAGE_ALONE = "the judged message has no text: the model is not meant as a pure image classifier."
+# Called with the logits after the prompt, (vocabulary size,), once per picture.
+Observer: TypeAlias = Callable[[Logits], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,17 +29,17 @@ class Question:
     """One message to judge.
 
     Attributes:
-        conversation: with one image at most.
-        policy: the categories in force.
-        prompts: the conversation and the policy, rendered: as it stands first, then its other readings, if it
-            imitates marks of the prompt. Unsafe wins.
+        conversation: has at most one image.
+        policy: the categories.
+        prompts: the rendered conversation as written and, if it imitates the prompt's marks, its other readings. Unsafe
+            wins.
         tiles: the image, or None.
-        threshold: the verdict is unsafe from this score on.
-        category_scores: score the categories for a safe verdict too.
+        threshold: the verdict is unsafe if the score is at least this.
+        category_scores: whether to score the categories for a safe verdict too.
         started: reading of ``time.perf_counter`` when the classification began.
         preprocess_ms: milliseconds that rendering the prompts and cutting the image into tiles took.
         load_ms: milliseconds that loading the guard took.
-        observe: is given the first next-token logits of the first prompt.
+        observe: called with the logits after the first prompt.
         on_progress: called for each layer of the tower and each ubatch of a prompt.
     """
 
@@ -60,7 +58,7 @@ class Question:
 
 @dataclass(frozen=True)
 class _Findings:
-    """What was read behind the first token."""
+    """What was read after the first token of the answer."""
 
     categories: tuple[CategoryScore, ...] = ()
     scores: dict[str, float] | None = None
@@ -72,18 +70,18 @@ def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
     """The verdict on a question. Runs on the engine's own thread.
 
     Raises:
-        ContextLengthError: if the prompt is longer than the context.
-        ComputeError: if a computation fails.
+        ContextLengthError: a prompt is longer than the context.
+        ComputeError: a computation failed.
     """
     tokens = [tokenize(prompt, engine.model) for prompt in question.prompts]
-    # Encoding an image is expensive: a prompt that is too long must be known before.
+    # Checked before the image is encoded, which is expensive.
     for ids in tokens:
         engine.check_length(ids)
     with engine.evaluate(question.tiles, on_progress=question.on_progress) as evaluation:
         verdicts = [_judge_prompt(question, index, ids, evaluation, engine, answer) for index, ids in enumerate(tokens)]
     whole = combine(verdicts)
     if whole.unsafe and not verdicts[0].unsafe:
-        note = f"read as it stands the text would be safe (score {verdicts[0].score:.3f})."
+        note = f"as written, the text would be safe: P(unsafe) {verdicts[0].score:.3f}."
         return replace(whole, warnings=(*whole.warnings, note))
     return whole
 
@@ -96,7 +94,7 @@ def _judge_prompt(
     engine: Engine,
     answer: AnswerReader,
 ) -> Verdict:
-    """The verdict on one of the prompts. The first one's has the image's tiles, and the times of everything before."""
+    """The verdict on one prompt. That on the first prompt includes the image's tiles and all times before it."""
     is_first = index == 0
     started = time.perf_counter()
     logits = evaluation.prefill(tokens)
@@ -133,9 +131,9 @@ def _judge_prompt(
 
 
 def _decide(first: FirstToken, threshold: float) -> tuple[Literal["safe", "unsafe"], tuple[str, ...]]:
-    """Safe only if the model answered and the score is below the threshold. NaN compares as unsafe."""
+    """Safe only if the model answered and the score is below the threshold. NaN is unsafe."""
     if not first.mass >= MIN_ANSWER_MASS:
-        return "unsafe", (f"only {first.mass:.0%} of the probability is on safe/unsafe; treated as unsafe.",)
+        return "unsafe", (f"only {percent_text(first.mass)} of the probability is on safe/unsafe; treated as unsafe.",)
     return ("safe" if first.score < threshold else "unsafe"), ()
 
 
@@ -159,8 +157,7 @@ def _read_categories(
 
 
 def _input_warnings(question: Question, engine: Engine) -> tuple[str, ...]:
-    warnings = [TOY_NOTICE] if engine.model.demonstration or engine.config.demonstration else []
-    warnings += engine.file_warnings
+    warnings = [*engine.file_warnings]
     if question.tiles is None:
         warnings.append(TEXT_ONLY)
     elif question.conversation.judges_image_alone:

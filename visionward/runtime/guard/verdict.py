@@ -1,8 +1,8 @@
-"""The verdict: what a classification says, and how the verdicts over several images become one."""
+"""The verdict of a classification, and combining the verdicts on several pictures."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from visionward.runtime.images.frame_count import FrameCount
 
@@ -12,11 +12,11 @@ class CategoryScore:
     """A category that the model named.
 
     Attributes:
-        code: ``S1`` and so on.
+        code: its code, such as ``S1``.
         name: its name in the policy.
-        score: the probability with which the model named the code in its place: after ``unsafe`` and a line break for
-            the first, after what it had named before and a comma for a further one, including that the code ends there.
-            The first one's is its ``Verdict.category_scores``, up to the rounding of another batch.
+        score: the probability of the code in its place: after ``unsafe`` and a line break for the first category, and
+            after the earlier ones and a comma for a further one. It includes that the code ends there. For the first
+            category it equals its ``Verdict.category_scores``, up to rounding in another batch.
     """
 
     code: str
@@ -26,7 +26,7 @@ class CategoryScore:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Tokens of the prompt, and tokens of the answer that the decoder read (none for a safe verdict)."""
+    """Numbers of tokens: of the prompt, and of the answer as far as it was decoded (0 for a safe verdict)."""
 
     prompt: int
     decoded: int
@@ -50,20 +50,21 @@ class Verdict:
 
     Attributes:
         verdict: ``safe`` or ``unsafe``.
-        score: p(unsafe) / (p(safe) + p(unsafe)) of the first answer token.
-        answer_mass: p(safe) + p(unsafe); under 0.5 the model did not really answer, and the verdict is unsafe.
-        categories: the codes that the model named, in its order.
-        category_scores: every category in force to the probability that it is the first one named after ``unsafe`` and
-            a line break, including that the code ends there; to None where it was not computed, as for a safe verdict
-            unless it was asked for.
-        role: ``User`` for prompt classification, ``Agent`` for response classification.
-        tiles: tiles of all pictures that were looked at; 0 without an image.
-        tokens: of prompt and answer.
-        timings_ms: of each stage.
+        score: P(unsafe) / (P(safe) + P(unsafe)) of the first token of the answer.
+        answer_mass: P(safe) + P(unsafe). If it is below 0.5 (``names.MIN_ANSWER_MASS``), the verdict is unsafe, with a
+            warning.
+        categories: the categories that the model named, in its order.
+        category_scores: for each category of the policy the probability that its code is the first after ``unsafe``
+            and a line break, including that the code ends there. None if not computed, which is the default for a safe
+            verdict.
+        role: ``User`` if a prompt was classified, ``Agent`` if a response was.
+        tiles: number of tiles of all judged pictures; 0 without an image.
+        tokens: numbers of tokens in prompt and answer.
+        timings_ms: the time of each stage.
         model: file name of the text GGUF.
-        vision_backend: the engine that encoded the image, ``ggml``, ``onnx`` or ``openvino``; None without an image.
+        vision_backend: what encoded the image: ``ggml``, ``onnx`` or ``openvino``; None without an image.
         frames: how many of the images' frames were judged; None without an image.
-        warnings: whatever a reader of the verdict should know.
+        warnings: what a reader of the verdict should know, one sentence each.
     """
 
     verdict: Literal["safe", "unsafe"]
@@ -85,17 +86,21 @@ class Verdict:
         """Whether the verdict is unsafe."""
         return self.verdict == "unsafe"
 
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            "a verdict has no truth value, because 'if verdict' could mean safe or unsafe: use verdict.unsafe"
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as plain values, in the form that ``visionward classify --json`` prints."""
+        """The verdict as plain values: the object that ``visionward classify --json`` prints."""
         return asdict(self)
 
 
 def combine(verdicts: Sequence[Verdict]) -> Verdict:
-    """One verdict of those over each picture or image of a conversation: unsafe wins.
+    """Combine the verdicts on the pictures, images or readings of a conversation. Unsafe wins.
 
-    Score and answer mass are those of the verdict that decided: the unsafe one with the highest score, else the safe
-    one with the highest. Categories and their scores are the highest of all; tiles, tokens, frames and times are
-    added up.
+    Score and answer mass are those of the decisive verdict: the unsafe one with the highest score, or else the safe one
+    with the highest score. Each category has its highest score. Tiles, tokens, frames and times are added up.
     """
     if len(verdicts) == 1:
         return verdicts[0]

@@ -21,8 +21,8 @@ from PIL import ExifTags, Image
 from visionward.errors import ImageError
 from visionward.runtime.images.animation import AnimationFrame, Canvas
 from visionward.runtime.images.colour import Colours, code_points_note, colours_of
-from visionward.runtime.images.decoding_room import DecodingRoom
 from visionward.runtime.images.gif_file import read_gif
+from visionward.runtime.images.memory_budget import MemoryBudget
 from visionward.runtime.images.png_file import read_png
 from visionward.runtime.images.rendering import BLACK, WHITE, Rendering, is_transparent, to_rgba
 
@@ -121,7 +121,7 @@ class OneFrame:
         return Picture(self._image, colours_of(self._image.mode, self._image.info))
 
 
-def frames_of(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frames:
+def frames_of(image: Image.Image, stream: BinaryIO, budget: MemoryBudget) -> Frames:
     """The frames of an image file that Pillow has opened but not loaded.
 
     Raises:
@@ -130,41 +130,41 @@ def frames_of(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frame
     """
     read = _READERS.get(image.format or "")
     if read is None:
-        return _Pages(image, _count(image), room)
+        return _Pages(image, _count(image), budget)
     position = stream.tell()
-    frames = read(image, stream, room)
+    frames = read(image, stream, budget)
     stream.seek(position)
     return frames
 
 
-def _gif(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frames:
+def _gif(image: Image.Image, stream: BinaryIO, budget: MemoryBudget) -> Frames:
     gif = read_gif(stream, MAX_FRAMES)
     first = gif.frames[0]
     if len(gif.frames) == 1 and first.position == (0, 0) and first.size == gif.size:
-        return _Pages(image, 1, room)
-    return _Animation(image, gif.size, gif.frames, room)
+        return _Pages(image, 1, budget)
+    return _Animation(image, gif.size, gif.frames, budget)
 
 
-def _png(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frames:
+def _png(image: Image.Image, stream: BinaryIO, budget: MemoryBudget) -> Frames:
     png = read_png(stream, MAX_FRAMES)
     notes = code_points_note(*png.cicp[:2]) if len(png.cicp) == 4 else ()
     if len(png.frames) > 1 or png.default_image:
-        return _Animation(image, png.size, png.frames, room, default_image=png.default_image, notes=notes)
-    return _Pages(image, 1, room, notes)
+        return _Animation(image, png.size, png.frames, budget, default_image=png.default_image, notes=notes)
+    return _Pages(image, 1, budget, notes)
 
 
-def _avif(image: Image.Image, stream: BinaryIO, room: DecodingRoom) -> Frames:
-    return _Pages(image, _count(image), room, _nclx_note(stream))
+def _avif(image: Image.Image, stream: BinaryIO, budget: MemoryBudget) -> Frames:
+    return _Pages(image, _count(image), budget, _nclx_note(stream))
 
 
-def _ico(image: Image.Image, _stream: BinaryIO, room: DecodingRoom) -> Frames:
+def _ico(image: Image.Image, _stream: BinaryIO, budget: MemoryBudget) -> Frames:
     icons: Any = image
-    return _Icons(icons.ico.frame, range(len(icons.ico.entry)), room)
+    return _Icons(icons.ico.frame, range(len(icons.ico.entry)), budget)
 
 
-def _icns(image: Image.Image, _stream: BinaryIO, room: DecodingRoom) -> Frames:
+def _icns(image: Image.Image, _stream: BinaryIO, budget: MemoryBudget) -> Frames:
     icons: Any = image
-    return _Icons(icons.icns.getimage, sorted(icons.icns.itersizes(), reverse=True), room)
+    return _Icons(icons.icns.getimage, sorted(icons.icns.itersizes(), reverse=True), budget)
 
 
 _READERS = {"GIF": _gif, "PNG": _png, "AVIF": _avif, "ICO": _ico, "ICNS": _icns}
@@ -178,14 +178,14 @@ class _Animation:
         image: Image.Image,
         size: tuple[int, int],
         frames: Sequence[AnimationFrame],
-        room: DecodingRoom,
+        budget: MemoryBudget,
         *,
         default_image: bool = False,
         notes: tuple[str, ...] = (),
     ) -> None:
-        room.check(image, size, kind="animation")
+        budget.check(image, size, codec="animation")
         self.total, self.notes = len(frames) + default_image, notes
-        self._image, self._size, self._frames, self._room = image, size, frames, room
+        self._image, self._size, self._frames, self._budget = image, size, frames, budget
         self._ahead = int(default_image)
         self._colours = colours_of(image.mode, image.info)
         self._canvas = Canvas(size, frames, self._decode)
@@ -204,18 +204,18 @@ class _Animation:
 
     def _decode(self, data: bytes) -> Image.Image:
         with Image.open(BytesIO(data), formats=(str(self._image.format),)) as alone:
-            self._room.check(alone)
+            self._budget.check(alone)
             return to_rgba(alone)
 
 
 class _Pages:
     """The frames of a file in which Pillow can seek, or the only image of a file."""
 
-    def __init__(self, image: Image.Image, total: int, room: DecodingRoom, notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, image: Image.Image, total: int, budget: MemoryBudget, notes: tuple[str, ...] = ()) -> None:
         if total > MAX_FRAMES:
             raise ImageError(f"the file has more than {MAX_FRAMES} frames")
         self.total, self.notes = total, notes
-        self._image, self._room = image, room
+        self._image, self._budget = image, budget
         self._first = image.tell()  # the primary image of a HEIF file need not be the first
 
     def chosen(self, limit: int) -> list[int]:
@@ -230,7 +230,7 @@ class _Pages:
             if image.format in {"MPO", "TIFF"}:  # Pillow keeps the profile of the frame before
                 image.info.pop("icc_profile", None)
             image.seek(index)
-        self._room.check(image)
+        self._budget.check(image)
         colours = colours_of(image.mode, image.info)  # before load(), which would add PNG chunks after the image
         image.load()
         return Picture(image, colours, _upright(image))
@@ -239,19 +239,19 @@ class _Pages:
 class _Icons:
     """The icons of an ICO or ICNS file, largest first."""
 
-    def __init__(self, read: Callable[[Any], Image.Image], keys: Sequence[Any], room: DecodingRoom) -> None:
+    def __init__(self, read: Callable[[Any], Image.Image], keys: Sequence[Any], budget: MemoryBudget) -> None:
         if not keys or len(keys) > MAX_FRAMES:
             raise ImageError(f"the file has {len(keys)} icons, expected 1 to {MAX_FRAMES}")
         self.total = len(keys)
         self.notes: tuple[str, ...] = ()
-        self._read, self._keys, self._room = read, keys, room
+        self._read, self._keys, self._budget = read, keys, budget
 
     def chosen(self, limit: int) -> list[int]:
         return evenly(self.total, limit)
 
     def picture(self, index: int) -> Picture:
         icon = self._read(self._keys[index])
-        self._room.check(icon)  # the size in the directory may be smaller
+        self._budget.check(icon)  # the size in the directory may be smaller
         colours = colours_of(icon.mode, icon.info)
         icon.load()
         return Picture(icon, colours)

@@ -31,9 +31,9 @@ from PIL import Image, UnidentifiedImageError
 from visionward.errors import ImageError
 from visionward.formats.file_type import HEAD_BYTES, file_type
 from visionward.formats.regular_file import open_regular
-from visionward.runtime.images.decoding_room import DecodingRoom
 from visionward.runtime.images.frames import Frames, OneFrame, frames_of
 from visionward.runtime.images.heif_file import is_heif, open_heif
+from visionward.runtime.images.memory_budget import MemoryBudget
 from visionward.runtime.images.whole_files import whole_files_only
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
@@ -90,12 +90,12 @@ def decode_image(source: ImageSource) -> Image.Image:
         ImageError: the source cannot be read, is not an image, is damaged or truncated, or has more pixels than
             Pillow's ``Image.MAX_IMAGE_PIXELS``. The error names the file.
     """
-    with decoding(source), opened(source, DecodingRoom()) as frames:
+    with decoding(source), opened(source, MemoryBudget()) as frames:
         return frames.picture(frames.chosen(1)[0]).rendering().whole()
 
 
 @contextlib.contextmanager
-def opened(source: ImageSource, room: DecodingRoom) -> Iterator[Frames]:
+def opened(source: ImageSource, budget: MemoryBudget) -> Iterator[Frames]:
     """Open any image source and give its frames. Use it inside `decoding`.
 
     Raises:
@@ -113,7 +113,7 @@ def opened(source: ImageSource, room: DecodingRoom) -> Iterator[Frames]:
                 raise ImageError("the file is empty")
             stream.seek(0)
             with _image_file(stream) as image:
-                yield frames_of(image, stream, room)
+                yield frames_of(image, stream, budget)
 
 
 @contextlib.contextmanager

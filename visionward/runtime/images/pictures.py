@@ -11,10 +11,10 @@ from PIL import Image
 
 from visionward.formats.mmproj_format import VisionConfig
 from visionward.names import DEFAULT_FRAMES
-from visionward.runtime.images.decoding_room import DecodingRoom
 from visionward.runtime.images.frame_count import FrameCount
 from visionward.runtime.images.frames import Frames
 from visionward.runtime.images.images import ImageSource, decoding, opened
+from visionward.runtime.images.memory_budget import MemoryBudget
 from visionward.runtime.images.preprocess import Tiles, tile_image
 
 
@@ -35,7 +35,7 @@ class Pictures:
         source: the image.
         config: how the image is cut into tiles.
         frames: judge at most so many frames: the first, the last, and evenly spaced ones between.
-        room: the memory that decoding may use.
+        budget: the memory that decoding may use.
 
     Attributes:
         frames: how many frames were judged; complete after the iteration.
@@ -46,9 +46,9 @@ class Pictures:
         ValueError: ``frames`` is not an integer of at least 1.
     """
 
-    def __init__(self, source: ImageSource, config: VisionConfig, frames: int, room: DecodingRoom) -> None:
+    def __init__(self, source: ImageSource, config: VisionConfig, frames: int, budget: MemoryBudget) -> None:
         check_frames(frames)
-        self._source, self._config, self._limit, self._room = source, config, frames, room
+        self._source, self._config, self._limit, self._budget = source, config, frames, budget
         self._seen: set[bytes] = set()
         self.frames = FrameCount(0, 0)
         self.notes: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Pictures:
         fresh: list[Tiles] = []
         with ExitStack() as stack:
             with self._decoding():
-                frames = stack.enter_context(opened(self._source, self._room))
+                frames = stack.enter_context(opened(self._source, self._budget))
                 indices = frames.chosen(self._limit)
                 self._note(*frames.notes)
             for index in indices:
@@ -74,7 +74,7 @@ class Pictures:
     @contextmanager
     def _decoding(self) -> Iterator[None]:
         # Never around a ``yield`` to the caller: it holds a lock and changes how this thread decodes.
-        with self._room.turn(), decoding(self._source):
+        with self._budget.turn(), decoding(self._source):
             yield
 
     def _cut(self, frames: Frames, index: int) -> list[Tiles]:
@@ -105,7 +105,7 @@ def whole_pictures(source: ImageSource) -> list[Image.Image]:
     Raises:
         ImageError: the image, or one of the frames to judge, cannot be used.
     """
-    with decoding(source), opened(source, DecodingRoom()) as frames:
+    with decoding(source), opened(source, MemoryBudget()) as frames:
         shown = [
             rendering.whole().copy()
             for index in frames.chosen(DEFAULT_FRAMES)
@@ -114,11 +114,11 @@ def whole_pictures(source: ImageSource) -> list[Image.Image]:
     return list({(picture.size, picture.tobytes()): picture for picture in shown}.values())
 
 
-def first_picture(source: ImageSource, config: VisionConfig, room: DecodingRoom) -> Tiles:
+def first_picture(source: ImageSource, config: VisionConfig, budget: MemoryBudget) -> Tiles:
     """Only the first picture of an image, on white, as in the reference implementations.
 
     Raises:
         ImageError: the image cannot be used.
     """
-    with room.turn(), decoding(source), opened(source, room) as frames:
+    with budget.turn(), decoding(source), opened(source, budget) as frames:
         return tile_image(frames.picture(frames.chosen(1)[0]).rendering(), config)

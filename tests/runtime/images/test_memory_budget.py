@@ -9,15 +9,15 @@ from onnx_towers import limit_memory
 from PIL import Image
 
 from visionward.errors import ImageError
-from visionward.runtime.images import decoding_room
-from visionward.runtime.images.decoding_room import DecodingRoom
+from visionward.runtime.images import memory_budget
+from visionward.runtime.images.memory_budget import MemoryBudget
 
 GIB = 2**30
 
 
 @pytest.fixture(autouse=True)
 def _held(monkeypatch):
-    monkeypatch.setattr(decoding_room, "anonymous_bytes", lambda: GIB)
+    monkeypatch.setattr(memory_budget, "anonymous_bytes", lambda: GIB)
 
 
 def opened(width, height, file_format="PNG", **info):
@@ -30,21 +30,21 @@ def opened(width, height, file_format="PNG", **info):
 
 def test_a_picture_that_does_not_fit_is_refused_with_the_numbers(monkeypatch):
     limit_memory(monkeypatch, None)
-    room = DecodingRoom(GIB + 600 * 2**20)
-    room.check(opened(8000, 8000))
+    budget = MemoryBudget(GIB + 600 * 2**20)
+    budget.check(opened(8000, 8000))
     with pytest.raises(ImageError) as caught:
-        room.check(opened(9400, 9400))
+        budget.check(opened(9400, 9400))
     assert str(caught.value) == (
-        "decoding 9400 x 9400 pixels takes some 674 MiB, and of the memory limit of 1,624 MiB 600 MiB are left: "
-        "give a smaller image or raise the limit"
+        "decoding 9400 x 9400 pixels takes about 707 MB, but 629 MB of the memory limit of 1.70 GB are left: give a "
+        "smaller image or raise the limit"
     )
-    DecodingRoom().check(opened(9400, 9400))
+    MemoryBudget().check(opened(9400, 9400))
 
 
 def test_formats_take_more_or_less(monkeypatch):
     limit_memory(monkeypatch, None)
-    room = DecodingRoom(GIB + 8 * 5000 * 5000)
-    room.check(opened(5000, 5000, "JPEG"))
+    budget = MemoryBudget(GIB + 8 * 5000 * 5000)
+    budget.check(opened(5000, 5000, "JPEG"))
     for image in (
         opened(5000, 5000, "JPEG", progressive=1),
         opened(5000, 5000, "WEBP"),
@@ -52,28 +52,28 @@ def test_formats_take_more_or_less(monkeypatch):
         opened(5000, 5000, "SOMETHING"),
     ):
         with pytest.raises(ImageError, match="memory limit"):
-            room.check(image)
+            budget.check(image)
 
 
 def test_a_containers_limit_counts(monkeypatch):
     limit_memory(monkeypatch, GIB + 2**20)
-    for room in (DecodingRoom(), DecodingRoom(100 * GIB)):
+    for budget in (MemoryBudget(), MemoryBudget(100 * GIB)):
         with pytest.raises(ImageError, match="memory limit"):
-            room.check(opened(9000, 9000))
-        room.check(opened(1120, 1120))  # what the tower needs for itself is never refused
+            budget.check(opened(9000, 9000))
+        budget.check(opened(1120, 1120))  # what the tower needs for itself is never refused
 
 
 @pytest.mark.parametrize("limit", [None, 100 * GIB])
 def test_under_a_limit_images_take_turns(monkeypatch, limit):
     limit_memory(monkeypatch, None)
-    room, inside = DecodingRoom(limit), []
+    budget, inside = MemoryBudget(limit), []
 
     def decode():
-        with room.turn():
+        with budget.turn():
             inside.append(1)
 
     thread = threading.Thread(target=decode)
-    with room.turn():
+    with budget.turn():
         thread.start()
         thread.join(0.2)
         assert bool(inside) == (limit is None)
