@@ -10,7 +10,19 @@ from visionward.cli.wrapping import Context
 # The subjects of options in the order of the help, and the parameters of each; whatever is in none is under "Options".
 _SUBJECTS = {
     "Model": ("model", "mmproj", "demo"),
-    "Input": ("image", "prompt", "response", "conversation", "frames", "pixels", "tokens", "data", "limit"),
+    "Input": (
+        "image",
+        "prompt",
+        "response",
+        "conversation",
+        "merge_turns",
+        "system",
+        "frames",
+        "pixels",
+        "tokens",
+        "data",
+        "limit",
+    ),
     "Verdict": ("threshold", "categories", "exclude", "category_scores", "imitation"),
     "Measuring": ("runs", "warmup", "against"),
     "Computation": (

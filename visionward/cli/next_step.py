@@ -22,8 +22,9 @@ def classify_command(*options: str | Path) -> str:
     Args:
         options: those that name the model; none for the default model.
     """
-    from visionward.machine.shell import visionward_command  # noqa: PLC0415 - not needed for --help
-    from visionward.runtime.guard.demo_samples import read_demo_samples  # noqa: PLC0415
+    from visionward.demonstration import demo_samples_path  # noqa: PLC0415 - not needed for --help
+    from visionward.machine.shell import visionward_command  # noqa: PLC0415
+    from visionward.runtime.guard.samples import read_samples  # noqa: PLC0415
 
-    picture = next(sample.image for sample in read_demo_samples() if sample.image is not None)
+    picture = next(sample.image for sample in read_samples(demo_samples_path()) if sample.image is not None)
     return visionward_command("classify", *options, picture, "What is this?")
