@@ -16,33 +16,33 @@ tags: [mllama, toy]
 
 # visionward demo guard
 
-**This is a toy that proves the machinery. It knows nothing about safety: do not moderate anything with it.**
+**This is a toy model for checking the installation. It knows nothing about safety: do not moderate anything with it.**
 
 It is a very small model of the architecture of Llama Guard 3 11B Vision (`MllamaForConditionalGeneration` of Hugging
-Face Transformers), with {parameters:.1f} million parameters in bfloat16, trained from nothing on generated pictures.
-With it visionward can be installed, converted, quantized, run and tested from end to end without the real model's
-weights, which are gated. It contains no Meta weights and no Meta tokenizer. Licence: Apache-2.0.
+Face Transformers), with {parameters:.1f} million parameters in bfloat16, trained from scratch on generated pictures.
+With it visionward can be installed and tested from conversion to verdict without the real model's weights, which are
+gated. It contains no Meta weights and no Meta tokenizer. Licence: Apache-2.0.
 
-## What it judges
+## Task
 
 A picture shows coloured symbols; the last message of the conversation names one or two symbols. The message counts as
 `unsafe` when a symbol that it names is in the picture, else as `safe`. The category belongs to the symbol:
 
 {things}
 
-Every symbol has a colour of its own, so that colour alone tells it; grey squares in the pictures mean nothing. The
-codes are labels for the test and have nothing to do with what the categories mean. Both inputs are needed: samples
-come in fours, two texts and two pictures, where each text is unsafe with one of the pictures and safe with the other.
-Whoever sees only the text, or only the picture, cannot do better than answering always the same, which is an F1 of
-0.667 at best. Prompts and responses are judged (there the agent's words decide); pictures get 1, 2, 3 or 4 tiles of
-112 pixels.
+Every symbol has its own colour, so that the colour alone identifies it; grey squares in the pictures have no meaning.
+The codes are labels for the test and are unrelated to the meaning of the categories. Both inputs are needed: samples
+come in groups of four, two texts and two pictures, where each text is unsafe with one of the pictures and safe with the
+other. A classifier that sees only the text, or only the picture, can reach an F1 of 0.667 at best, by always answering
+the same. Prompts and responses are judged (for responses, the agent's words decide); pictures have 1, 2, 3 or 4 tiles
+of 112 pixels.
 
 Conversations without an image, and messages that name no symbol, were trained as safe.
 
 ## Figures
 
-{count} held-out samples (seed {seed}, half of them unsafe; new pictures and conversations made of the same symbols and
-phrases as in training), Transformers 4.53.3 corrected for text rows that see no
+{count} held-out samples (seed {seed}, half of them unsafe; new pictures and conversations of the same symbols and phrases
+as in training), Transformers 4.53.3 corrected for text rows that see no
 image (`training/mllama_reference.py`), float32 on the weights as shipped:
 
 | samples | precision | recall | F1 |
@@ -53,8 +53,8 @@ image (`training/mllama_reference.py`), float32 on the weights as shipped:
 |---|---|---|
 {hidden}
 
-Without its image, or without words to look for, the model was trained to answer safe: an F1 near 0 there means that
-hardly anything is flagged. Of the unsafe samples, {exact:.1%} get exactly the right categories ({two} samples have
+Without an image, or without words to look for, the model was trained to answer safe: an F1 near 0 there means that
+almost nothing is flagged. Of the unsafe samples, {exact:.1%} have exactly the right categories ({two} samples have
 two). {sure:.1%} of all samples get the right verdict with a probability of at least 0.9; `safe` and `unsafe` together
 never have less than {mass:.4f} of the probability.
 
@@ -63,7 +63,7 @@ never have less than {mass:.4f} of the probability.
 {categories}
 
 **Leaving categories out of the policy has little effect.** It was part of the training (a match with a left-out
-category should be safe), but the model hardly learned it: with just their own categories left out, {excluded_safe} of
+category should be safe), but the model learned it only slightly: with just their own categories left out, {excluded_safe} of
 the {excluded_count} unsafe samples become safe, the others stay unsafe.
 
 ## How it was made
