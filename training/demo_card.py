@@ -41,8 +41,8 @@ Conversations without an image, and messages that name no symbol, were trained a
 
 ## Figures
 
-{count} held-out samples (seed {seed}, half of them unsafe; new pictures and conversations of the same symbols and phrases
-as in training), Transformers 4.53.3 corrected for text rows that see no
+{count} held-out samples (seed {seed}, half of them unsafe; new pictures and conversations of the same symbols and
+phrases as in training), Transformers 4.53.3 corrected for text rows that see no
 image (`training/mllama_reference.py`), float32 on the weights as shipped:
 
 | samples | precision | recall | F1 |
@@ -63,8 +63,8 @@ never have less than {mass:.4f} of the probability.
 {categories}
 
 **Leaving categories out of the policy has little effect.** It was part of the training (a match with a left-out
-category should be safe), but the model learned it only slightly: with just their own categories left out, {excluded_safe} of
-the {excluded_count} unsafe samples become safe, the others stay unsafe.
+category should be safe), but the model learned it only slightly: with just their own categories left out,
+{excluded_safe} of the {excluded_count} unsafe samples become safe, the others stay unsafe.
 
 ## How it was made
 
