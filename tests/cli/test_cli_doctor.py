@@ -35,7 +35,7 @@ def test_a_healthy_machine(run):
     assert "  llama-cpp-python  0.3.36\n" in text
     assert f"CPython {sys.version.split()[0]}" in text
     assert "(the tested version)" in text
-    assert "  plain             works (Q4_K 12 GFLOP/s per thread)" in text
+    assert "  plain             works (GFLOP/s per thread: Q4_K 12)" in text
     assert text.endswith("Advice\n  - Nothing is wrong.\n")
 
 

@@ -59,7 +59,6 @@ WRONG_CALLS = [
     ((), ("inspect", "--model", "t.gguf"), "t.gguf cannot be read: No such file"),
     ((), ("inspect", "--mmproj", "m.gguf", "--template"), "--template needs the text file"),
     ((), ("inspect", "--model", "t.gguf", "--template", "--json"), "exclude each other"),
-    ((), ("convert", "nowhere", "out"), "not a directory"),
     ((), ("convert", "nowhere"), "Missing argument"),
 ]
 
@@ -80,6 +79,16 @@ def test_wrong_calls(run, tmp_path, monkeypatch, files, arguments, fragment):
     for name in files:
         (tmp_path / name).write_text("no such thing")
     assert_one_line_error(run(*arguments), fragment)
+
+
+def test_a_checkpoint_that_is_not_there(run, tmp_path):
+    """What is going to be made is said first."""
+    result = run("convert", tmp_path / "nowhere", tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (2, "")
+    note, error = result.stderr.splitlines()
+    assert note.startswith("Converting into: ")
+    assert error.startswith("error: ")
+    assert "nowhere: no such folder" in error
 
 
 @pytest.mark.parametrize("extra", [(), ("--json",), ("--exit-code",)])

@@ -1,5 +1,6 @@
 """The ``bench`` command."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from visionward.cli.model_options import (
     vision_options,
 )
 from visionward.cli.progress import progress_line
-from visionward.cli.wrapping import echo_lines
+from visionward.cli.wrapping import echo_lines, terminal_columns
 from visionward.progress import OnProgress
 
 
@@ -95,14 +96,16 @@ def bench(
         measurement = measure(load, plan, on_progress)
         new = describe(measurement, plan, text_gguf, mmproj_gguf, engine_options).to_dict()
     check_interrupted()
+    columns = terminal_columns(sys.stdout)
     if old is None or against is None:
         if as_json:
             click.echo(dump(new))
         else:
-            echo_lines(benchmark_lines(new))
+            echo_lines(benchmark_lines(new, columns))
         return
     comparison = compare(old, new)
     if as_json:
         click.echo(dump(new | {"against": {"old": old, **comparison.to_dict()}}))
     else:
-        echo_lines([*benchmark_lines(new), "", *comparison_lines(old, new, comparison, against.name)])
+        compared = comparison_lines(old, new, comparison, against.name, columns)
+        echo_lines([*benchmark_lines(new, columns), "", *compared])

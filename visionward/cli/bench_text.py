@@ -28,12 +28,19 @@ _RATES = {
 _MEMORY = {"total": "peak memory", "anonymous": "  allocated", "file": "  mapped files"}
 _MAX_VALUE = 60
 _NAME_WIDTH = 19
+# On narrower terminals there are no tables.
+_TABLE_WIDTH = 72
 # Other programs that keep fewer cores busy hardly change the times.
 _BUSY_CORES = 0.15
 
 
-def benchmark_lines(values: Values) -> Iterator[str]:
-    """Environment, times and memory of a benchmark, as ``Benchmark.to_dict`` gives it."""
+def benchmark_lines(values: Values, columns: int | None = None) -> Iterator[str]:
+    """Environment, times and memory of a benchmark.
+
+    Args:
+        values: as ``Benchmark.to_dict`` gives them.
+        columns: width of the terminal; None for any width.
+    """
     yield from _environment_lines(values["environment"])
     yield ""
     rates = {
@@ -47,7 +54,11 @@ def benchmark_lines(values: Values) -> Iterator[str]:
         [_ROWS.get(name, name), *(measured_text(spread[statistic]) for statistic in STATISTICS), rates.get(name, "")]
         for name, spread in values["times_ms"].items()
     ]
-    yield from table(["", *STATISTICS, "median rate"], rows)
+    if columns is None or columns >= _TABLE_WIDTH:
+        yield from table(["", *STATISTICS, "median rate"], rows)
+    else:
+        for name, least, median, p95, rate in rows:
+            yield _row(name, f"{median} (min {least}, p95 {p95}){rate and f', {rate}'}")
     yield ""
     peaks = values["peak_memory_bytes"]
     for name, text in _MEMORY.items():
@@ -91,7 +102,9 @@ def _row(name: str, value: object) -> str:
     return row(name, value, _NAME_WIDTH)
 
 
-def comparison_lines(old: Values, new: Values, comparison: Comparison, name: str) -> Iterator[str]:
+def comparison_lines(
+    old: Values, new: Values, comparison: Comparison, name: str, columns: int | None = None
+) -> Iterator[str]:
     """A comparison, with everything in the environment that differs.
 
     Args:
@@ -99,6 +112,7 @@ def comparison_lines(old: Values, new: Values, comparison: Comparison, name: str
         new: the newer one's.
         comparison: of the two.
         name: of the older one's file.
+        columns: width of the terminal; None for any width.
     """
     yield f"Against {name} (ratios are new / old)"
     yield ""
@@ -116,7 +130,11 @@ def comparison_lines(old: Values, new: Values, comparison: Comparison, name: str
         values = [side["peak_memory_bytes"].get(peak) for side in (old, new)]
         sides = ["-" if value is None else size_text(value) for value in values]
         rows.append([_MEMORY.get(peak) or one_line(peak), *sides, "", ratio_text(ratios["value"]), ""])
-    yield from table(["", "old", "new", *STATISTICS], rows)
+    if columns is None or columns >= _TABLE_WIDTH:
+        yield from table(["", "old", "new", *STATISTICS], rows)
+    else:
+        for label, before, after, _, ratio, _ in rows:
+            yield _row(label, f"{before} -> {after}, ratio {ratio}")
     yield ""
     if _busy(old) and not _busy(new):
         yield f"Other programs kept {old['other_cores']:.1f} cores busy in the old run, so its times may be too long."

@@ -83,9 +83,9 @@ def _library_lines(library: NativeLibrary) -> Iterator[str]:
 def _kernel_line(result: KernelResult) -> str:
     detail = f": {result.detail}" if result.detail else ""
     weights = [
-        f"{weight.weight_type} {weight.gflops:.0f} GFLOP/s per thread"
+        f"{weight.weight_type} {weight.gflops:.0f}"
         for weight in result.weights
         if weight.error is not None and weight.gflops is not None
     ]
-    speeds = f" ({', '.join(weights)})" if weights else ""
+    speeds = f" (GFLOP/s per thread: {', '.join(weights)})" if weights else ""
     return _row(result.kernel, f"{_STATUS[result.status]}{detail}{speeds}")

@@ -7,6 +7,7 @@ import click
 
 from visionward.cli.command import Command
 from visionward.cli.model_options import demo_option, pair_options, resolve_pair
+from visionward.cli.wrapping import echo_lines
 
 
 @click.command(cls=Command)
@@ -17,12 +18,13 @@ from visionward.cli.model_options import demo_option, pair_options, resolve_pair
 def inspect(model: Path | None, mmproj: Path | None, demo: bool, template: bool, as_json: bool) -> None:
     """Show what is in a model's files.
 
-    Shapes, element types, sizes, licence, chat template, the policy in force, and whether the two files belong
-    together. One file alone will do. Only the headers are read.
+    Shapes, tensor types, sizes, licence, chat template, the policy in force, and whether the two files belong together.
+    One file is enough. Only the headers are read.
 
     \b
     Examples:
-        visionward inspect --model guard-text-Q4_K_M.gguf --mmproj mmproj-guard-Q8_0.gguf
+        visionward inspect --model models
+        visionward inspect --model guard-text-Q4_K_M.gguf
         visionward inspect --demo --template
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     if template and as_json:
@@ -40,11 +42,11 @@ def inspect(model: Path | None, mmproj: Path | None, demo: bool, template: bool,
     if template:
         own = summary.text.template.source if summary.text is not None else None
         if own is None:
-            raise click.ClickException("the text file has no chat template of its own")
+            raise click.ClickException("the text file has no chat template")
         click.echo(own)
     elif as_json:
         click.echo(json.dumps(to_dict(summary)))
     else:
         if any(half is not None and half.file.demonstration for half in (summary.text, summary.mmproj)):
-            click.echo(f"Note: {DEMO_NOTICE}\n")
-        click.echo("\n".join(summary_lines(summary)))
+            echo_lines([f"Note: {DEMO_NOTICE}", ""])
+        echo_lines(summary_lines(summary))

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 
+from visionward.cli.table import row
 from visionward.diagnose.pair_summary import FileSummary, MmprojSummary, PairSummary, TextSummary
-from visionward.quantities import size_text
+from visionward.quantities import count_text, size_text
+
+_VALUE_COLUMN = 22
 
 
 def summary_lines(summary: PairSummary) -> Iterator[str]:
@@ -15,15 +18,15 @@ def summary_lines(summary: PairSummary) -> Iterator[str]:
         yield from _mmproj_lines(summary.mmproj)
         yield ""
     if summary.differences is None:
-        yield "Pair: only one file was given."
+        yield "Pair: only one file was given"
     elif summary.differences:
-        yield f"Pair: the files do NOT belong together ({', '.join(summary.differences)} differ)."
+        yield f"Pair: the files do NOT belong together ({', '.join(summary.differences)} differ)"
     else:
-        yield "Pair: the files belong together."
+        yield "Pair: the files belong together"
 
 
 def _row(name: str, value: object) -> str:
-    return f"  {name:<20}{value}"
+    return row(f"  {name}", value, _VALUE_COLUMN)
 
 
 def _file_lines(file: FileSummary) -> Iterator[str]:
@@ -31,12 +34,12 @@ def _file_lines(file: FileSummary) -> Iterator[str]:
     yield _row("name", file.name or "none")
     yield _row("weights", f"{file.parameters / 1e6:,.1f} million")
     for count in file.types:
-        yield _row(f"  {count.type}", f"{count.tensors} tensors, {size_text(count.nbytes)}")
+        yield _row(f"  {count.type}", f"{count_text(count.tensors, 'tensor')}, {size_text(count.nbytes)}")
     yield _row("content hash", file.text_hash[:16])
-    yield _row("checksum", "none: damage may go undetected" if file.checksum is None else file.checksum[:16])
+    yield _row("checksum", "none, so damage may go undetected" if file.checksum is None else file.checksum[:16])
     for origin in file.source:
         yield _row("made from", origin)
-    for text in file.license or ("the file does not say",):
+    for text in file.license or ("not in the file",):
         yield _row("licence", text)
 
 
@@ -45,20 +48,20 @@ def _text_lines(text: TextSummary) -> Iterator[str]:
     yield from _file_lines(text.file)
     yield _row("layers", f"{text.layers} of width {text.width}, MLP {text.feed_forward_length}")
     yield _row("heads", f"{text.heads}, {text.heads_kv} for keys and values")
-    yield _row("context", f"{text.context_length} tokens in training")
-    yield _row("vocabulary", f"{text.vocabulary} tokens, of which {text.vocab_rows} can be predicted")
+    yield _row("context", f"{count_text(text.context_length, 'token')} in training")
+    yield _row("vocabulary", f"{count_text(text.vocabulary, 'token')}, of which {text.vocab_rows:,} can be predicted")
     yield _row("image token", text.image_token_id)
     yield _row("answers end with", " ".join(text.end_tokens) or "the vocabulary's own end tokens")
     template = text.template
     if template.source is None:
-        yield _row("template", "none in the file: the built-in one is used")
+        yield _row("template", "none in the file, so the built-in one is used")
     else:
         lines = template.source.count("\n") + 1
-        own = "the checkpoint's own" if template.used else "the checkpoint's own CANNOT be used, the built-in one is"
-        yield _row("template", f"{own} ({lines} lines; --template prints it)")
+        own = "the checkpoint's" if template.used else "the built-in one: the checkpoint's CANNOT be used"
+        yield _row("template", f"{own} ({count_text(lines, 'line')}; --template prints it)")
         yield _row("  reads a policy", _yes(template.reads_policy))
-        yield _row("  with exclusions", "used" if template.takes_exclusions else "the built-in one is used instead")
-        yield _row("  own categories", "used" if template.takes_categories else "the built-in one is used instead")
+        yield _row("  with exclusions", "used" if template.takes_exclusions else "replaced by the built-in one")
+        yield _row("  own categories", "used" if template.takes_categories else "replaced by the built-in one")
         yield from (_row("  note", problem) for problem in template.problems)
     yield _row("policy in force", f"{text.policy[0].code} {text.policy[0].name}")
     yield from (_row("", f"{category.code} {category.name}") for category in text.policy[1:])
@@ -68,11 +71,11 @@ def _mmproj_lines(mmproj: MmprojSummary) -> Iterator[str]:
     vision, cross = mmproj.config.vision, mmproj.config.cross_attention
     yield "mmproj file (vision tower, projector, cross-attention layers)"
     yield from _file_lines(mmproj.file)
+    size = f"{vision.tile_size} x {vision.tile_size} pixels"
+    yield _row("tiles", f"up to {vision.max_tiles} of {size}, {vision.tile_tokens} tokens per tile")
     yield _row(
-        "tiles",
-        f"up to {vision.max_tiles} of {vision.tile_size} x {vision.tile_size} pixels, {vision.tile_tokens} tokens each",
+        "aspect ratios", _listed(f"{high}x{wide}" for high, wide in vision.aspect_ratios) + " (tiles high x wide)"
     )
-    yield _row("canvases", _listed(f"{high}x{wide}" for high, wide in vision.aspect_ratios) + " (tiles high x wide)")
     yield _row(
         "tower",
         f"{vision.local_layers} + {vision.global_layers} layers of width {vision.width}, {vision.head_count} heads",

@@ -7,6 +7,7 @@ import click
 from visionward.cli.command import Command
 from visionward.cli.default_model import clear_default_model, read_default_model, write_default_model
 from visionward.cli.model_folder import find_pair
+from visionward.cli.wrapping import echo_lines
 
 
 @click.command(cls=Command)
@@ -40,7 +41,7 @@ def use(model: Path | None, mmproj: Path | None, clear: bool) -> None:
     else:
         pair = _checked(model, mmproj)
         write_default_model(*pair)
-    click.echo(f"Default model:\n  text    {pair[0].absolute()}\n  mmproj  {pair[1].absolute()}")
+    echo_lines(["Default model:", f"  text    {pair[0].absolute()}", f"  mmproj  {pair[1].absolute()}"])
 
 
 def _checked(model: Path, mmproj: Path | None) -> tuple[Path, Path]:

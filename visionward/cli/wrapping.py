@@ -16,8 +16,10 @@ import click
 _HYPHEN, _SPACE = "\N{NON-BREAKING HYPHEN}", "\N{NO-BREAK SPACE}"
 _COMMAND_INDENT = " " * 4
 _COMMAND = re.compile(r"`[^`]*`")
+_QUANTITY = re.compile(r"(?<=\d) (?=(?:[mµ]?s|min|h|[GMk]B|bytes?|tiles?|tokens?|layers?|pixels|%)(?!\w))")
 _LABEL = re.compile(r"\s*\S+(?: \S+)*\s{2,}(?=\S)")
 _MIN_COLUMNS = 30
+_MAX_INDENT = 4
 # Names of options in the left column have this share of a narrow terminal.
 _NARROW_COLUMNS, _NARROW_SHARE = 60, 3
 
@@ -54,9 +56,8 @@ class Context(click.Context):
 
 def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:
     """Print lines, wrapped if they go to a terminal that is narrower."""
-    stream = sys.stderr if err else sys.stdout
-    if is_terminal(stream):
-        columns = shutil.get_terminal_size().columns
+    columns = terminal_columns(sys.stderr if err else sys.stdout)
+    if columns is not None:
         lines = [part for line in lines for part in wrapped(line, columns)]
     click.echo("".join(f"{line}\n" for line in lines), nl=False, err=err)
 
@@ -69,26 +70,35 @@ def is_terminal(stream: TextIO) -> bool:
         return False
 
 
+def terminal_columns(stream: TextIO) -> int | None:
+    """The width of the terminal that a stream writes to; None if it writes to a file or a pipe."""
+    return shutil.get_terminal_size().columns if is_terminal(stream) else None
+
+
 def wrapped(line: str, columns: int) -> Iterator[str]:
     """A line as lines of at most so many columns, if its words allow it.
 
-    Commands in backquotes stay on one line, so that they can be copied. What follows a label and two spaces, or the
-    indentation, is indented alike on every line.
+    Commands in backquotes stay on one line, so that they can be copied, and so do numbers with their units. What
+    follows a label and two spaces, or the indentation, is indented alike on every line.
     """
     if len(click.unstyle(line)) <= columns or line.startswith(_COMMAND_INDENT):
         yield line
         return
-    label = _LABEL.match(line)
-    indent = label.end() if label else len(line) - len(line.lstrip())
+    found = _LABEL.match(line)
+    start = found.end() if found else len(line) - len(line.lstrip())
+    label, text = line[:start], _QUANTITY.sub(_SPACE, line[start:])
+    text = _COMMAND.sub(lambda command: command[0].replace(" ", _SPACE), text)
+    indent = start
+    if start > columns // 2 or start + max(map(len, text.split(" "))) > columns:
+        indent = min(start, _MAX_INDENT)
+        if label.strip():
+            yield label.rstrip()
+            label = " " * indent
     wrapper = TextWrapper(
         width=columns,
-        subsequent_indent=" " * (indent if indent <= columns // 2 else 4),
+        initial_indent=label,
+        subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
-        drop_whitespace=True,
     )
-    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _SPACE), line)
-    # Spaces between a label and its text are no place to break.
-    start = 0 if label is None else label.end()
-    whole = whole[:start].replace(" ", _SPACE) + whole[start:]
-    yield from (part.replace(_SPACE, " ") for part in wrapper.wrap(whole))
+    yield from (part.replace(_SPACE, " ") for part in wrapper.wrap(text))

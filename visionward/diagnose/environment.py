@@ -125,7 +125,7 @@ def native_library() -> NativeLibrary:
         ggml_version=_text_symbol("ggml_version"),
         ggml_commit=_text_symbol("ggml_commit"),
         compiler=", ".join(sorted(compilers)) or None,
-        build=native.llama.llama_print_system_info().decode(errors="replace").strip(" |"),
+        build=native.llama.llama_print_system_info().decode(errors="replace").strip(" |").replace(" = ", "="),
         devices=_devices(),
     )
 
