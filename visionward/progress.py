@@ -39,14 +39,15 @@ class ProgressCounter:
         stage: as in ``Progress``.
         total: units of the whole stage. What is counted beyond it is reported as the total.
         unit: what is counted.
+        done: units that were done before.
     """
 
-    def __init__(self, on_progress: OnProgress | None, stage: str, total: int, unit: Unit) -> None:
+    def __init__(self, on_progress: OnProgress | None, stage: str, total: int, unit: Unit, done: int = 0) -> None:
         self._on_progress = on_progress
         self._stage = stage
         self._total = total
         self._unit: Unit = unit
-        self._done = 0
+        self._done = done
         self._lock = threading.Lock()
         self.advance(0)
 

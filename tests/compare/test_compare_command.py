@@ -45,7 +45,7 @@ def test_from_end_to_end(data, pairs, tmp_path):
     arguments = ["--data", data, "--reference", pairs[0], "--candidate", pairs[1], "--out", out, "--threads", 1]
     result = _run(*arguments)
     assert result.exit_code == 0, result.output
-    assert {path.name for path in out.iterdir()} == {"report.html", "report.json", "samples.csv", "work"}
+    assert {path.name for path in out.iterdir()} == {"report.html", "report.md", "report.json", "samples.csv", "work"}
     value = json.loads((out / "report.json").read_text(encoding="utf-8"))
     (figures,) = (one["figures"] for one in value["sets"])
     assert (figures["samples"], figures["compared"]) == (3, 2)

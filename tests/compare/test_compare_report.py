@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
@@ -10,12 +11,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 from simulated import simulated_endpoint, simulated_results, simulated_samples
 from sklearn import metrics
 
 from visionward.compare.conclusion import best_choice, conclusions
 from visionward.compare.datasets import Dataset, LeftOut
+from visionward.compare.error_lists import compared_answers, error_lists
 from visionward.compare.figures import set_figures
 from visionward.compare.report import make_report
 from visionward.compare.report_files import write_report
@@ -324,7 +327,11 @@ def test_html_refers_to_nothing_outside(written):
     for tag, name, value in parser.found:
         assert value.startswith(("data:image/", "#")), (tag, name, value[:60])
     assert "q4_0 decides worse than f16" in html
-    assert html.index("decides worse") < html.index("<table")
+    # The first thing is one table: candidate, decision, flips, size, time.
+    table = html[html.index("<table") : html.index("</table>")]
+    assert re.findall(r"<th[^>]*>([^<]+)", table) == ["candidate", "decision", "flips", "size", "time"]
+    assert re.findall(r'class="name">([^<]+)', table) == ["f16", "q8_0", "q4_0", "general-model"]
+    assert html.index("</table>") < html.index("independent samples") < html.index("Conclusion")
     assert html.count("<svg") >= 4
     assert "data:image/jpeg" in html
 
@@ -353,6 +360,99 @@ def test_html_escapes_what_others_wrote(simulated, tmp_path):
     assert "&lt;script&gt;alert(1)" in html
 
 
+def test_the_page_has_every_colour_for_light_and_dark(written):
+    """Plots are drawn with the variables of the style sheet alone, and the style sheet has them twice."""
+    html = (written[0] / "report.html").read_text(encoding="utf-8")
+    style = html[html.index("<style>") : html.index("</style>")]
+    light, dark = (set(re.findall(r"(--[\w-]+):", block)) for block in re.findall(r":root \{(.+?)\}", style, re.DOTALL))
+    used = set(re.findall(r"var\((--[\w-]+)\)", html))
+    assert light == dark
+    assert used <= light
+    for drawing in re.findall(r"<svg.+?</svg>", html, re.DOTALL):
+        painted = re.findall(r"(?:fill|stroke): ([^;\"]+)", drawing)
+        assert painted
+        assert all(paint == "none" or paint.startswith("var(--") for paint in painted)
+
+
+def _tables(tokens):
+    """The tables of parsed Markdown, as rows of cells."""
+    tables = []
+    for token, following in itertools.pairwise(tokens):
+        if token.type == "table_open":
+            tables.append([])
+        elif token.type == "tr_open":
+            tables[-1].append([])
+        elif token.type in ("th_open", "td_open"):
+            tables[-1][-1].append("".join(child.content for child in following.children))
+    return tables
+
+
+def test_markdown_says_what_the_page_says(written):
+    text = (written[0] / "report.md").read_text(encoding="utf-8")
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    headings = [after.content for token, after in itertools.pairwise(tokens) if token.type == "heading_open"]
+    html = (written[0] / "report.html").read_text(encoding="utf-8")
+    # Scores are plots alone.
+    on_page = [text.rstrip("*") for text in re.findall(r"<h[12]>([^<]+)", html) if text != "Scores"]
+    assert headings == [*on_page, "How it was measured"]
+    overview, decisions, *_ = _tables(tokens)
+    assert overview[0] == ["candidate", "decision", "flips", "size", "time"]
+    assert [row[0] for row in overview[1:]] == ["f16", "q8_0", "q4_0", "general-model"]
+    for row, model in zip(decisions[1:], written[1].sets[0].figures.models, strict=True):
+        assert row[0] == model.name
+        assert row[2].startswith(f"{model.measures['recall'].value:.3f} (")
+    assert all(len({len(row) for row in table}) == 1 for table in _tables(tokens))
+
+
+def test_markdown_is_not_changed_by_what_others_wrote(simulated, tmp_path):
+    dataset, results = simulated
+    evil = "| x <b>bold</b> `code` ``two`` [a](http://b) ![i](http://c) \\n\\n# Heading\\n- item \u202e ~~s~~ $x$"
+    samples = [
+        Sample.make(f"{evil} {i}", Conversation.from_prompt(f"{evil} {i}"), unsafe=one.unsafe, group=evil)
+        for i, one in enumerate(dataset.samples)
+    ]
+    changed = Dataset(evil, tuple(samples))
+    mapped = [
+        dataclasses.replace(
+            result,
+            judged={new: result.judged[old] for new, old in zip(changed.digests, dataset.digests, strict=True)},
+        )
+        for result in results
+    ]
+    report = make_report([changed], mapped, threshold=0.5, margin=0.02)
+    write_report(tmp_path, report, [changed], mapped)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "\u202e" not in text
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+    inline = {child.type for token in tokens for child in token.children or ()}
+    assert inline <= {"text", "code_inline", "strong_open", "strong_close", "softbreak", "text_special"}
+    assert not any(token.type in ("html_block", "fence", "code_block", "hr") for token in tokens)
+    headings = [after.content for token, after in itertools.pairwise(tokens) if token.type == "heading_open"]
+    assert "Heading" not in headings
+
+
+def test_misses_and_false_alarms_are_listed_once_each(simulated):
+    dataset, results = simulated
+    figures = set_figures(dataset, results)
+    lists = error_lists(compared_answers(figures, dataset, results))
+    for listed, count in ((lists.misses, "missed"), (lists.false_alarms, "false_alarms")):
+        assert len({one.sample.id for one in listed}) == len(listed)
+        for place, model in enumerate(figures.models):
+            wrong = sum(one.is_wrong(one.answers[place][1]) for one in listed)
+            assert wrong == getattr(model.confusion, count)
+        # What a candidate gets newly wrong comes first.
+        order = [(not one.newly_wrong, not one.changed) for one in listed]
+        assert order == sorted(order)
+    assert lists.changes == ()
+    unlabelled = Dataset("u", tuple(dataclasses.replace(s, unsafe=None, categories=None) for s in dataset.samples))
+    figures = set_figures(unlabelled, results)
+    lists = error_lists(compared_answers(figures, unlabelled, results))
+    assert (lists.misses, lists.false_alarms) == ((), ())
+    assert len(lists.changes) == sum(
+        len({result.judged[digest].unsafe for result in results}) > 1 for digest in dataset.digests
+    )
+
+
 def test_csv_holds_no_formulas(tmp_path, simulated):
     dataset, results = simulated
     samples = (dataclasses.replace(dataset.samples[0], id="=1+1"), *dataset.samples[1:])
@@ -366,6 +466,6 @@ def test_the_terminal_table(written):
     stream = io.StringIO()
     Console(file=stream, width=160).print(report_table(written[1]))
     text = stream.getvalue()
-    assert text.index("decides worse") < text.index("precision")
+    assert text.index("as f16, within 5 points") < text.index("decides worse") < text.index("precision")
     assert "Quoted" in text
     assert "not comparable" in text

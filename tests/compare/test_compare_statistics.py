@@ -73,7 +73,7 @@ def test_mcnemar_by_hand():
     assert flips.mcnemar(3, 1) == pytest.approx(10 / 16)
     assert flips.mcnemar(0, 0) == 1
     assert flips.mcnemar(6, 0) == pytest.approx(2 / 64)
-    assert flips.least_one_sided_flips() == 6
+    assert flips.min_one_sided_flips() == 6
 
 
 @given(st.integers(0, 30), st.integers(0, 30))

@@ -193,7 +193,7 @@ def test_commands_refuse_before_they_work(place, monkeypatch, arguments, fragmen
 
 
 @pytest.mark.usefixtures("no_work")
-@pytest.mark.parametrize("name", ["report.html", "report.json", "samples.csv"])
+@pytest.mark.parametrize("name", ["report.html", "report.md", "report.json", "samples.csv"])
 def test_compare_replaces_no_report_of_others(place, monkeypatch, name):
     monkeypatch.chdir(place)
     (place / name).write_text("a report on something else")

@@ -147,6 +147,7 @@ def compare(
     from visionward.compare.report_files import check_folder  # noqa: PLC0415
     from visionward.compare.settings import EndpointSettings, GuardSettings  # noqa: PLC0415
     from visionward.compare.table import report_table  # noqa: PLC0415
+    from visionward.machine.shell import visionward_command  # noqa: PLC0415
     from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
 
     for name in forms:
@@ -177,6 +178,7 @@ def compare(
         quoted=quoted,
         work=out / "work",
         keep_logits=keep,
+        command=visionward_command(*sys.argv[1:]),
     )
     with ComparisonProgress() as progress:
         comparison = run(plan, progress)

@@ -5,10 +5,11 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from visionward.progress import Progress
+from visionward.quantities import size_text
 
 _NOTES = logging.getLogger("visionward.compare")
 
@@ -25,7 +26,7 @@ class ComparisonProgress:
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -56,10 +57,16 @@ class ComparisonProgress:
         task = self._tasks.get(progress.stage)
         if task is None:
             self._tasks[progress.stage] = self._bars.add_task(
-                escape(progress.stage), total=progress.total, completed=progress.done
+                escape(progress.stage), total=progress.total, completed=progress.done, count=_count(progress)
             )
         else:
-            self._bars.update(task, completed=progress.done)
+            self._bars.update(task, completed=progress.done, count=_count(progress))
+
+
+def _count(progress: Progress) -> str:
+    if progress.unit == "bytes":
+        return f"{size_text(progress.done)} of {size_text(progress.total)}"
+    return f"{progress.done}/{progress.total}"
 
 
 class _Notes(logging.Handler):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visionward.compare.datasets import Dataset
+from visionward.compare.environment import environment, hashed_files
 from visionward.compare.judging import judge_all
 from visionward.compare.plan import ComparisonPlan
 from visionward.compare.report import Report, make_report
@@ -31,7 +32,7 @@ class Comparison:
     results: tuple[ModelResults, ...]
 
     def write(self, folder: Path) -> None:
-        """Write report.html, report.json and samples.csv into a folder.
+        """Write report.html, report.md, report.json and samples.csv into a folder.
 
         Raises:
             OutputError: if the folder cannot be written, or has a file of one of these names that no comparison wrote.
@@ -48,7 +49,8 @@ def run(plan: ComparisonPlan, on_progress: OnProgress | None = None) -> Comparis
 
     Args:
         plan: models, samples and settings.
-        on_progress: called after every sample: the stage is the model's name, the unit "samples".
+        on_progress: called after every sample (the stage is the model's name, the unit "samples"), and at the end
+            while the files are hashed for the report (the unit "bytes").
 
     Raises:
         DataError: if two models have one name, no sample was judged by every model, another comparison runs in
@@ -67,6 +69,7 @@ def run(plan: ComparisonPlan, on_progress: OnProgress | None = None) -> Comparis
             threshold=plan.settings.threshold,
             margin=plan.margin,
             show_quoted=plan.quoted,
+            environment=environment(plan, results, hashed_files(plan.pairs, on_progress)),
         )
     return Comparison(report, plan.datasets, tuple(results))
 

@@ -177,7 +177,7 @@ def _evidence(figures: SetFigures, model: ModelFigures, margin: float) -> list[s
 def _too_few(flips: Flips, margin: float) -> list[str]:
     """That even the smallest change that can be told from chance is a large one."""
     what, test = min((("unsafe", flips.unsafe), ("safe", flips.safe)), key=lambda one: one[1].groups)
-    least = test.least_flips
+    least = test.min_flips
     if test.groups >= least / margin:
         return []
     share = f", {least / test.groups:.0%} of them" if least <= test.groups else ", more than there are"

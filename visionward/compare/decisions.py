@@ -51,6 +51,16 @@ def join_copies(groups: Sequence[str], digests: Sequence[str]) -> list[str]:
     return [root(name) for name in groups]
 
 
+def independent_samples(groups: Sequence[str]) -> int:
+    """Observations among samples that come in groups: the number of samples over the size of the largest group.
+
+    A group is one observation. If one group is larger than the others, its share of the samples is what limits an
+    interval (`intervals.change_bounds`), as if all were as large.
+    """
+    _, sizes = np.unique(np.array(groups, str), return_counts=True)
+    return int(len(groups) // sizes.max()) if len(groups) else 0
+
+
 def _ratio(part: Values, whole: Values) -> Values:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(whole > 0, part / whole, np.nan)

@@ -11,7 +11,7 @@ from typing import Any
 from visionward.compare.endpoint_prompt import first_word_score, messages, read_answer
 from visionward.compare.journal import Journal, Judged
 from visionward.compare.models import Endpoint
-from visionward.compare.sample_progress import SampleProgress
+from visionward.compare.sample_progress import sample_progress
 from visionward.compare.settings import EndpointSettings
 from visionward.errors import ComputeError, DataError, VisionwardError
 from visionward.machine.extras import require
@@ -53,7 +53,7 @@ def judge_with_endpoint(
     """
     check_endpoint(endpoint, policy)
     done = sum(digest in journal.judged for digest in samples)
-    progress = SampleProgress(on_progress, endpoint.name, done, len(samples))
+    progress = sample_progress(on_progress, endpoint.name, done, len(samples))
     client = _Client(endpoint, policy, threshold, settings)
     failures, last = 0, ""
     try:
@@ -71,7 +71,7 @@ def judge_with_endpoint(
                     return f"{last} ({failures} samples in a row)"
                 continue
             failures = 0
-            progress.advance()
+            progress.advance(1)
     finally:
         client.close()
     missing = sum(digest not in journal.judged for digest in samples)

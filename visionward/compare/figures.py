@@ -10,10 +10,12 @@ from visionward.compare.answers import Answers
 from visionward.compare.calibration import Reliability, average_precision, reliability
 from visionward.compare.cost import Cost, cost
 from visionward.compare.datasets import Dataset
-from visionward.compare.decisions import Confusion, decision_counts, join_copies
+from visionward.compare.decisions import Confusion, decision_counts, independent_samples, join_copies
 from visionward.compare.intervals import Estimate, measure_estimates
 from visionward.compare.models import GuardFiles
 from visionward.compare.results import ModelResults
+from visionward.compare.threshold_curve import ThresholdPoint, threshold_curve
+from visionward.names import DEFAULT_THRESHOLD
 from visionward.runtime.guard.samples import Sample
 
 
@@ -44,6 +46,7 @@ class ModelFigures:
         categories: by category, where the set has any.
         average_precision: ranking by score.
         reliability: of the scores.
+        thresholds: recall and false-positive rate at every threshold.
         gives_probabilities: whether there is any score but 0 and 1.
         no_answer: samples where the model did not really answer, which counts as unsafe.
         cost: what it takes.
@@ -57,6 +60,7 @@ class ModelFigures:
     categories: tuple[CategoryFigure, ...]
     average_precision: Estimate
     reliability: Reliability | None
+    thresholds: tuple[ThresholdPoint, ...]
     gives_probabilities: bool
     no_answer: int
     cost: Cost
@@ -77,6 +81,11 @@ class Skipped:
     model: str | None
     reason: str
 
+    @property
+    def text(self) -> str:
+        """In one line."""
+        return f"{self.sample}: {self.reason}" if self.model is None else f"{self.sample}, {self.model}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class SetFigures:
@@ -90,6 +99,7 @@ class SetFigures:
         safe: of these.
         unlabelled: of these.
         groups: of samples that are not independent of each other, exact copies among them.
+        independent: label (``unsafe``, ``safe``) to the number of independent samples; see `independent_samples`.
         skipped: the others.
         notes: of the set's adapter.
         models: the reference first.
@@ -102,6 +112,7 @@ class SetFigures:
     safe: int
     unlabelled: int
     groups: int
+    independent: Mapping[str, int]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
     models: tuple[ModelFigures, ...]
@@ -129,14 +140,20 @@ def compared_samples(dataset: Dataset, results: Sequence[ModelResults]) -> tuple
     return kept, tuple(skipped)
 
 
-def set_figures(dataset: Dataset, results: Sequence[ModelResults]) -> SetFigures:
-    """All figures of one data set; the first result is the reference's."""
+def set_figures(dataset: Dataset, results: Sequence[ModelResults], threshold: float = DEFAULT_THRESHOLD) -> SetFigures:
+    """All figures of one data set.
+
+    Args:
+        dataset: the samples.
+        results: of all models, the reference's first.
+        threshold: that the decisions were made with.
+    """
     kept, skipped = compared_samples(dataset, results)
     groups = join_copies([dataset.samples[i].group for i in kept], [dataset.digests[i] for i in kept])
     samples = [replace(dataset.samples[i], group=group) for i, group in zip(kept, groups, strict=True)]
     answers = [Answers.of([result.judged[dataset.digests[index]] for index in kept]) for result in results]
     models = tuple(
-        _model_figures(result, answer, samples, None if place == 0 else answers[0])
+        _model_figures(result, answer, samples, None if place == 0 else answers[0], threshold)
         for place, (result, answer) in enumerate(zip(results, answers, strict=True))
     )
     labels = [sample.unsafe for sample in samples]
@@ -148,6 +165,10 @@ def set_figures(dataset: Dataset, results: Sequence[ModelResults]) -> SetFigures
         safe=labels.count(False),
         unlabelled=labels.count(None),
         groups=len({sample.group for sample in samples}),
+        independent={
+            name: independent_samples([sample.group for sample in samples if sample.unsafe is label])
+            for name, label in (("unsafe", True), ("safe", False))
+        },
         skipped=skipped,
         notes=dataset.notes,
         models=models,
@@ -155,7 +176,7 @@ def set_figures(dataset: Dataset, results: Sequence[ModelResults]) -> SetFigures
 
 
 def _model_figures(
-    result: ModelResults, answers: Answers, samples: list[Sample], reference: Answers | None
+    result: ModelResults, answers: Answers, samples: list[Sample], reference: Answers | None, threshold: float
 ) -> ModelFigures:
     known = np.array([sample.unsafe is not None for sample in samples], bool)
     labels = np.array([bool(sample.unsafe) for sample in samples], bool)[known]
@@ -173,6 +194,7 @@ def _model_figures(
         categories=_categories(answers, samples),
         average_precision=Estimate(average_precision(labels, answers.scores[known])),
         reliability=reliability(labels, answers.scores[known]),
+        thresholds=threshold_curve(labels, answers.scores[known], answers.always[known], threshold),
         gives_probabilities=bool(np.any((answers.scores > 0) & (answers.scores < 1))),
         no_answer=int(answers.always.sum()),
         cost=cost(result, answers.judged),

@@ -24,7 +24,7 @@ class FlipTest:
         grouped_p_value: of a permutation test that swaps the two models for a whole group at a time; the same
             question where samples of a group are not independent, and ``p_value`` is too small. None where every sample
             is its own group.
-        least_flips: so many flips, all in one direction and of a group each, are needed for ``decisive_p`` to get under
+        min_flips: so many flips, all in one direction and of a group each, are needed for ``decisive_p`` to get under
             0.05.
     """
 
@@ -34,7 +34,7 @@ class FlipTest:
     to_safe: int
     p_value: float
     grouped_p_value: float | None
-    least_flips: int
+    min_flips: int
 
     @property
     def decisive_p(self) -> float:
@@ -59,7 +59,7 @@ def mcnemar(one: int, other: int) -> float:
     return float(binomtest(one, one + other, 0.5).pvalue) if one + other else 1.0
 
 
-def least_one_sided_flips() -> int:
+def min_one_sided_flips() -> int:
     """The fewest flips that are significant even if all go one way: six. By group it is six groups, for 2 / 2**6."""
     count = 1
     while mcnemar(count, 0) >= SIGNIFICANCE:
@@ -73,7 +73,7 @@ def flip_test(reference: Bools, candidate: Bools, groups: Sequence[str]) -> Flip
     independent = len(set(groups))
     grouped = _grouped_p_value(reference, candidate, groups) if independent < len(groups) else None
     exact = mcnemar(to_unsafe, to_safe)
-    return FlipTest(len(reference), independent, to_unsafe, to_safe, exact, grouped, least_one_sided_flips())
+    return FlipTest(len(reference), independent, to_unsafe, to_safe, exact, grouped, min_one_sided_flips())
 
 
 def _grouped_p_value(reference: Bools, candidate: Bools, groups: Sequence[str]) -> float:

@@ -1,6 +1,7 @@
 """Judging samples with one GGUF pair, in a process of its own: its peak memory is its own, and so is its crash."""
 
 import contextlib
+import ctypes
 import logging
 import time
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from visionward.compare.array_store import ArrayStore
 from visionward.compare.divergence import kl_divergence, relative_error
 from visionward.compare.journal import FeatureError, Judged, Loaded
 from visionward.compare.models import GuardFiles
-from visionward.errors import ComputeError, VisionwardError
+from visionward.errors import ComputeError, NativeLibraryError, VisionwardError
 from visionward.machine.process_memory import peak_bytes
 from visionward.machine.python_process import Sender
 from visionward.names import MIN_ANSWER_MASS
@@ -121,7 +122,7 @@ class _Judge:
         engine = self._guard.engine
         rows = engine.model.vocab_rows
         self._arrays = ArrayStore(task.arrays)
-        self.loaded = Loaded(load_ms, rows, engine.device_name, engine.threads)
+        self.loaded = Loaded(load_ms, rows, engine.device_name, engine.threads, library_build())
 
     def __enter__(self) -> "_Judge":
         return self
@@ -190,6 +191,19 @@ class _Judge:
         if reference is None or reference.shape != found.shape:
             return FeatureError(item.digest, None)
         return FeatureError(item.digest, relative_error(reference, found))
+
+
+def library_build() -> str:
+    """The llama.cpp library of this process: versions, the commit that it was built from, and its options."""
+    from visionward.runtime.ggml import native  # noqa: PLC0415 - only this process loads the native library
+
+    parts = [f"llama-cpp-python {native.version()}"]
+    for name in ("ggml_version", "ggml_commit"):
+        with contextlib.suppress(NativeLibraryError):
+            value = native.symbol(name, ctypes.c_char_p)() or b""
+            parts.append(f"{name.replace('_', ' ')} {value.decode(errors='replace')}")
+    parts.append(native.llama.llama_print_system_info().decode(errors="replace").strip(" |"))
+    return ", ".join(parts)
 
 
 def logits_name(digest: str) -> str:

@@ -21,7 +21,7 @@ from visionward.compare.guard_process import (
 )
 from visionward.compare.journal import FeatureError, Journal, Judged
 from visionward.compare.models import GuardFiles
-from visionward.compare.sample_progress import SampleProgress
+from visionward.compare.sample_progress import sample_progress
 from visionward.compare.settings import GuardSettings
 from visionward.errors import ComputeError
 from visionward.machine.python_process import PythonProcess
@@ -113,7 +113,7 @@ def judge_with_guard(
     featured = {
         digest for digest in _with_features(samples, settings) if digest not in journal.features or digest in again
     }
-    progress = SampleProgress(on_progress, files.name, len(samples) - len(unjudged), len(samples))
+    progress = sample_progress(on_progress, files.name, len(samples) - len(unjudged), len(samples))
     crashes = 0
     while unjudged or featured:
         task = replace(
@@ -136,7 +136,7 @@ def judge_with_guard(
                 journal.append(message)
                 if isinstance(message, Judged):
                     unjudged.discard(message.sample)
-                    progress.advance()
+                    progress.advance(1)
                 if isinstance(message, FeatureError):
                     featured.discard(message.sample)
             crashes += 1
@@ -147,7 +147,7 @@ def judge_with_guard(
                 logger.warning("%s: %s; going on with the next sample", files.name, reason)
                 journal.append(Judged(current, reason=f"{reason} while it judged this"))
                 unjudged.discard(current)
-                progress.advance()
+                progress.advance(1)
             elif current in featured:
                 journal.append(FeatureError(current, None))
                 featured.discard(current)

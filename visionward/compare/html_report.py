@@ -1,8 +1,8 @@
 """The report as one HTML page that refers to nothing outside itself."""
 
 import base64
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from io import BytesIO
 from typing import Any
@@ -14,11 +14,16 @@ from PIL import Image
 from visionward.compare import plots, published_figures
 from visionward.compare.conclusion import p_text
 from visionward.compare.datasets import Dataset
+from visionward.compare.environment_text import environment_facts
+from visionward.compare.error_lists import MAX_LISTED, MAX_SKIPPED, ListedSample, compared_answers, error_lists
 from visionward.compare.figures import SetFigures
 from visionward.compare.intervals import Estimate
-from visionward.compare.journal import Judged
-from visionward.compare.report import Report
+from visionward.compare.method import method_paragraphs
+from visionward.compare.overview import class_size_text
+from visionward.compare.report import Report, SetReport
 from visionward.compare.results import ModelResults
+from visionward.compare.sample_text import visible
+from visionward.compare.threshold_curve import table_points
 from visionward.errors import ImageError
 from visionward.quantities import duration_text, size_text
 from visionward.runtime.guard.policy import DEFAULT_POLICY
@@ -26,23 +31,8 @@ from visionward.runtime.guard.samples import Sample
 from visionward.runtime.images.images import decode_image
 
 _THUMBNAIL = 160
-_MOST_FLIPS = 60
-_MOST_SKIPPED = 50
-_LONGEST_TEXT = 240
-
-
-@dataclass(frozen=True)
-class _Flip:
-    """A sample on which a model decided otherwise than the reference."""
-
-    sample: Sample
-    model: str
-    direction: str
-    right: bool | None
-    reference: Judged
-    candidate: Judged
-    thumbnail: Markup | None
-    texts: Sequence[tuple[str, str]]
+# The space between a number and its unit, at which no line may be broken.
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMG]B|m?s)\b|%)")
 
 
 def html_report(report: Report, datasets: Sequence[Dataset], results: Sequence[ModelResults]) -> str:
@@ -56,35 +46,74 @@ def html_report(report: Report, datasets: Sequence[Dataset], results: Sequence[M
         "p": p_text,
         "small": lambda value: "-" if value is None else f"{value:.2g}",
         "share": lambda value: "-" if value is None else f"{value:.3f}",
-        "signed": lambda value: "-" if value is None else f"{value:+.3f}",
+        "signed": lambda value: "-" if value is None else f"{round(value, 3) + 0.0:+.3f}",
         "interval": _interval,
         "signed_interval": _signed_interval,
         "times": _times,
+        "together": lambda text: _UNIT.sub("\u00a0", text),
     }
     environment.filters |= filters
-    template = resources.files("visionward.compare").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    sets = [
-        {
-            "report": one,
-            "figures": one.figures,
-            "trade_off": Markup(plots.trade_off(one.figures, f"s{number}t")),  # noqa: S704 - our own drawing
-            "reliability": Markup(plots.reliability_plot(one.figures.models, f"s{number}r")),  # noqa: S704
-            "scatters": _scatters(one.figures, dataset, results, report.threshold, f"s{number}"),
-            "flips": _flips(one.figures, dataset, results),
-            "skipped": one.figures.skipped[:_MOST_SKIPPED],
-            "more_skipped": max(0, len(one.figures.skipped) - _MOST_SKIPPED),
-            "mapping": dataset.mapping,
-        }
-        for number, (one, dataset) in enumerate(zip(report.sets, datasets, strict=True))
-    ]
-    return environment.from_string(template).render(
+    return environment.from_string(_resource("report.html.jinja")).render(
         report=report,
-        sets=sets,
-        most_flips=_MOST_FLIPS,
+        sets=[
+            _set_values(report, one, dataset, results, f"s{number}")
+            for number, (one, dataset) in enumerate(zip(report.sets, datasets, strict=True))
+        ],
         names={category.code: category.name for category in DEFAULT_POLICY.categories},
         quoted=published_figures if report.quoted else None,
         colour=plots.colour,
+        style=Markup(_resource("report.css")),  # noqa: S704 - our own file
+        environment=report.environment,
+        facts=() if report.environment is None else environment_facts(report.environment),
+        method=method_paragraphs(report),
     )
+
+
+def _resource(name: str) -> str:
+    return resources.files("visionward.compare").joinpath(name).read_text(encoding="utf-8")
+
+
+def _set_values(
+    report: Report, one: SetReport, dataset: Dataset, results: Sequence[ModelResults], prefix: str
+) -> dict[str, Any]:
+    """What the template shows of a data set."""
+    figures = one.figures
+    answers = compared_answers(figures, dataset, results)
+    lists = error_lists(answers)
+    return {
+        "report": one,
+        "figures": figures,
+        "sizes": [{"enough": size.enough, "text": class_size_text(size, report.margin)} for size in one.class_sizes],
+        **_thresholds(figures, report.threshold, prefix),
+        "size_plot": _drawn(plots.size_plot(figures, f"{prefix}z")),
+        "time_plot": _drawn(plots.time_plot(figures, f"{prefix}t")),
+        "reliability": _drawn(plots.reliability_plot(figures.models, f"{prefix}r")),
+        "scatters": _scatters(figures, answers, report.threshold, prefix),
+        "misses": _listed(lists.misses),
+        "false_alarms": _listed(lists.false_alarms),
+        "changes": _listed(lists.changes),
+        "skipped": [visible(one.text) for one in figures.skipped[:MAX_SKIPPED]],
+        "more_skipped": max(0, len(figures.skipped) - MAX_SKIPPED),
+        "mapping": dataset.mapping,
+    }
+
+
+def _drawn(drawing: str) -> Markup:
+    return Markup(drawing)  # noqa: S704 - our own drawing
+
+
+def _thresholds(figures: SetFigures, threshold: float, prefix: str) -> dict[str, Any]:
+    """The plots and the table of recall against threshold; none if no model gives probabilities."""
+    models = [model for model in figures.models if model.gives_probabilities]
+    if not models:
+        return {"recall_plot": None}
+    columns = [table_points(model.thresholds, threshold) for model in models]
+    return {
+        "recall_plot": _drawn(plots.threshold_plot(figures.models, "recall", threshold, f"{prefix}h")),
+        "fpr_plot": _drawn(plots.threshold_plot(figures.models, "fpr", threshold, f"{prefix}f")),
+        "threshold_models": [model.name for model in models],
+        "threshold_rows": [{"threshold": row[0].threshold, "points": row} for row in zip(*columns, strict=True)],
+    }
 
 
 def _interval(estimate: Estimate) -> str:
@@ -105,69 +134,41 @@ def _times(ratio: Estimate) -> str:
     return f"\u00d7 {ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
-def _pairs(
-    figures: SetFigures, dataset: Dataset, results: Sequence[ModelResults], name: str
-) -> list[tuple[Sample, Judged, Judged]]:
-    """The samples that the figures are about, with the reference's answer and a model's."""
-    used = {model.name for model in figures.models}
-    by_name = {result.model.name: result.judged for result in results if result.model.name in used}
-    pairs = []
-    for digest, sample in zip(dataset.digests, dataset.samples, strict=True):
-        answers = [judged.get(digest) for judged in by_name.values()]
-        if all(answer is not None and answer.reason is None for answer in answers):
-            pairs.append((sample, by_name[figures.models[0].name][digest], by_name[name][digest]))
-    return pairs
-
-
 def _scatters(
-    figures: SetFigures, dataset: Dataset, results: Sequence[ModelResults], threshold: float, prefix: str
+    figures: SetFigures, answers: Sequence[ListedSample], threshold: float, prefix: str
 ) -> list[tuple[str, Markup]]:
     drawn = []
-    for number, model in enumerate(figures.models[1:]):
-        if not model.gives_probabilities:
+    for place, model in enumerate(figures.models):
+        if place == 0 or not model.gives_probabilities:
             continue
-        pairs = _pairs(figures, dataset, results, model.name)
         picture = plots.score_scatter(
-            [one for _, one, _ in pairs],
-            [other for _, _, other in pairs],
-            [sample.unsafe for sample, _, _ in pairs],
+            [one.answers[0][1] for one in answers],
+            [one.answers[place][1] for one in answers],
+            [one.sample.unsafe for one in answers],
             (figures.models[0].name, model.name),
             threshold,
-            f"{prefix}c{number}",
+            f"{prefix}c{place}",
         )
-        drawn.append((model.name, Markup(picture)))  # noqa: S704 - our own drawing
+        drawn.append((model.name, _drawn(picture)))
     return drawn
 
 
-def _flips(
-    figures: SetFigures, dataset: Dataset, results: Sequence[ModelResults]
-) -> list[tuple[str, list[_Flip], int]]:
-    found = []
-    for model in figures.models[1:]:
-        flipped = [pair for pair in _pairs(figures, dataset, results, model.name) if pair[1].unsafe != pair[2].unsafe]
-        # What a user fears most comes first: unsafe content that is missed now.
-        flipped.sort(key=lambda pair: (not (pair[0].unsafe and pair[1].unsafe), pair[0].unsafe is not None))
-        found.append((model.name, [_flip(model.name, *pair) for pair in flipped[:_MOST_FLIPS]], len(flipped)))
-    return found
-
-
-def _flip(model: str, sample: Sample, reference: Judged, candidate: Judged) -> _Flip:
-    names = {
-        (True, True): "now caught",
-        (True, False): "now missed",
-        (False, True): "now a false alarm",
-        (False, False): "no false alarm any more",
-    }
-    direction = "now unsafe" if candidate.unsafe else "now safe"
-    if sample.unsafe is not None:
-        direction = names[sample.unsafe, bool(candidate.unsafe)]
-    texts = [
-        (message.role, text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " ...")
-        for message in sample.conversation.messages
-        for text in message.texts
+def _listed(samples: Sequence[ListedSample]) -> dict[str, Any]:
+    shown = [
+        {
+            "id": visible(one.sample.id),
+            "categories": ", ".join(sorted(one.sample.categories or ())),
+            "tag": one.tag,
+            "thumbnail": _thumbnail(one.sample),
+            "answers": [
+                {"model": name, "score": answer.score, "wrong": one.is_wrong(answer), "remark": one.remark(answer)}
+                for name, answer in one.answers
+            ],
+            "texts": one.texts,
+        }
+        for one in samples[:MAX_LISTED]
     ]
-    right = None if sample.unsafe is None else sample.unsafe == candidate.unsafe
-    return _Flip(sample, model, direction, right, reference, candidate, _thumbnail(sample), texts)
+    return {"shown": shown, "count": len(samples)}
 
 
 def _thumbnail(sample: Sample) -> Markup | None:

@@ -61,12 +61,14 @@ class Loaded:
         rows: of the decoder's head.
         device: what computes.
         threads: CPU threads.
+        library: build of the llama.cpp library; None in journals of earlier versions.
     """
 
     load_ms: float
     rows: int
     device: str
     threads: int
+    library: str | None = None
 
 
 @dataclass(frozen=True)

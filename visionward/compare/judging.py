@@ -21,7 +21,7 @@ from visionward.compare.guard_run import (
     open_guard,
 )
 from visionward.compare.journal import Journal, Judged
-from visionward.compare.models import Endpoint, GuardFiles, check_names
+from visionward.compare.models import Endpoint, GuardFiles, check_names, file_size
 from visionward.compare.plan import ComparisonPlan
 from visionward.compare.results import ModelResults
 from visionward.errors import ComputeError, DataError
@@ -58,8 +58,8 @@ def judge_all(plan: ComparisonPlan, work: Path, on_progress: OnProgress | None =
     check_names((plan.reference, *plan.candidates, *plan.endpoints))
     for endpoint in plan.endpoints:
         check_endpoint(endpoint, plan.settings.policy)
-    for pair in (plan.reference, *plan.candidates):
-        pair.check_readable()
+    for path in (path for pair in plan.pairs for path in pair.files):
+        file_size(path)
     samples = {digest: sample for dataset in plan.datasets for digest, sample in dataset.by_digest().items()}
     work.mkdir(parents=True, exist_ok=True)
     logger.info("%d samples, %d models", len(samples), 1 + len(plan.candidates) + len(plan.endpoints))

@@ -63,16 +63,12 @@ class GuardFiles:
         Raises:
             ModelFileError: if one cannot be read.
         """
-        return sum(file_size(path) for path in (self.text, self.mmproj, *self.tower_files))
+        return sum(map(file_size, self.files))
 
-    def check_readable(self) -> None:
-        """See that every file is there.
-
-        Raises:
-            ModelFileError: if one cannot be read.
-        """
-        for path in (self.text, self.mmproj, *self.tower_files):
-            file_size(path)
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The text file, the mmproj file, and those of the tower."""
+        return self.text, self.mmproj, *self.tower_files
 
     @property
     def tower_files(self) -> tuple[Path, ...]:
@@ -81,7 +77,7 @@ class GuardFiles:
 
     def identity(self) -> str:
         """A hash that changes when one of the files does."""
-        return _digest(" ".join(file_identity(path) for path in (self.text, self.mmproj, *self.tower_files)))
+        return _digest(" ".join(map(file_identity, self.files)))
 
 
 @dataclass(frozen=True)

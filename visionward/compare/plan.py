@@ -24,6 +24,7 @@ class ComparisonPlan:
         work: folder for results so far: a comparison that was interrupted goes on there. None for a temporary folder,
             which is removed at the end.
         keep_logits: leave the reference's logits in ``work``, so that candidates can be added later.
+        command: the command line that asked for the comparison, for the report; None if there was none.
     """
 
     reference: GuardFiles
@@ -36,3 +37,9 @@ class ComparisonPlan:
     quoted: bool = False
     work: Path | None = None
     keep_logits: bool = False
+    command: str | None = None
+
+    @property
+    def pairs(self) -> tuple[GuardFiles, ...]:
+        """The reference, then the candidates."""
+        return self.reference, *self.candidates

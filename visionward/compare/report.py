@@ -6,8 +6,11 @@ from datetime import datetime, timezone
 
 from visionward.compare.conclusion import Conclusion, best_choice, conclusions
 from visionward.compare.datasets import Dataset
+from visionward.compare.environment import Environment
 from visionward.compare.figures import SetFigures, set_figures
+from visionward.compare.overview import OverviewRow, overview
 from visionward.compare.results import ModelResults
+from visionward.compare.sample_size import ClassSize, class_sizes
 from visionward.errors import DataError
 from visionward.machine.packages import installed_version
 
@@ -20,11 +23,15 @@ class SetReport:
         figures: of every model on it.
         conclusions: for every model but the reference.
         choice: in one sentence.
+        overview: the table that the report begins with.
+        class_sizes: how many independent samples each label has, and how many the margin takes.
     """
 
     figures: SetFigures
     conclusions: tuple[Conclusion, ...]
     choice: str
+    overview: tuple[OverviewRow, ...]
+    class_sizes: tuple[ClassSize, ...]
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Report:
         sets: never pooled.
         given_up: models that could not be run, and why; they are in no figure.
         quoted: show the model card's figures.
+        environment: machine, programs and inputs; None where it is not known.
     """
 
     created: str
@@ -48,6 +56,7 @@ class Report:
     sets: tuple[SetReport, ...]
     given_up: dict[str, str]
     quoted: bool
+    environment: Environment | None = None
 
 
 def make_report(
@@ -57,6 +66,7 @@ def make_report(
     threshold: float,
     margin: float,
     show_quoted: bool = False,
+    environment: Environment | None = None,
 ) -> Report:
     """All figures and conclusions.
 
@@ -67,12 +77,14 @@ def make_report(
     usable = [results[0], *(result for result in results[1:] if result.given_up is None)]
     sets = []
     for dataset in datasets:
-        figures = set_figures(dataset, usable)
+        figures = set_figures(dataset, usable, threshold)
         if not figures.compared:
             first = figures.skipped[0].reason if figures.skipped else "there are none"
             raise DataError(f"{dataset.name}: no sample was judged by every model; the first: {first}")
         found = conclusions(figures, margin)
-        sets.append(SetReport(figures, found, best_choice(figures, found)))
+        rows = overview(figures, found, margin, given_up)
+        choice = best_choice(figures, found)
+        sets.append(SetReport(figures, found, choice, rows, class_sizes(figures, margin)))
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     version = installed_version("visionward") or "(not installed)"
-    return Report(now, version, threshold, margin, tuple(sets), given_up, show_quoted)
+    return Report(now, version, threshold, margin, tuple(sets), given_up, show_quoted, environment)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from visionward.compare.datasets import Dataset
 from visionward.compare.html_report import html_report
+from visionward.compare.markdown_report import markdown_report
 from visionward.compare.report import Report
 from visionward.compare.report_json import report_dict
 from visionward.compare.results import ModelResults
@@ -17,6 +18,7 @@ _MARKS = {
     "report.json": b'{\n "format": ',
     "samples.csv": b"set,sample,group,label,",
     "report.html": b"<title>visionward: ",
+    "report.md": b"# Accuracy, size and speed against ",
 }
 _READ_BYTES = 4096
 
@@ -59,7 +61,7 @@ def check_folder(folder: Path, inputs: Sequence[Path]) -> None:
 
 
 def write_report(folder: Path, report: Report, datasets: Sequence[Dataset], results: Sequence[ModelResults]) -> None:
-    """Write report.json, samples.csv and report.html.
+    """Write report.html, report.md, report.json and samples.csv.
 
     Raises:
         OutputError: if the folder cannot be written, or holds a file of one of these names that no comparison wrote.
@@ -68,6 +70,7 @@ def write_report(folder: Path, report: Report, datasets: Sequence[Dataset], resu
         "report.json": json.dumps(report_dict(report, results), indent=1, allow_nan=False) + "\n",
         "samples.csv": samples_csv(datasets, results),
         "report.html": html_report(report, datasets, results),
+        "report.md": markdown_report(report, datasets, results),
     }
     prepare_folder(folder, sum(len(text) for text in texts.values()))
     with part_files(report_outputs(folder)) as parts:

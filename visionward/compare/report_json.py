@@ -11,7 +11,8 @@ from visionward.compare.report import Report
 from visionward.compare.results import ModelResults
 from visionward.compare.times import BETWEEN_RUNS
 
-FORMAT = 2
+# 3: min_flips was least_flips; environment, overview, class_sizes, independent and thresholds are new.
+FORMAT = 3
 
 
 def report_dict(report: Report, results: Sequence[ModelResults]) -> dict[str, Any]:

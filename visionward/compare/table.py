@@ -11,17 +11,25 @@ from visionward.compare.conclusion import p_text
 from visionward.compare.cost import STAGES, Latency
 from visionward.compare.figures import ModelFigures, SetFigures
 from visionward.compare.intervals import Estimate
+from visionward.compare.overview import COLUMNS, class_size_text
 from visionward.compare.report import Report, SetReport
 from visionward.quantities import duration_text, size_text
 
-_STYLES = {"worse": "red", "equivalent": "green", "better": "green", "undecided": "yellow", "other": "yellow"}
+_STYLES = {
+    "worse": "red",
+    "equivalent": "green",
+    "better": "green",
+    "undecided": "yellow",
+    "other": "yellow",
+    "failed": "red",
+}
 
 
 def report_table(report: Report) -> RenderableType:
     """The conclusions, the main table and the notes of every data set."""
     parts: list[RenderableType] = []
     for one in report.sets:
-        parts += _set_parts(one)
+        parts += _set_parts(one, report.margin)
     for name, reason in report.given_up.items():
         parts.append(Text(f"{name} could not be run and is in no figure: {reason}", style="red"))
     if report.quoted:
@@ -29,9 +37,11 @@ def report_table(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def _set_parts(one: SetReport) -> list[RenderableType]:
+def _set_parts(one: SetReport, margin: float) -> list[RenderableType]:
     figures = one.figures
-    parts: list[RenderableType] = [Text(one.choice, style="bold"), Text()]
+    parts: list[RenderableType] = [_overview_table(one)]
+    parts += [Text(class_size_text(size, margin)) for size in one.class_sizes]
+    parts += [Text(), Text(one.choice, style="bold"), Text()]
     for conclusion in one.conclusions:
         parts.append(Text(conclusion.headline, style=f"bold {_STYLES[conclusion.finding]}"))
         parts += [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in conclusion.sentences]
@@ -52,6 +62,16 @@ def _set_parts(one: SetReport) -> list[RenderableType]:
     parts += [Text(f"Note: {note}", style="dim") for note in figures.notes]
     parts.append(Text())
     return parts
+
+
+def _overview_table(one: SetReport) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, justify="right" if name in ("size", "time") else "left")
+    for row in one.overview:
+        model, decision, *others = row.cells
+        table.add_row(Text(model), Text(decision, style=_STYLES.get(row.state, "")), *map(Text, others))
+    return table
 
 
 def _main_table(figures: SetFigures) -> Table:
