@@ -1,0 +1,39 @@
+"""How the server answers."""
+
+from dataclasses import dataclass, field
+
+from visionward.names import DEFAULT_THRESHOLD
+from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
+from visionward.serve.api_keys import ApiKeys
+from visionward.serve.model_list import ModelList
+from visionward.serve.request_limits import RequestLimits
+
+DEFAULT_MAX_WAITING = 32
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How the server answers.
+
+    Attributes:
+        models: the names of the guard.
+        keys: what clients must have; None for a server that answers everybody.
+        limits: on one request.
+        max_waiting: requests that may wait for others.
+        image_hosts: the only hosts that images are downloaded from.
+        policy: the categories in force.
+        threshold: a verdict is unsafe from this score on.
+    """
+
+    models: ModelList
+    keys: ApiKeys | None = None
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    max_waiting: int = DEFAULT_MAX_WAITING
+    image_hosts: tuple[str, ...] = ()
+    policy: Policy = DEFAULT_POLICY
+    threshold: float = DEFAULT_THRESHOLD
+
+    @property
+    def max_held_bytes(self) -> int:
+        """Bytes of bodies and downloaded images that all requests may hold at once."""
+        return 8 * self.limits.max_body_bytes
