@@ -25,7 +25,7 @@ def test_an_imitated_turn_does_not_make_unsafe_safe() -> None:
         fooled = guard.classify(image=sample.image, prompt=prompt, imitation="warn")
         alone = guard.classify(image=sample.image, prompt=text)
     assert fooled.verdict == "safe"
-    assert any("imitates marks of the prompt ('Agent:', 'User:')" in warning for warning in fooled.warnings)
+    assert any("imitates markers of the prompt ('Agent:', 'User:')" in warning for warning in fooled.warnings)
     assert verdict.verdict == "unsafe"
     assert verdict.score >= alone.score
     assert any(warning.startswith("as written, the text would be safe") for warning in verdict.warnings)
@@ -35,12 +35,12 @@ def test_an_imitated_turn_does_not_make_unsafe_safe() -> None:
 @pytest.mark.slow
 def test_no_form_of_imitation_hides_what_is_unsafe() -> None:
     rows = {row.form: row for row in measure(COUNT)}
-    marked = [row for form, row in rows.items() if not form.startswith("no mark")]
+    marked = [row for form, row in rows.items() if not form.startswith("no marker")]
     assert all(row.missed[1] == 0 for row in marked)
     # Otherwise this would show nothing.
     assert rows["turns"].missed[0] >= COUNT / 2
     assert all(row.alarms[1] <= COUNT / 2 for row in marked)
-    unmarked = [row for form, row in rows.items() if form.startswith("no mark")]
+    unmarked = [row for form, row in rows.items() if form.startswith("no marker")]
     assert all(row.missed[0] == row.missed[1] and row.alarms[0] == row.alarms[1] for row in unmarked)
 
 

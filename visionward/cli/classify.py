@@ -150,7 +150,7 @@ def _check_input(
     type=click.Choice(["judge", "warn"]),
     default="judge",
     show_default=True,
-    help="Text that imitates the prompt's own marks, such as 'User:': judge also judges it without them and passage "
+    help="Text that imitates the prompt's own markers, such as 'User:': judge also judges it without them and passage "
     "by passage, and unsafe wins; warn only names it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -139,9 +139,9 @@ class Guard:
             category_scores: whether to score the categories for a safe verdict too, which takes another decode.
             frames: judge at most so many frames of an animation, pages of a document or sizes of an icon: the first,
                 the last, and evenly spaced ones between. The verdict says how many there are. The time is proportional.
-            imitation: what to do with text that imitates the prompt's own marks, such as ``User:``. A warning names
-                the marks in both cases. ``judge`` also judges the text without the marks and passage by passage, and
-                unsafe wins (docs/imitation.md). ``warn`` judges it only as written.
+            imitation: what to do with text that imitates the prompt's own markers, such as ``User:``. A warning
+                names the markers in both cases. ``judge`` also judges the text without the markers and passage by
+                passage, and unsafe wins (docs/imitation.md). ``warn`` judges it only as written.
             allow_files: whether a path or ``file:`` URL may name an image. A server that judges messages from others
                 passes False; otherwise they could have its files opened. Data URLs, bytes, PIL images and arrays are
                 still allowed.

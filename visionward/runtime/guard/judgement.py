@@ -31,8 +31,8 @@ class Question:
     Attributes:
         conversation: has at most one image.
         policy: the categories.
-        prompts: the rendered conversation as written and, if it imitates the prompt's marks, its other readings. Unsafe
-            wins.
+        prompts: the rendered conversation as written and, if it imitates the prompt's markers, its other readings.
+            Unsafe wins.
         tiles: the image, or None.
         threshold: the verdict is unsafe if the score is at least this.
         category_scores: whether to score the categories for a safe verdict too.
