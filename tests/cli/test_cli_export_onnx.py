@@ -142,7 +142,7 @@ def test_anything_else_is_no_size(text: str) -> None:
     "text", ["", "0GB", "0.1B", "-1GB", "9", "GiB", "9 gigabytes", "9,5GB", "1e3MB", "inf GB", "nan GB"]
 )
 def test_no_size(run, guard, picture, text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no amount of memory, expected one such as 9GiB"):
+    with pytest.raises(click.BadParameter, match="is not a size; expected a number and a unit, such as 9GiB"):
         parsed(text)
     result = run("classify", *PAIR, "--image", picture, "--memory-limit", text)
     assert result.exit_code == 2

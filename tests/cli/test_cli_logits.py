@@ -58,8 +58,8 @@ ONE = np.array([1, 1])
 @pytest.mark.parametrize(
     ("arrays", "fragment"),
     [
-        ({"pixel_values": PIXELS}, "has no aspect_ratio"),
-        ({}, "has no pixel_values and no aspect_ratio, only nothing"),
+        ({"pixel_values": PIXELS}, "missing aspect_ratio; found pixel_values"),
+        ({}, "missing pixel_values and aspect_ratio; found nothing"),
         ({"pixel_values": PIXELS[0], "aspect_ratio": ONE}, "expected floats (tiles, 3, H, W)"),
         ({"pixel_values": PIXELS.astype(np.uint8), "aspect_ratio": ONE}, "expected floats"),
         ({"pixel_values": PIXELS, "aspect_ratio": np.array([1.0, 1.0])}, "expected two integers"),

@@ -76,8 +76,8 @@ def test_a_conversation(run, guard, picture, tmp_path, monkeypatch):
 
 WRONG = [
     (("--prompt", "-"), b"", "--prompt is -, and standard input is empty"),
-    (("--prompt", "-"), b" \n\t", "nothing but white space"),
-    (("--prompt", "-", "--image", "a.png"), b"\n", "nothing but white space"),
+    (("--prompt", "-"), b" \n\t", "only white space"),
+    (("--prompt", "-", "--image", "a.png"), b"\n", "only white space"),
     (("--prompt", "p", "--response", "-"), b"", "--response is -, and standard input is empty"),
     (("--image", "-"), b"", "--image is -, and standard input is empty"),
     (("--conversation", "-"), b"", "--conversation is -, and standard input is empty"),
@@ -88,8 +88,8 @@ WRONG = [
     (("--conversation", "-"), b'{"prompt": "x"}', "expected a list of messages"),
     (("--conversation", "-", "--prompt", "x"), b"[]", "--conversation excludes"),
     (("--response", "-"), b"x", "--response needs the --prompt"),
-    (("--prompt", "-", "--response", "-"), b"x", "--prompt and --response are -"),
-    (("--image", "-", "--prompt", "-"), b"x", "--image and --prompt are -"),
+    (("--prompt", "-", "--response", "-"), b"x", "--prompt and --response are all -"),
+    (("--image", "-", "--prompt", "-"), b"x", "--image and --prompt are all -"),
     (("--image", "./-"), b"x", "does not exist"),
     (("--categories", "-", "--prompt", "x"), b"{}", "'-' does not exist"),
 ]

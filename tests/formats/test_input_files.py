@@ -20,7 +20,7 @@ from visionward.compare.models import file_identity
 from visionward.convert import ConvertedPair, convert_checkpoint
 from visionward.convert.onnx_file import export_tower
 from visionward.diagnose.benchmark_comparison import read_benchmark
-from visionward.diagnose.comparison_files import read_tiles
+from visionward.diagnose.logits_files import read_tiles
 from visionward.errors import CheckpointError, ConversationError, DataError, PolicyError, VisionwardError
 from visionward.formats import text_lines
 from visionward.formats.gguf_header import GgufHeader
@@ -166,16 +166,16 @@ def test_a_public_set(tmp_path: Path, form: str, place: str) -> None:
 @pytest.mark.parametrize(
     ("option", "instead"),
     [
-        ("--image", "pipe it into standard input, and give -"),
-        ("--conversation", "pipe it into standard input, and give -"),
-        ("--categories", "write what it gives into one first"),
+        ("--image", "pipe it into standard input and use -"),
+        ("--conversation", "pipe it into standard input and use -"),
+        ("--categories", "save its output in one first"),
     ],
 )
 def test_on_the_command_line(special: Path, option: str, instead: str) -> None:
     result = CliRunner().invoke(cli, ["classify", "--demo", "--prompt", "Look", option, str(special)])
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert f"is a pipe or a device, and only regular files are read: {instead}" in result.stderr
+    assert f"is a pipe or a device, but only regular files are read: {instead}" in result.stderr
 
 
 def test_a_redirected_standard_input_is_a_regular_file(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import click
 
+from visionward.cli.classify_input import ClassifyInput, PathOrDash
 from visionward.cli.command import Command
 from visionward.cli.error_group import check_interrupted
-from visionward.cli.image_and_text import sort_arguments
 from visionward.cli.model_options import (
     EXISTING_FILE,
     context_option,
@@ -21,25 +21,26 @@ from visionward.cli.model_options import (
     vision_options,
 )
 from visionward.cli.progress import progress_line
-from visionward.cli.standard_input import DASH, InputFile, read_bytes, read_text
+from visionward.cli.standard_input import InputFile
 from visionward.cli.wrapping import echo_lines
+from visionward.names import DEFAULT_FRAMES, DEFAULT_THRESHOLD, ImitationTreatment, SystemTreatment
 
 _DETAILS = """\
-One of --image, --prompt, --response and --conversation may be -, which reads standard input: a picture's bytes, or
-UTF-8 text, of which one line break at the end is left out. Empty input is an error. Images of a conversation from
-standard input are relative to the working directory. A message that is nothing but a dash goes into a conversation
-file.
+One of --image, --prompt, --response and --conversation may be -, which reads standard input: an image's bytes, or UTF-8
+text, of which one line break at the end is removed. Empty input is an error. Images of a conversation from standard
+input are relative to the working directory. To judge a message that is a single dash, use a conversation file.
 
-Every picture that an image shows is judged, and unsafe wins: the frames of an animation, and what is transparent on
-white and on black.
+Every picture of an image is judged, and unsafe wins: the frames of an animation, and a transparent image on white and
+on black.
 
-The keys of the JSON object: verdict ("safe" or "unsafe"), score, answer_mass, categories (those that the model
-named: code, name, score: how probable the code was in its place), category_scores (all in force: how probable each
-was as the first; null for a safe verdict without --category-scores), role ("User" or "Agent"), tiles, tokens
-(prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total), model, vision_backend ("ggml",
-"onnx", "openvino"; null without an image), frames (judged, total; null without an image), warnings.
+The keys of the JSON object: verdict ("safe" or "unsafe"), score (P(unsafe)), answer_mass (the probability of safe and
+unsafe together), categories (those that the model named, each with code, name and score: the probability of the code at
+its position), category_scores (of every category in force, the probability that it is named first; null for a safe
+verdict without --category-scores), role ("User" or "Agent"), tiles, tokens (prompt, decoded), timings_ms (load,
+preprocess, vision, prefill, decode, total), model, vision_backend ("ggml", "onnx", "openvino"; null without an image),
+frames (judged, total; null without an image), warnings.
 
-Exit codes: 0, whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
+Exit codes: 0 whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
 """
 
 
@@ -53,45 +54,13 @@ def _codes(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, 
     return [code.strip() for value in values for code in value.split(",") if code.strip()]
 
 
-def _with_arguments(
-    arguments: tuple[str, ...],
-    image: Path | Literal["-"] | None,
-    prompt: str | None,
-    conversation: Path | Literal["-"] | None,
-) -> tuple[Path | Literal["-"] | None, str | None]:
-    """The image and the text, from the options and from the arguments that need none."""
-    if arguments and conversation is not None:
-        raise click.UsageError("--conversation excludes an image and a text")
-    named, said = sort_arguments(arguments)
-    for option, value, other in (("--image", image, named), ("--prompt", prompt, said)):
-        if value is not None and other is not None:
-            raise click.UsageError(f"{str(other)!r} and {option} {str(value)!r} exclude each other")
-    return named or image, prompt if said is None else said
-
-
-def _check_input(
-    image: Path | str | None, prompt: str | None, response: str | None, conversation: Path | str | None
-) -> None:
-    given = {"--image": image, "--prompt": prompt, "--response": response, "--conversation": conversation}
-    dashes = [option for option, value in given.items() if value == DASH]
-    if len(dashes) > 1:
-        raise click.UsageError(f"{' and '.join(dashes)} are -, and there is one standard input: give one of them so")
-    if conversation is not None and (image, prompt, response) != (None, None, None):
-        raise click.UsageError("--conversation excludes --image, --prompt and --response")
-    if conversation is None and image is None and prompt is None:
-        needed = "--response needs the --prompt that it answers" if response is not None else None
-        raise click.UsageError(needed or "there is nothing to judge: give an image, a text, or --conversation")
-    if response is not None and prompt is None:
-        raise click.UsageError("--response needs the --prompt that it answers")
-
-
 @click.command(cls=Command, epilog=_DETAILS)
 @click.argument("image_and_text", metavar="[IMAGE] [TEXT]", nargs=-1)
 @pair_options
 @demo_option
 @click.option("--image", metavar="FILE", type=InputFile(), help="An image that the user shows.")
-@click.option("--prompt", metavar="TEXT", help="What the user says; may be left out where there is an image.")
-@click.option("--response", metavar="TEXT", help="What the assistant answered; then the answer is judged.")
+@click.option("--prompt", metavar="TEXT", help="What the user says; optional with an image.")
+@click.option("--response", metavar="TEXT", help="What the assistant answers, which is then judged.")
 @click.option(
     "--conversation",
     metavar="FILE.json",
@@ -102,32 +71,32 @@ def _check_input(
 @click.option(
     "--merge-turns",
     is_flag=True,
-    help="Join consecutive messages of one role in --conversation; else they are an error.",
+    help="Join consecutive messages of one role in --conversation, which are an error otherwise.",
 )
 @click.option(
     "--system",
-    type=click.Choice(["refuse", "drop"]),
+    type=click.Choice(get_args(SystemTreatment)),
     default="refuse",
     show_default=True,
-    help="A system or developer message in --conversation: refuse is an error, drop leaves it out with a warning.",
+    help="System and developer messages in --conversation. refuse: an error. drop: leave them out, with a warning.",
 )
 @click.option(
     "--categories",
     metavar="FILE.json",
     type=EXISTING_FILE,
-    help='Categories of your own: {"S1": {"name": ..., "description": ...}, ...}.  [default: the model\'s S1 to S13]',
+    help='Your own categories: {"S1": {"name": ..., "description": ...}, ...}.  [default: the model\'s S1 to S13]',
 )
 @click.option(
-    "--exclude", metavar="S5,S13", multiple=True, callback=_codes, help="Categories that are not in force; repeatable."
+    "--exclude", metavar="S5,S13", multiple=True, callback=_codes, help="Categories to leave out; repeatable."
 )
 @click.option(
     "--threshold",
     metavar="P",
     type=float,
-    default=0.5,
+    default=DEFAULT_THRESHOLD,
     show_default=True,
     callback=_probability,
-    help="The verdict is unsafe from this score on, between 0 and 1.",
+    help="P(unsafe) from which on the verdict is unsafe, between 0 and 1.",
 )
 @device_options
 @kernels_option
@@ -137,21 +106,21 @@ def _check_input(
     "--frames",
     metavar="N",
     type=click.IntRange(1, 10000),
-    default=4,
+    default=DEFAULT_FRAMES,
     show_default=True,
-    help="Of an animation, a document's pages or an icon's sizes judge at most N: the first, the last, and evenly "
-    "between. Each takes as long as an image.",
+    help="Judge at most N frames of an animation, pages of a document or sizes of an icon: the first, the last, and "
+    "others evenly between. Each takes as long as an image.",
 )
 @click.option(
     "--category-scores", is_flag=True, help="Score every category for a safe verdict too, which takes longer."
 )
 @click.option(
     "--imitation",
-    type=click.Choice(["judge", "warn"]),
+    type=click.Choice(get_args(ImitationTreatment)),
     default="judge",
     show_default=True,
-    help="Text that imitates the prompt's own markers, such as 'User:': judge also judges it without them and passage "
-    "by passage, and unsafe wins; warn only names it.",
+    help="Text that imitates the prompt's own markers, such as 'User:'. judge: judge it also without the markers and "
+    "passage by passage, and unsafe wins. warn: only add a warning.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if the verdict is unsafe.")
@@ -163,28 +132,28 @@ def classify(
     mmproj: Path | None,
     demo: bool,
     image_and_text: tuple[str, ...],
-    image: Path | Literal["-"] | None,
+    image: PathOrDash,
     prompt: str | None,
     response: str | None,
-    conversation: Path | Literal["-"] | None,
+    conversation: PathOrDash,
     merge_turns: bool,
-    system: Literal["refuse", "drop"],
+    system: SystemTreatment,
     categories: Path | None,
     exclude: list[str],
     threshold: float,
     frames: int,
     category_scores: bool,
-    imitation: Literal["judge", "warn"],
+    imitation: ImitationTreatment,
     as_json: bool,
     exit_code: bool,
     **engine_options: Any,  # whatever the shared options are, the guard takes them under the same names
 ) -> None:
     """Say whether an image and a conversation are safe.
 
-    Judges the last message: what the user says and shows, or, with --response, what the assistant answered.
+    Judges the last message: what the user says and shows, or, with --response, what the assistant answers.
 
-    An argument that is an existing file is the image, one of several words is the text that the user says. Whatever may
-    be either is refused: say --image or --prompt then.
+    An argument that is an existing file is the image. An argument of several words is the text that the user says.
+    Anything else is refused, so that a missing photo is never judged as text: use --image and --prompt.
 
     \b
     Examples:
@@ -193,28 +162,17 @@ def classify(
         visionward classify photo.jpg "What is this?" --response "It is a cat."
         visionward classify --demo --prompt - < message.txt
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
-    image, prompt = _with_arguments(image_and_text, image, prompt, conversation)
-    _check_input(image, prompt, response, conversation)
+    given = ClassifyInput.of(image_and_text, image, prompt, response, conversation)
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, demo=demo)
 
     from visionward.cli.faster_vision import faster_vision_lines  # noqa: PLC0415 - not needed for --help
     from visionward.cli.verdict_text import verdict_lines  # noqa: PLC0415
     from visionward.runtime.ggml.device import layers_on_gpu  # noqa: PLC0415
-    from visionward.runtime.guard.conversation import Conversation  # noqa: PLC0415
     from visionward.runtime.guard.guard import Guard  # noqa: PLC0415
     from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
 
     policy = (DEFAULT_POLICY if categories is None else Policy.from_file(categories)).exclude(exclude)
-    if conversation is None:
-        judged = Conversation.from_prompt(
-            read_text("--prompt") if prompt == DASH else prompt,
-            read_text("--response") if response == DASH else response,
-            read_bytes("--image") if image == DASH else image,
-        )
-    elif conversation == DASH:
-        judged = Conversation.from_json(read_text("--conversation"), merge_turns=merge_turns, system=system)
-    else:
-        judged = Conversation.from_file(conversation, merge_turns=merge_turns, system=system)
+    judged = given.read(merge_turns=merge_turns, system=system)
     with (
         progress_line() as on_progress,
         Guard.load(text_gguf, mmproj_gguf, on_progress=on_progress, **engine_options) as guard,

@@ -28,7 +28,7 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 DEBUG_VARIABLE = "VISIONWARD_DEBUG"
-NO_OUTPUT = "standard output is closed: what is found could not be told; give it a file, a pipe or a terminal"
+NO_OUTPUT = "standard output is closed, so the result cannot be written; use a file, a pipe or a terminal"
 
 
 # Of names of commands: "clasify" is as similar to "classify" as 0.93, "test" to "quantize" as 0.33.
@@ -145,7 +145,7 @@ class ErrorGroup(click.Group):
 
 
 def _open_closed_streams() -> None:
-    """Let nothing be written where nobody reads: not into a file that got a closed stream's number, and no verdict."""
+    """Replace closed standard streams, so that a file opened later does not get their numbers; refuse closed output."""
     without_output = sys.stdout is None
     occupy_descriptors()
     for name in ("stdout", "stderr"):

@@ -24,13 +24,13 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
     parts = [part.strip() for part in value.split(",")]
     for part in parts:
         if not _TOKEN.fullmatch(part):
-            raise click.BadParameter(f"{part!r} is no token id; expected numbers with commas between them.")
+            raise click.BadParameter(f"{part!r} is not a token id; expected numbers separated by commas.")
     return [int(part) for part in parts]
 
 
 @click.command(cls=Command)
 @pair_options
-@click.option("--image", metavar="FILE", type=EXISTING_FILE, help="An image; of several frames the first.")
+@click.option("--image", metavar="FILE", type=EXISTING_FILE, help="An image; only its first frame is used.")
 @click.option(
     "--pixels",
     metavar="FILE.npz",
@@ -42,7 +42,7 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
     metavar="IDS",
     required=True,
     callback=_tokens,
-    help="Token ids with commas between them; with an image exactly one is <|image|>.",
+    help="Token ids, separated by commas; with an image exactly one of them is <|image|>.",
 )
 @click.option(
     "--out",
@@ -51,7 +51,9 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
     type=click.Path(dir_okay=False, path_type=Path),
     help="The file to write.",
 )
-@click.option("--exact", is_flag=True, help="No flash attention, float32 cache, padding computed in full.")
+@click.option(
+    "--exact", is_flag=True, help="No flash attention, float32 KV cache, padding computed in full, all on ggml."
+)
 @device_options
 @vision_options
 @click.option(
@@ -60,7 +62,7 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
     type=click.IntRange(2, 65536),
     default=512,
     show_default=True,
-    help="Tokens that the decoder computes at once.",
+    help="Tokens per graph of the decoder.",
 )
 @force_option
 def logits(
@@ -77,21 +79,20 @@ def logits(
 ) -> None:
     """Write the logits of every position, for comparisons.
 
-    OUT.npz gets logits (tokens x real rows of the head, float32) and, with an image, features (real tiles x tokens a
-    tile x decoder width, after the projector) and pixels (real tiles x 3 x H x W).
+    OUT.npz contains logits (tokens x real rows of the head, float32) and, with an image, features (real tiles x tokens
+    per tile x decoder width, after the projector) and pixels (real tiles x 3 x H x W).
 
     \b
     Example:
-        visionward logits --model guard-text-F16.gguf --mmproj mmproj-guard-F16.gguf \\
-            --image photo.jpg --tokens 128000,128256,9906 --out logits.npz --exact
+        visionward logits --model models --image photo.jpg --tokens 128000,128256,9906 --out logits.npz --exact
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     if image is not None and pixels is not None:
         raise click.UsageError("--image and --pixels exclude each other")
     if exact and vision_backend not in {"auto", "ggml"}:
-        raise click.UsageError(f"--exact computes with ggml, not with {vision_backend}")
+        raise click.UsageError(f"--exact needs the vision backend ggml, not {vision_backend}")
     text_gguf, mmproj_gguf = resolve_pair(model, mmproj, has_demo=False)
 
-    from visionward.diagnose.comparison_files import holds_logits, read_tiles, write_logits  # noqa: PLC0415
+    from visionward.diagnose.logits_files import holds_logits, read_tiles, write_logits  # noqa: PLC0415
     from visionward.formats.output_file import FileKind, Outputs, part_files  # noqa: PLC0415 - not needed for --help
     from visionward.runtime.engine import Engine  # noqa: PLC0415
 

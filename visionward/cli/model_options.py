@@ -1,16 +1,17 @@
-"""The options that say which model to use and where to run it, shared by the commands."""
+"""The options for the model and for what computes it, shared by the commands."""
 
 import re
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 
 from visionward.cli.default_model import read_default_model
 from visionward.cli.model_folder import find_pair
+from visionward.names import CPU_PROVIDER, DEFAULT_N_CTX, Kernels, VisionBackendChoice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -22,7 +23,7 @@ class RegularFile(click.Path):
         instead: what to do with a pipe, for the error.
     """
 
-    def __init__(self, instead: str = "write what it gives into one first") -> None:
+    def __init__(self, instead: str = "save its output in one first") -> None:
         super().__init__(exists=True, dir_okay=False, readable=True, path_type=Path)
         self._instead = instead
 
@@ -31,7 +32,7 @@ class RegularFile(click.Path):
         path: Any = super().convert(value, param, ctx)
         if not path.is_file():
             self.fail(
-                f"{click.format_filename(path)!r} is a pipe or a device, and only regular files are read: "
+                f"{click.format_filename(path)!r} is a pipe or a device, but only regular files are read: "
                 f"{self._instead}",
                 param,
                 ctx,
@@ -78,7 +79,9 @@ def pair_options(command: Command) -> Command:
 def demo_option(command: Command) -> Command:
     """``--demo``."""
     return click.option(
-        "--demo", is_flag=True, help="Use the packaged demonstration guard: a toy, no safety classifier."
+        "--demo",
+        is_flag=True,
+        help="Use the demonstration guard: a toy model for checking the installation, not a safety classifier.",
     )(command)
 
 
@@ -88,7 +91,7 @@ def device_options(command: Command) -> Command:
         "--gpu-layers",
         metavar="N",
         type=click.IntRange(0, 9999),
-        help="Decoder layers on the GPU; 0 for the CPU alone.  [default: all, where there is a GPU]",
+        help="Decoder layers on the GPU; 0 for the CPU alone.  [default: all if there is a GPU]",
     )(command)
     return click.option(
         "--threads",
@@ -102,11 +105,11 @@ def kernels_option(command: Command) -> Command:
     """``--kernels``."""
     return click.option(
         "--kernels",
-        type=click.Choice(["plain", "packed"]),
+        type=click.Choice(get_args(Kernels)),
         default="plain",
         show_default=True,
-        help="packed copies the text file's weights for ggml's faster CPU kernels, where `visionward doctor` sees them "
-        "work: slower to load.",
+        help="packed: copy the text file's weights for ggml's faster CPU kernels, which takes time and memory when "
+        "loading. `visionward doctor` shows whether they work.",
     )(command)
 
 
@@ -116,7 +119,7 @@ def _byte_count(_ctx: click.Context, _parameter: click.Parameter, value: str | N
     match = _SIZE.fullmatch(value.strip())
     size = 0 if match is None else int(Decimal(match[1]) * _UNITS[match[2].lower()])
     if size < 1:
-        raise click.BadParameter(f"{value!r} is no amount of memory, expected one such as 9GiB or 9.5GB.")
+        raise click.BadParameter(f"{value!r} is not a size; expected a number and a unit, such as 9GiB or 9.5GB.")
     return size
 
 
@@ -126,15 +129,15 @@ def vision_options(command: Command) -> Command:
         "--memory-limit",
         metavar="SIZE",
         callback=_byte_count,
-        help="What the process may take, such as 9GiB: auto keeps to it, and to a container's limit; an image whose "
-        "decoding would not is refused.",
+        help="Maximum memory of the process, such as 9GiB. `--vision-backend auto` keeps to it and to a container's "
+        "limit; an image whose decoding would exceed it is refused.",
     )(command)
     command = click.option(
         "--onnx-provider",
         metavar="NAME",
-        default="CPUExecutionProvider",
+        default=CPU_PROVIDER,
         show_default=True,
-        help="What ONNX Runtime computes with, by its own name.",
+        help="ONNX Runtime's execution provider.",
     )(command)
     command = click.option(
         "--onnx-tower",
@@ -142,14 +145,16 @@ def vision_options(command: Command) -> Command:
         type=click.Path(path_type=Path),
         envvar="VISIONWARD_ONNX_TOWER",
         show_envvar=True,
-        help="The tower that `visionward export-onnx` wrote.  [default: one beside the mmproj file that belongs to it]",
+        help="The vision tower that `visionward export-onnx` wrote.  [default: the one beside the mmproj file]",
     )(command)
     return click.option(
         "--vision-backend",
-        type=click.Choice(["auto", "ggml", "onnx", "openvino"]),
+        metavar="NAME",
+        type=click.Choice(get_args(VisionBackendChoice)),
         default="auto",
         show_default=True,
-        help="What encodes images. auto takes the fastest that is installed, has an exported tower, and fits.",
+        help="The engine of the vision tower: ggml, onnx, openvino, or auto, the fastest that is installed, has an "
+        "exported tower and fits into memory.",
     )(command)
 
 
@@ -159,9 +164,9 @@ def context_option(command: Command) -> Command:
         "--n-ctx",
         metavar="N",
         type=click.IntRange(1, 131072),
-        default=4096,
+        default=DEFAULT_N_CTX,
         show_default=True,
-        help="Tokens that a prompt may have.",
+        help="Context length: the maximum number of tokens of a prompt.",
     )(command)
 
 
@@ -170,7 +175,7 @@ def force_option(command: Command) -> Command:
     return click.option(
         "--force",
         is_flag=True,
-        help="Replace an output that exists. Inputs, and files of another kind, never are.",
+        help="Replace existing outputs. Inputs and files of another type are never replaced.",
     )(command)
 
 

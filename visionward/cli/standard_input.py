@@ -18,7 +18,7 @@ class InputFile(RegularFile):
     """An existing regular file, or ``-``; ``./-`` is a file of that name."""
 
     def __init__(self) -> None:
-        super().__init__("pipe it into standard input, and give -")
+        super().__init__("pipe it into standard input and use -")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A path, or the dash itself."""
@@ -32,7 +32,7 @@ def read_bytes(option: str) -> bytes:
         option: what it is for, for errors.
 
     Raises:
-        ConversationError: it is closed, empty, or has more than ``MOST_BYTES``: devices have no end.
+        ConversationError: it is closed, empty, or has more than ``MOST_BYTES``, as a device without an end has.
     """
     if sys.stdin is None:
         raise ConversationError(f"{option} is -, and standard input is closed")
@@ -64,5 +64,5 @@ def read_text(option: str) -> str:
             f"{option} is -, and standard input is not UTF-8 text (byte {error.start}); convert it first"
         ) from error
     if not text.strip():
-        raise ConversationError(f"{option} is -, and standard input holds nothing but white space")
+        raise ConversationError(f"{option} is -, and standard input contains only white space")
     return _LAST_BREAK.sub("", text)

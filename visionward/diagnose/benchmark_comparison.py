@@ -22,8 +22,8 @@ class Difference:
     """A value of the environment that differs.
 
     Attributes:
-        name: its group and its name.
-        old, new: its values; None where it is not known or missing.
+        name: its group and name.
+        old, new: its values; None if unknown or missing.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Comparison:
 
     Attributes:
         ratios: new / old, by group (``times_ms``, ``rates``, ``peak_memory_bytes``), row, and statistic (``value``
-            where there is one alone); None where one side has no figure, or the old one is zero. The time of decoding
-            is left out where neither verdict decoded anything.
+            if there is only one); None if one side has no figure, or the old one is zero. The time of decoding is left
+            out if neither verdict decoded anything.
         differences: the values of the environment that differ.
     """
 
@@ -68,7 +68,7 @@ def read_benchmark(path: str | PathLike[str]) -> dict[str, Any]:
         _check(content)
     except _DamagedError as error:
         raise DataError(f"{path}: damaged: {error}.") from error
-    # What that run was compared with is of no interest here.
+    # That run's own comparison is not needed.
     content.pop("against", None)
     return content
 
@@ -115,7 +115,7 @@ def compare(old: Values, new: Values) -> Comparison:
         rows = [*new[group], *(row for row in old[group] if row not in new[group])]
         ratios[group] = {row: _ratios(old[group].get(row), new[group].get(row)) for row in rows}
     if not any(side["environment"].get("verdict", {}).get("decoded_tokens") for side in (old, new)):
-        # Where nothing was decoded on either side, the microseconds say nothing.
+        # If nothing was decoded on either side, the ratio of microseconds means nothing.
         ratios["times_ms"].pop("decode", None)
     return Comparison(ratios, tuple(_differences(old["environment"], new["environment"])))
 

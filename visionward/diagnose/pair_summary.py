@@ -24,7 +24,7 @@ from visionward.runtime.images.images import ImageSource
 
 # gguf's TokenType.CONTROL
 _CONTROL = 3
-# Variables by which a template can be told of a policy.
+# Variables of a template that hold the policy.
 _POLICY_VARIABLES = frozenset({"categories", "excluded_category_keys"})
 
 
@@ -39,7 +39,7 @@ class TensorCount:
 
 @dataclass(frozen=True)
 class FileSummary:
-    """What both kinds of file say.
+    """What both files have.
 
     Attributes:
         file: its name without folders.
@@ -50,8 +50,8 @@ class FileSummary:
         text_hash: content hash of the decoder; equal in files that belong together.
         checksum: of the header, which has those of the tensors; None in a file without checksums.
         license: names, links and notices.
-        source: where the model comes from, as far as the file says.
-        demonstration: whether it says that the model is a toy.
+        source: where the model comes from, if the file has it.
+        demonstration: whether the file is marked as the demonstration guard's.
     """
 
     file: str
@@ -71,12 +71,12 @@ class TemplateSummary:
     """The chat template.
 
     Attributes:
-        source: the Jinja text, or None where the file has none and the built-in is used.
+        source: the Jinja text; None if the file has none and the built-in template is used.
         used: whether the runtime can use the file's own.
         reads_policy: whether it reads the variables for categories and exclusions.
-        takes_exclusions, takes_categories: whether a policy with categories left out, or with categories of one's
-            own, is rendered with it; where not, the built-in is used and the verdict says so.
-        problems: what the runtime would warn of.
+        takes_exclusions, takes_categories: whether a policy with categories left out, or with the user's own
+            categories, is rendered with it. If not, the built-in template is used, with a warning.
+        problems: the runtime's warnings.
     """
 
     source: str | None
@@ -119,7 +119,7 @@ class PairSummary:
     """One or both files of a pair.
 
     Attributes:
-        text, mmproj: what was looked at.
+        text, mmproj: the files that were given.
         differences: why the two do not belong together; empty if they do, None if only one was given.
     """
 
@@ -129,7 +129,7 @@ class PairSummary:
 
 
 def summarize_pair(text: Path | None, mmproj: Path | None) -> PairSummary:
-    """Look at one or both files.
+    """Summarize one or both files.
 
     Raises:
         ModelFileError: if a file is missing, damaged or of another kind.
@@ -201,7 +201,7 @@ def _text_summary(path: Path) -> TextSummary:
 
 
 def _template_summary(source: str | None, special_tokens: list[str]) -> TemplateSummary:
-    """Render what the runtime would render, and see which template did it."""
+    """Render as the runtime does, and note which template was used."""
     if source is None:
         return TemplateSummary(
             None, used=False, reads_policy=True, takes_exclusions=True, takes_categories=True, problems=()
@@ -211,7 +211,7 @@ def _template_summary(source: str | None, special_tokens: list[str]) -> Template
         "exclusions": DEFAULT_POLICY.exclude(DEFAULT_POLICY.codes[:1]),
         "categories": Policy((Category("S1", "Spoilers", "How a film ends."),)),
     }
-    # The image is not looked at when a prompt is rendered.
+    # Rendering a prompt does not read the image.
     nothing: ImageSource = b""
     conversation = Conversation.from_prompt("Describe the image", image=nothing)
     warnings: dict[str, tuple[str, ...]] = {}

@@ -1,4 +1,4 @@
-"""Whether a model's files are as they were written, and whether the loaded model sees an image at all."""
+"""Checking that a model's files are unchanged, and that the loaded model sees the image."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ from visionward.progress import OnProgress, ProgressCounter
 from visionward.runtime.engine import Engine
 from visionward.runtime.vision.vision_backend import towers_beside
 
-# Logits that differ by less than this are the same but for rounding: two pictures that give such are not seen. Pictures
-# as unlike as these two moved those of the demonstration guard by 0.2, and of random models by 0.1 to 0.7.
+# A smaller difference of the logits is rounding. The two pictures here changed the logits of the demonstration guard by
+# 0.2, and those of random models by 0.1 to 0.7.
 MIN_DIFFERENCE = 0.01
 
 

@@ -19,7 +19,7 @@ _UNREADABLE = (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib
 def read_tiles(path: Path) -> Tiles:
     """Tiles from ``pixel_values`` (tiles, 3, H, W) and ``aspect_ratio`` (tiles high, tiles wide).
 
-    Tiles behind those of the aspect ratio are padding, as Transformers makes it: they must be zero and are left out.
+    Further tiles are padding, as Transformers makes it: they must be zero and are left out.
 
     Raises:
         ImageError: if the file cannot be read or is not of that form.
@@ -31,11 +31,9 @@ def read_tiles(path: Path) -> Tiles:
         raise ImageError(f"{path}: aspect_ratio is {ratio.tolist()}, expected two integers: tiles high, tiles wide.")
     high, wide = (int(value) for value in ratio)
     if len(pixels) < high * wide:
-        raise ImageError(
-            f"{path}: there are {len(pixels)} tiles, an aspect ratio of {high} x {wide} takes {high * wide}."
-        )
+        raise ImageError(f"{path}: {len(pixels)} tiles, but an aspect ratio of {high} x {wide} takes {high * wide}.")
     if pixels[high * wide :].any():
-        raise ImageError(f"{path}: the tiles behind the {high * wide} of the aspect ratio are not zero.")
+        raise ImageError(f"{path}: the padding tiles, after the first {high * wide}, are not zero.")
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.ascontiguousarray(pixels[: high * wide], np.float32)
     if not np.isfinite(values).all():
@@ -47,7 +45,7 @@ def _arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
         file = open_regular(path)
     except _UNREADABLE as error:
-        raise ImageError(f"{path}: not an .npz file that can be read ({error}).") from error
+        raise ImageError(f"{path}: cannot be read as an .npz file ({error}).") from error
     with file:
         return _arrays_of(path, file)
 
@@ -57,15 +55,13 @@ def _arrays_of(path: Path, file: BinaryIO) -> tuple[npt.NDArray[Any], npt.NDArra
         # Pickled objects are refused: they could run anything.
         content = np.load(file, allow_pickle=False)
     except _UNREADABLE as error:
-        raise ImageError(f"{path}: not an .npz file that can be read ({error}).") from error
+        raise ImageError(f"{path}: cannot be read as an .npz file ({error}).") from error
     if not isinstance(content, np.lib.npyio.NpzFile):
         raise ImageError(f"{path}: a single array, expected an .npz file with pixel_values and aspect_ratio.")
     with content:
         missing = [name for name in ("pixel_values", "aspect_ratio") if name not in content.files]
         if missing:
-            raise ImageError(
-                f"{path}: has no {' and no '.join(missing)}, only {', '.join(content.files) or 'nothing'}."
-            )
+            raise ImageError(f"{path}: missing {' and '.join(missing)}; found {', '.join(content.files) or 'nothing'}.")
         try:
             return content["pixel_values"], content["aspect_ratio"]
         except _UNREADABLE as error:
