@@ -148,7 +148,8 @@ class GgufHeader:
         self.nbytes = 0
         try:
             with open_regular(path) as file:
-                head = file.read(HEAD_BYTES)
+                # A device that has nothing to read gives None.
+                head = file.read(HEAD_BYTES) or b""
                 if not head.startswith(MAGIC):
                     raise ModelFileError(f"{path} is not a GGUF file{_but(file_type(head))}.")
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
