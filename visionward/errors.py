@@ -1,6 +1,6 @@
-"""The errors that visionward raises: one clear sentence each, what was wrong, where, what to do.
+"""The errors that visionward raises. Each is one sentence: what was wrong, where, and what to do.
 
-A guard fails closed: whatever goes wrong ends in one of these, never in a verdict of ``safe``.
+A guard fails closed: every failure raises one of these and never returns a verdict of ``safe``.
 """
 
 
@@ -9,7 +9,7 @@ class VisionwardError(Exception):
 
 
 class ModelFileError(VisionwardError, ValueError):
-    """A GGUF file is missing, damaged, of another kind, or does not belong to its partner."""
+    """A model file is missing, damaged, of the wrong format, or does not belong to the other file of the pair."""
 
 
 class CheckpointError(VisionwardError, ValueError):
@@ -17,15 +17,15 @@ class CheckpointError(VisionwardError, ValueError):
 
 
 class TokenizerError(CheckpointError):
-    """A checkpoint's tokenizer is not one that llama.cpp can reproduce."""
+    """llama.cpp cannot reproduce a checkpoint's tokenizer."""
 
 
 class QuantizeError(VisionwardError, ValueError):
-    """A file cannot be quantized, or its importance matrix cannot be used."""
+    """A file cannot be quantized, or an importance matrix cannot be used."""
 
 
 class ImageError(VisionwardError, ValueError):
-    """An image that was given cannot be used."""
+    """An image cannot be used."""
 
 
 class ConversationError(VisionwardError, ValueError):
@@ -33,7 +33,7 @@ class ConversationError(VisionwardError, ValueError):
 
 
 class DataError(VisionwardError, ValueError):
-    """Samples, or the files that hold them, cannot be used."""
+    """Samples, or the files that contain them, cannot be used."""
 
 
 class PolicyError(VisionwardError, ValueError):
@@ -49,11 +49,11 @@ class NativeLibraryError(VisionwardError, RuntimeError):
 
 
 class ComputeError(VisionwardError, RuntimeError):
-    """A computation failed or gave numbers that are no verdict."""
+    """A computation failed, or its results are not finite."""
 
 
 class CheckFailedError(ComputeError):
-    """A decode left out a cross-attention layer; its result was thrown away."""
+    """A decode left out a cross-attention layer. Its result was discarded."""
 
 
 class ClassificationCancelledError(VisionwardError, RuntimeError):

@@ -84,7 +84,7 @@ def test_convert_exports_too(run, tiny_checkpoint_dir: Path, tmp_path: Path) -> 
     ("arguments", "message"),
     [
         (("none.gguf",), "No such file"),
-        (("{text}",), "where 'clip' is expected"),
+        (("{text}",), "expected 'clip'"),
         (("{mmproj}", "tower.bin"), "must end in .onnx"),
         (("{mmproj}", "--type", "q8_0"), "'q8_0' is not one of 'f16', 'f32', 'int8'"),
         (("{mmproj}", "--type", "int4"), "'int4' is not one of 'f16', 'f32', 'int8'"),

@@ -106,7 +106,7 @@ def test_what_is_no_input(run, guard, tmp_path, monkeypatch, arguments, data, fr
 
 
 def test_an_input_without_end(run, guard, monkeypatch):
-    monkeypatch.setattr(standard_input, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(standard_input, "MAX_BYTES", 2**20)
     result = run("classify", *PAIR, "--prompt", "-", input=b"x" * (2**20 + 1))
     assert (result.exit_code, result.stderr) == (2, "error: --prompt is -, and standard input has more than 1 MiB\n")
     assert guard.loads == []

@@ -41,7 +41,7 @@ TEXT = {
     "kv heads": ({"num_key_value_heads": 3}, "num_key_value_heads"),
     "rope": ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_type is 'yarn'"),
     "rope lacks": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is missing"),
-    "type": ({"num_hidden_layers": "six"}, 'num_hidden_layers is "six", expected a whole number'),
+    "type": ({"num_hidden_layers": "six"}, 'num_hidden_layers is "six", expected an integer'),
     "bool": ({"num_hidden_layers": True}, "num_hidden_layers is true"),
     "epsilon": ({"rms_norm_eps": 0}, "rms_norm_eps is 0, expected a positive number"),
 }
@@ -98,7 +98,7 @@ def test_missing_and_broken_files(folder, file):
     (folder / file).write_text("{", encoding="utf-8")
     refused(folder, f"{file}: not a readable JSON file")
     (folder / file).write_text("[]", encoding="utf-8")
-    refused(folder, f"{file}: a JSON object was expected")
+    refused(folder, f"{file}: not a JSON object")
     (folder / file).unlink()
     refused(folder, f"{file} is missing")
 
@@ -169,7 +169,7 @@ def test_one_tensor_under_two_names(folder):
 def test_other_element_types(folder):
     name = "multi_modal_projector.bias"
     rewritten(folder, lambda tensors: tensors.update({name: ("F8_E4M3", (256,), bytes(256))}))
-    refused(folder, r"'multi_modal_projector\.bias' is stored as F8_E4M3; only F32, F16, BF16")
+    refused(folder, r"'multi_modal_projector\.bias' has dtype F8_E4M3; only F32, F16, BF16")
 
 
 def test_weights_beyond_f16(tmp_path):
@@ -185,7 +185,7 @@ def test_weights_beyond_f16(tmp_path):
 def test_truncated_safetensors(folder, kept):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    refused(folder, "cut off")
+    refused(folder, "truncated")
 
 
 def test_damaged_headers(folder):
@@ -194,7 +194,7 @@ def test_damaged_headers(folder):
         (b"{nonsense", "header is not JSON"),
         (b"[]", "not a JSON object"),
         (b'{"w": {"dtype": "F32", "shape": [2]}}', "entry for 'w' is malformed"),
-        (b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "takes 8 bytes, the header gives it 4"),
+        (b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "needs 8 bytes, the header says 4"),
         (b'{"w": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}', "'w' of shape"),
     ):
         path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
@@ -208,12 +208,12 @@ def test_shards(tmp_path):
     shard.unlink()
     refused(folder, "1 of 3 weight files are missing .model-00002-of-00003")
     shard.write_bytes((folder / "model-00001-of-00003.safetensors").read_bytes())
-    refused(folder, "should be here according to model.safetensors.index.json")
+    refused(folder, "is missing, although model.safetensors.index.json lists it here")
     shard.write_bytes(content[:-1])
-    refused(folder, "cut off")
+    refused(folder, "truncated")
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"w": "../w.safetensors"}}))
-    refused(folder, "is not a plain file name")
+    refused(folder, "is not a file name")
     index.write_text("{}")
     refused(folder, "not a safetensors index")
     index.unlink()
@@ -226,5 +226,5 @@ def test_no_room_and_no_place(folder, tmp_path, monkeypatch):
         convert_checkpoint(folder, tmp_path / "file" / "out")
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("visionward.formats.output_file.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(OutputError, match=r"the files take 0\.0 GB and the disk has 0\.0 GB left"):
+    with pytest.raises(OutputError, match=r"the files need .* MB and the disk has .* kB free"):
         convert_checkpoint(folder, tmp_path / "out")

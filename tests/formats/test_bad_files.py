@@ -81,13 +81,13 @@ def test_a_type_that_ggml_cannot_compute_with(pair, name: str) -> None:
     block, nbytes = gguf.GGML_QUANT_SIZES[GGMLQuantizationType.Q8_1]
     file.tensor(name).data = bytes(math.prod(file.tensor(name).shape) // block * nbytes)
     file.write(pair[1])
-    assert f"tensor {name} has type Q8_1" in refused(*pair)
+    assert f"tensor {name} has the unsupported type Q8_1" in refused(*pair)
 
 
 def test_swapped(pair) -> None:
     text, mmproj = pair
-    assert "architecture 'llama' where 'clip' is expected: were the two files swapped?" in refused(text, text)
-    assert "architecture 'clip' where 'llama' is expected: were the two files swapped?" in refused(mmproj, mmproj)
+    assert "architecture 'llama', expected 'clip': were the two files swapped?" in refused(text, text)
+    assert "architecture 'clip', expected 'llama': were the two files swapped?" in refused(mmproj, mmproj)
 
 
 def test_an_impossible_alignment(pair, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_deleted_bytes(demo) -> None:
 def test_bytes_behind_the_end(demo) -> None:
     with demo.mmproj.open("ab") as file:
         file.write(bytes(64))
-    assert "64 behind its last tensor" in refused(demo)
+    assert " bytes follow the last tensor" in refused(demo)
 
 
 def test_offsets_into_another_tensor(demo) -> None:
@@ -134,7 +134,7 @@ def test_a_version_that_is_not_known(demo) -> None:
         file = GgufFile(demo.mmproj)
         file.set(VERSION.decode(), version)
         file.write(demo.mmproj)
-        assert f"has format version {version}, this visionward reads 2" in refused(demo)
+        assert f"has format version {version}, expected 2" in refused(demo)
 
 
 # Files by others.
@@ -169,7 +169,7 @@ def test_vectors_that_no_model_has(demo, name: str, value: float) -> None:
     tensor = file.tensor(name)
     tensor.data = np.full(len(tensor.data) // 4, value, np.float32).tobytes()
     file.write(demo.mmproj)
-    assert f"tensor {name} holds" in refused(demo)
+    assert f"tensor {name} has " in refused(demo)
 
 
 @pytest.mark.parametrize("name", ["output_norm.weight", "blk.1.attn_norm.weight"])
@@ -177,7 +177,7 @@ def test_norms_that_no_decoder_has(demo, name: str) -> None:
     file = GgufFile(demo.text).without_checksums()
     file.tensor(name).data = bytes(len(file.tensor(name).data))
     file.write(demo.text)
-    assert f"tensor {name} holds nothing but zeros" in refused(demo)
+    assert f"tensor {name} has only zeros" in refused(demo)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_numbers_that_no_model_has(demo, which: str, key: str, value: float) -> 
     file = GgufFile(path).without_checksums()
     file.set(key, value)
     file.write(path)
-    assert f"the value of {key} is not as expected" in refused(demo)
+    assert f"invalid value of {key} (" in refused(demo)
 
 
 def test_a_tensor_of_huge_extents(demo) -> None:
@@ -219,7 +219,7 @@ def test_keys_that_nobody_reads(demo) -> None:
     file = GgufFile(demo.text).without_checksums()
     file.key("llama.rope.freq_base").name = b"llama.rope.freq_basd"
     file.write(demo.text)
-    assert "has a key 'llama.rope.freq_basd' that nobody reads" in refused(demo)
+    assert "has an unknown key 'llama.rope.freq_basd'" in refused(demo)
 
 
 # What is remembered.

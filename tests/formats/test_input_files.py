@@ -57,7 +57,7 @@ CHECKPOINT_FILES = (
 
 @pytest.fixture(params=SPECIAL)
 def special(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A path that is no regular file."""
+    """A path that is not a regular file."""
     fifo, link, address = tmp_path / "fifo", tmp_path / "link", tmp_path / "socket"
     os.mkfifo(fifo)
     link.symlink_to(fifo)
@@ -111,7 +111,7 @@ def test_a_towers_weights(tiny_pair: ConvertedPair, tmp_path: Path) -> None:
     tower = export_tower(tiny_pair.mmproj, tmp_path / "vision-x.onnx")
     data_path(tower).unlink()
     os.mkfifo(data_path(tower))
-    assert "is no regular file" in refusal(partial(read_identity, tower))
+    assert "is not a regular file" in refusal(partial(read_identity, tower))
 
 
 @pytest.mark.parametrize("name", CHECKPOINT_FILES)
@@ -205,9 +205,7 @@ def test_a_text_that_is_too_large(tmp_path: Path, read: Callable[[Path], object]
     path = tmp_path / "large.json"
     with path.open("wb") as file:
         file.truncate(most * 2**20 + nbytes)
-    with pytest.raises(
-        (ConversationError, PolicyError), match=rf"large\.json: larger than {most} MiB, the most that is"
-    ):
+    with pytest.raises((ConversationError, PolicyError), match=rf"large\.json: larger than the maximum of {most} MiB"):
         read(path)
 
 
@@ -222,7 +220,7 @@ def test_a_checkpoints_settings_that_are_too_large(tiny_checkpoint_dir: Path, tm
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint_dir, checkpoint)
     os.truncate(checkpoint / "tokenizer.json", 2**28 + 1)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: cannot be read: larger than 256 MiB"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: cannot be read: larger than the maximum of 256 MiB"):
         convert_checkpoint(checkpoint, tmp_path / "out")
 
 
@@ -231,7 +229,7 @@ def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     line = json.dumps({"prompt": "Look"})
     path.write_text(f"{line}\n\n{line:<99}\n{line}")
     assert len(read_samples(path)) == 3
-    monkeypatch.setattr(text_lines, "MOST_CHARACTERS", 99)
+    monkeypatch.setattr(text_lines, "MAX_CHARACTERS", 99)
     with pytest.raises(DataError, match=r"samples\.jsonl: line 3 has more than 99 characters"):
         read_samples(path)
 

@@ -157,26 +157,26 @@ def an_unknown_operator(tower: Path) -> None:
 
 
 DAMAGES = {
-    drop_data: "holds the weights of vision-plain-f32.onnx, is missing",
+    drop_data: "has the weights of vision-plain-f32.onnx, is missing",
     cut_data: "bytes, expected",
-    cut_graph: "is no ONNX file, or is damaged",
-    empty_graph: "has 0 bytes",
-    text_instead: "is no ONNX file, or is damaged",
-    huge_file: "is another kind of file",
-    foreign_model: "no vision tower that visionward exported",
-    another_version: "has format version 1, this visionward reads 3",
-    no_text_hash: "lacks a key, or one is wrong (visionward.text_hash)",
-    no_number: "has a key that is no number",
-    no_type: "one is wrong (visionward.weight_type)",
-    four_bits: "int4 towers are no longer read because their features are 13 to 20 % off. Export it again as int8.",
-    other_data: "is damaged, or vision-plain-f32.onnx.data is of another export",
+    cut_graph: "is not an ONNX file, or is damaged",
+    empty_graph: "its size is 0 bytes",
+    text_instead: "is not an ONNX file, or is damaged",
+    huge_file: "is not a vision tower",
+    foreign_model: "not a vision tower that visionward exported",
+    another_version: "has format version 1, expected 3",
+    no_text_hash: "has invalid metadata (visionward.text_hash)",
+    no_number: "has invalid metadata",
+    no_type: "invalid metadata (visionward.weight_type)",
+    four_bits: "int4 weights, which are not supported because their features are 13 to 20 % off: export",
+    other_data: "is damaged, or vision-plain-f32.onnx.data belongs to another export",
     elsewhere: "was renamed: its weights are in vision-other-f32.onnx.data",
-    a_flipped_constant: "is damaged, or vision-plain-f32.onnx.data is of another export",
+    a_flipped_constant: "is damaged, or vision-plain-f32.onnx.data belongs to another export",
     a_flipped_norm: "vision-plain-f32.onnx.data is damaged",
     a_flipped_bias: "vision-plain-f32.onnx.data is damaged",
     a_flipped_matrix: "vision-plain-f32.onnx.data is damaged",
-    a_misplaced_norm: "has a weight without a place in vision-plain-f32.onnx.data",
-    a_norm_of_no_length: "has a weight without a place in vision-plain-f32.onnx.data",
+    a_misplaced_norm: "a weight has no valid position in vision-plain-f32.onnx.data",
+    a_norm_of_no_length: "a weight has no valid position in vision-plain-f32.onnx.data",
     a_norm_behind_the_end: "vision-plain-f32.onnx.data is damaged",
     an_unknown_operator: "cannot load",
 }
@@ -192,7 +192,7 @@ def test_a_damaged_tower(pair, tower, caplog, damage) -> None:
     with caplog.at_level(logging.WARNING):
         assert backend_of(pair) == "ggml"
     assert DAMAGES[damage] in caplog.text
-    assert "an ONNX tower is left out" in caplog.text
+    assert "an ONNX tower is ignored" in caplog.text
 
 
 def test_a_damaged_scale(tower_of, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_text_is_quantized_with_it(f16_pair, quantized, matrix_file, tmp_path, k
 
 
 def test_columns_without_any_activity(f16_pair, matrix_file, tmp_path):
-    """A column that is always zero, or a matrix that sees nothing but zeros, must not end in numbers that are none."""
+    """A column that is always zero, or a matrix that sees only zeros, must not end in numbers that are none."""
     statistics = {
         name: Statistics(np.zeros(importance.size) if "ffn" in name else importance.astype(np.float64), 1)
         for name, importance in read_imatrix(matrix_file).importance.items()
@@ -258,7 +258,7 @@ def test_columns_without_any_activity(f16_pair, matrix_file, tmp_path):
 
 def test_files_that_are_no_importance_matrix(f16_pair, tmp_path):
     target = tmp_path / "t.gguf"
-    with pytest.raises(QuantizeError, match="no importance matrix in GGUF form"):
+    with pytest.raises(QuantizeError, match="not an importance matrix in GGUF format"):
         quantize_file(f16_pair.text, target, "q4_0", imatrix=f16_pair.mmproj)
     (tmp_path / "legacy.dat").write_bytes(b"\x01\x00\x00\x00")
     with pytest.raises(ModelFileError, match="not a GGUF file"):

@@ -117,7 +117,7 @@ def test_full_disk_is_found_before_writing(f16_pair, tmp_path, monkeypatch):
     usage = SimpleNamespace(free=100_000)
     monkeypatch.setattr("visionward.formats.output_file.shutil.disk_usage", lambda _path: usage)
     for source in (f16_pair.text, f16_pair.mmproj):
-        with pytest.raises(OSError, match=r"the files take .* GB and the disk has 0\.0 GB left"):
+        with pytest.raises(OSError, match=r"the files need .* MB and the disk has 100 kB free"):
             quantize_file(source, tmp_path / "q.gguf", "q4_0", threads=1)
     assert not list(tmp_path.iterdir())
 

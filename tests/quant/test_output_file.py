@@ -55,7 +55,7 @@ def test_a_new_file(write, tmp_path):
 @pytest.mark.parametrize("old", [b"GGUF of old", b""])
 def test_the_same_kind_is_replaced_when_it_is_asked_for(write, tmp_path, old):
     (tmp_path / "out.gguf").write_bytes(old)
-    with pytest.raises(OutputError, match=r"out\.gguf exists: choose another name, or have it replaced \(--force"):
+    with pytest.raises(OutputError, match=r"out\.gguf exists: choose another name, or replace it with --force"):
         write()
     assert (tmp_path / "out.gguf").read_bytes() == old
     write(overwrite=True)
@@ -65,7 +65,7 @@ def test_the_same_kind_is_replaced_when_it_is_asked_for(write, tmp_path, old):
 @pytest.mark.parametrize("content", [b"GGU", b"\x89PNG\r\n", b"gguf", b"\0"])
 def test_another_kind_never_is(write, tmp_path, content):
     (tmp_path / "out.gguf").write_bytes(content)
-    with pytest.raises(OutputError, match=r"exists and is no GGUF file, so it is never replaced"):
+    with pytest.raises(OutputError, match=r"exists, but is another kind of file \(expected: GGUF file\)"):
         write(overwrite=True)
     assert (tmp_path / "out.gguf").read_bytes() == content
 
@@ -75,7 +75,7 @@ def test_an_input_by_any_name(write, tmp_path):
     (tmp_path / "soft.gguf").symlink_to("in.gguf")
     (tmp_path / "folder").symlink_to(".")
     for name in ("in.gguf", "hard.gguf", "soft.gguf", "folder/in.gguf", "folder/./in.gguf"):
-        with pytest.raises(OutputError, match=r"in\.gguf.* is read and would be replaced"):
+        with pytest.raises(OutputError, match=r"in\.gguf.* is an input and would be replaced"):
             write(name, overwrite=True)
     assert (tmp_path / "in.gguf").read_bytes() == b"GGUF of the input"
 
@@ -93,10 +93,10 @@ def test_what_is_no_file(write, tmp_path):
     (tmp_path / "folder.gguf").mkdir()
     os.mkfifo(tmp_path / "pipe.gguf")
     (tmp_path / "nowhere.gguf").symlink_to("missing.gguf")
-    for name, what in (("folder", "a folder"), ("pipe", "no regular file"), ("nowhere", "no regular file")):
-        with pytest.raises(OutputError, match=f"is {what}, which is never replaced"):
+    for name, what in (("folder", "a folder"), ("pipe", "not a regular file"), ("nowhere", "not a regular file")):
+        with pytest.raises(OutputError, match=f"is {what} and is never replaced"):
             write(f"{name}.gguf", overwrite=True)
-    with pytest.raises(OutputError, match="no regular file"):
+    with pytest.raises(OutputError, match="not a regular file"):
         Outputs((Path("/dev/null"),), GGUF, overwrite=True).check()
 
 
@@ -168,19 +168,34 @@ COMPARE = ("compare", "--data", "data.jsonl", "--reference", "t.gguf,m.gguf", "-
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        ((*IMATRIX, "data.jsonl"), "data.jsonl is read and would be replaced"),
-        ((*IMATRIX, "photo.png"), "photo.png is read and would be replaced"),
-        ((*IMATRIX, "./t.gguf"), "t.gguf is read and would be replaced"),
-        ((*IMATRIX, "letter"), "letter exists and is no GGUF file"),
-        ((*LOGITS, "photo.png"), "photo.png is read and would be replaced"),
-        ((*LOGITS, "letter"), "letter exists and is no file of `visionward logits`"),
-        ((*LOGITS, "t.gguf"), "t.gguf is read and would be replaced"),
-        (("quantize", "t.gguf", "i.gguf", "q4_0", "--imatrix", "i.gguf"), "i.gguf is read and would be replaced"),
-        (("quantize", "t.gguf", "t.gguf", "q4_0"), "t.gguf is read and would be replaced"),
-        (("quantize", "m.gguf", "m.gguf", "q4_0"), "m.gguf is read and would be replaced"),
-        (("quantize", "m.gguf", "letter", "q4_0"), "letter exists and is no GGUF file"),
-        (("export-onnx", "m.gguf", "tower.onnx"), "tower.onnx.data exists and is no ONNX tower"),
-        (("export-onnx", "m.gguf", "other.onnx"), "other.onnx exists and is no ONNX tower"),
+        ((*IMATRIX, "data.jsonl"), "data.jsonl is an input and would be replaced"),
+        ((*IMATRIX, "photo.png"), "photo.png is an input and would be replaced"),
+        ((*IMATRIX, "./t.gguf"), "t.gguf is an input and would be replaced"),
+        (
+            (*IMATRIX, "letter"),
+            "letter exists, but is another kind of file (expected: GGUF file)",
+        ),
+        ((*LOGITS, "photo.png"), "photo.png is an input and would be replaced"),
+        (
+            (*LOGITS, "letter"),
+            "letter exists, but is another kind of file (expected: file of `visionward logits`)",
+        ),
+        ((*LOGITS, "t.gguf"), "t.gguf is an input and would be replaced"),
+        (("quantize", "t.gguf", "i.gguf", "q4_0", "--imatrix", "i.gguf"), "i.gguf is an input and would be replaced"),
+        (("quantize", "t.gguf", "t.gguf", "q4_0"), "t.gguf is an input and would be replaced"),
+        (("quantize", "m.gguf", "m.gguf", "q4_0"), "m.gguf is an input and would be replaced"),
+        (
+            ("quantize", "m.gguf", "letter", "q4_0"),
+            "letter exists, but is another kind of file (expected: GGUF file)",
+        ),
+        (
+            ("export-onnx", "m.gguf", "tower.onnx"),
+            "tower.onnx.data exists, but is another kind of file (expected: ONNX tower",
+        ),
+        (
+            ("export-onnx", "m.gguf", "other.onnx"),
+            "other.onnx exists, but is another kind of file (expected: ONNX tower",
+        ),
     ],
 )
 def test_commands_refuse_before_they_work(place, monkeypatch, arguments, fragment, force):
@@ -200,7 +215,7 @@ def test_compare_replaces_no_report_of_others(place, monkeypatch, name):
     before = contents(place)
     result = run(*COMPARE, ".")
     assert (result.exit_code, result.stdout) == (2, ""), result.output
-    assert f"{name} exists and is no file of a comparison's report" in result.stderr
+    assert f"{name} exists, but is another kind of file (expected: file of a comparison's report)" in result.stderr
     assert contents(place) == before
 
 
@@ -212,7 +227,7 @@ def test_compare_keeps_its_inputs(place):
     check_folder(place / "elsewhere", [data])
     (place / "samples.csv").write_text("set,sample,group,label,categories\n")
     check_folder(place, [place / "letter"])
-    with pytest.raises(OutputError, match="is read and would be replaced"):
+    with pytest.raises(OutputError, match="is an input and would be replaced"):
         check_folder(place, [place / "samples.csv"])
     assert all(path.parent == place for path in report_outputs(place).paths)
 
@@ -241,7 +256,7 @@ def test_force_replaces_what_commands_wrote(place, monkeypatch):
         before = contents(place)
         again = run(*arguments)
         assert again.exit_code == 2
-        assert "exists: choose another name, or have it replaced (--force" in again.stderr
+        assert "exists: choose another name, or replace it with --force" in again.stderr
         assert contents(place) == before
         result = run(*arguments, "--force")
         assert result.exit_code == 0, result.output
@@ -274,7 +289,7 @@ def test_a_conversion_keeps_its_checkpoint(tiny_checkpoint_dir, tmp_path):
     (tmp_path / "mmproj-tiny-F16.gguf").symlink_to(checkpoint / "config.json")
     before = contents(checkpoint)
     for left in ("tiny-text-F16.gguf", "mmproj-tiny-F16.gguf"):
-        with pytest.raises(OutputError, match="is read and would be replaced"):
+        with pytest.raises(OutputError, match="is an input and would be replaced"):
             convert_checkpoint(checkpoint, tmp_path, overwrite=True)
         (tmp_path / left).unlink()
     assert contents(checkpoint) == before
@@ -287,7 +302,7 @@ def test_weights_belong_to_their_tower(tiny_pair, tmp_path):
         export_tower(tiny_pair.mmproj, tower)
     # A graph that is damaged may be anything, and so may its weights.
     tower.write_bytes(tower.read_bytes()[:100])
-    with pytest.raises(OutputError, match=r"a\.onnx\.data exists and is no ONNX tower"):
+    with pytest.raises(OutputError, match=r"a\.onnx\.data exists, but is another kind of file \(expected: ONNX tower"):
         export_tower(tiny_pair.mmproj, tower, overwrite=True)
 
 

@@ -138,7 +138,7 @@ def test_malformed_types_by_name(text):
 
 
 def test_sources_that_will_not_do(f16_pair, tmp_path):
-    with pytest.raises(OutputError, match="is read and would be replaced"):
+    with pytest.raises(OutputError, match="is an input and would be replaced"):
         quantize_file(f16_pair.text, f16_pair.text, "q4_0", overwrite=True)
     with pytest.raises(QuantizeError, match="'q3_k' is no type that visionward writes"):
         quantize_file(f16_pair.text, tmp_path / "t.gguf", "q3_k")

@@ -8,7 +8,7 @@ import click
 
 from visionward.cli.model_options import RegularFile
 from visionward.errors import ConversationError
-from visionward.formats.strict_json import MOST_BYTES
+from visionward.formats.strict_json import MAX_BYTES
 
 DASH: Literal["-"] = "-"
 _LAST_BREAK = re.compile(r"\r?\n\Z")
@@ -32,7 +32,7 @@ def read_bytes(option: str) -> bytes:
         option: what it is for, for errors.
 
     Raises:
-        ConversationError: it is closed, empty, or has more than ``MOST_BYTES``, as a device without an end has.
+        ConversationError: it is closed, empty, or has more than ``MAX_BYTES``, as a device without an end has.
     """
     if sys.stdin is None:
         raise ConversationError(f"{option} is -, and standard input is closed")
@@ -40,11 +40,11 @@ def read_bytes(option: str) -> bytes:
     if stream.isatty():
         click.echo(f"Reading {option} from the terminal; an end of file (Ctrl-D, on Windows Ctrl-Z) ends it.", err=True)
     try:
-        data = stream.read(MOST_BYTES + 1)
+        data = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConversationError(f"{option} is -, and standard input cannot be read: {error.strerror}") from error
-    if len(data) > MOST_BYTES:
-        raise ConversationError(f"{option} is -, and standard input has more than {MOST_BYTES >> 20} MiB")
+    if len(data) > MAX_BYTES:
+        raise ConversationError(f"{option} is -, and standard input has more than {MAX_BYTES >> 20} MiB")
     if not data:
         raise ConversationError(f"{option} is -, and standard input is empty")
     return data

@@ -7,7 +7,7 @@ from typing import Any
 from visionward.convert.model_config import ModelConfig
 from visionward.convert.tokenizer import GgufTokenizer
 from visionward.errors import CheckpointError
-from visionward.formats.checkpoint_json import MOST_BYTES, Settings
+from visionward.formats.checkpoint_json import MAX_BYTES, Settings
 from visionward.formats.whole_text import read_text
 
 # Settings of preprocessor_config.json that the runtime implements in exactly one way, with the defaults of
@@ -78,7 +78,7 @@ def read_chat_template(checkpoint: Path) -> str | None:
         return _one_template(Settings.load(legacy))
     if raw.exists():
         try:
-            return read_text(raw, MOST_BYTES)
+            return read_text(raw, MAX_BYTES)
         except OSError as error:
             raise CheckpointError(f"{raw}: cannot be read: {error.strerror}") from error
         except ValueError as error:

@@ -93,7 +93,7 @@ def _is_tower_or_its_weights(path: Path) -> bool:
     return is_tower(path.with_suffix("") if path.suffix == ".data" else path)
 
 
-_TOWER = FileKind("ONNX tower that visionward exported, nor the weights of one", _is_tower_or_its_weights)
+_TOWER = FileKind("ONNX tower that visionward exported, or its data file", _is_tower_or_its_weights)
 
 
 def tower_outputs(target: Path, inputs: tuple[Path, ...], *, overwrite: bool) -> Outputs:

@@ -1,1 +1,1 @@
-"""Files as bytes: what is in them, and whether it can be."""
+"""File formats: reading, checking and writing files, without loading a model."""

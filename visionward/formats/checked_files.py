@@ -1,7 +1,7 @@
-"""Which large files were read in full and found sound: remembered in the user's cache, so that they are read once.
+"""Remembers in the user's cache which large files matched their checksums, so that they are read only once.
 
-A file is known by device, inode, size, times and a checksum that stands in it. Whoever changes its bytes changes one of
-these, unless the storage itself does; ``visionward verify`` reads a file whatever is remembered.
+A file is identified by device, inode, size, times and a checksum that it contains. Changing its bytes changes one of
+these, unless the storage itself is at fault. ``visionward verify`` always reads the files.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ _MAX_REMEMBERED = 512
 
 
 def marker_of(path: Path, digest: str) -> Path:
-    """The empty file by which a sound file is remembered, as it is now.
+    """The path of the empty marker file that stands for a file in its present state.
 
     Args:
         path: the file.
-        digest: one that stands in it, and covers the checksums that it was compared with.
+        digest: a checksum in it that covers the checksums of its content.
 
     Raises:
-        ModelFileError: if there is no such file.
+        ModelFileError: if the file cannot be read.
     """
     try:
         found = path.stat()
@@ -36,16 +36,16 @@ def marker_of(path: Path, digest: str) -> Path:
 
 
 def is_remembered(marker: Path) -> bool:
-    """Whether a file was found sound before."""
+    """Whether the file matched its checksums before."""
     try:
-        os.utime(marker)  # the markers that were asked for least recently are removed first
+        os.utime(marker)  # the least recently used markers are removed first
     except OSError:
         return False
     return True
 
 
 def remember(marker: Path) -> None:
-    """Remember that a file is sound. Without a cache that can be written, files are read each time."""
+    """Remember that a file matches its checksums. Without a writable cache, files are read every time."""
     with contextlib.suppress(OSError):
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()

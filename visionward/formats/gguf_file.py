@@ -1,4 +1,4 @@
-"""Write a GGUF file as a stream: header first, then each tensor in pieces, and at last the checksums in the header."""
+"""Write a GGUF file as a stream: the header, then each tensor in pieces, then the checksums into the header."""
 
 import hashlib
 import struct
@@ -23,7 +23,7 @@ Metadata = Mapping[str, MetadataValue]
 
 
 class TensorLayout(Protocol):
-    """What the header says of a tensor."""
+    """A tensor as the header describes it."""
 
     @property
     def name(self) -> str:
@@ -35,11 +35,11 @@ class TensorLayout(Protocol):
 
     @property
     def element_type(self) -> GGMLQuantizationType:
-        """What its elements are encoded as."""
+        """The type that its elements are encoded in."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file, padding aside."""
+        """Bytes in the file, without padding."""
 
 
 Tensor = TypeVar("Tensor", bound=TensorLayout)
@@ -59,18 +59,18 @@ def _add(writer: GGUFWriter, key: str, value: MetadataValue) -> None:
 
 
 def header_bytes(architecture: str | None, metadata: Metadata, tensors: Sequence[TensorLayout]) -> bytes:
-    """Everything in front of the tensor data, padding included.
+    """Everything before the tensor data, padding included.
 
     Args:
-        architecture: ``general.architecture``; None for files that have none.
-        metadata: the other keys; integers are written as u32, those in arrays as i32.
+        architecture: ``general.architecture``; None for files without it.
+        metadata: the other keys. Integers are written as u32, those in arrays as i32.
         tensors: in file order.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "header.gguf"
         writer = GGUFWriter(path, architecture or "")
         if architecture is None:
-            # gguf-py adds the key in any case.
+            # gguf-py always adds the key.
             writer.kv_data[0].pop("general.architecture", None)
         for key, value in metadata.items():
             _add(writer, key, value)
@@ -87,14 +87,14 @@ def header_bytes(architecture: str | None, metadata: Metadata, tensors: Sequence
 
 
 def string_entry(key: str, value: str) -> bytes:
-    """A key of the metadata with its value, as the header has them."""
+    """A key of type string and its value, encoded as in the header."""
     name, content = key.encode(), value.encode()
     lengths = struct.pack("<Q", len(name)), struct.pack("<IQ", GGUFValueType.STRING, len(content))
     return lengths[0] + name + lengths[1] + content
 
 
 def padded_size(tensors: Sequence[TensorLayout]) -> int:
-    """Bytes of the tensor data, padding included."""
+    """Bytes of all tensor data, padding included."""
     return sum(tensor.nbytes + -tensor.nbytes % GGUF_DEFAULT_ALIGNMENT for tensor in tensors)
 
 
@@ -108,13 +108,13 @@ def write_tensor_data(
     """Write all tensors' data, each padded to the alignment.
 
     Args:
-        file: positioned behind the header.
+        file: positioned after the header.
         tensors: in the header's order.
-        chunks: gives a tensor's encoded data piece by piece.
+        chunks: yields a tensor's encoded data piece by piece.
         advance: called with the number of bytes of every piece that was written.
 
     Returns:
-        The SHA-256 of each tensor's bytes, in hexadecimal digits, by name.
+        The SHA-256 of each tensor's bytes, in hexadecimal, by name.
     """
     checksums = {}
     with ThreadPoolExecutor(1) as hasher:
@@ -140,38 +140,38 @@ def write_tensor_data(
 
 
 def checksum_placeholders(tensors: int) -> dict[str, MetadataValue]:
-    """The keys of a file that is going to be sealed, with something of the same length in their places."""
+    """The checksum keys of a file that is being written, with placeholders of the same length as the checksums."""
     return {KEY_HEADER_CHECKSUM: CHECKSUM_PLACEHOLDER, KEY_TENSOR_CHECKSUMS: [CHECKSUM_PLACEHOLDER] * tensors}
 
 
 def write_checksums(
     path: Path, checksums: Mapping[str, str] | None = None, *, on_progress: OnProgress | None = None
 ) -> None:
-    """Put the checksums of a complete file's tensors, and that of its header, into their places in the header.
+    """Write the checksums of a complete file's tensors, and that of its header, into the header.
 
     Args:
-        path: a file whose header has these places (``checksum_placeholders``), with any checksums in them.
+        path: a file whose header has the checksum keys (``checksum_placeholders``), with any checksums as values.
         checksums: of all its tensors, by name; computed from the file if not given.
         on_progress: called with the progress of computing them, in bytes.
 
     Raises:
-        ModelFileError: if the file has no place for them.
+        ModelFileError: if the header has no checksum keys.
     """
     header = GgufHeader(path, check_checksum=False)
     if checksums is None:
         counter = ProgressCounter(on_progress, "checksums", header.data_nbytes, "bytes")
         checksums = computed_checksums(header, counter.advance)
-    # Behind the value's type: that of the array's elements (u32), their number (u64), and each with its length (u64).
-    at = header.place(KEY_TENSOR_CHECKSUMS) + 12
+    # After the value's type: the type of the elements (u32), their number (u64), and each one after its length (u64).
+    at = header.value_offset(KEY_TENSOR_CHECKSUMS) + 12
     length = len(CHECKSUM_PLACEHOLDER)
     if {*map(len, stored_checksums(header).values())} != {length}:
-        raise ModelFileError(f"{path} has no places for its checksums: convert the model again.")
+        raise ModelFileError(f"{path} has no room for its checksums: convert the model again.")
     with path.open("r+b") as file:
         head = bytearray(file.read(header.nbytes))
         for name in header.tensors:
             head[at + 8 : at + 8 + length] = checksums[name].encode()
             at += 8 + length
-        at = header.place(KEY_HEADER_CHECKSUM) + 8
+        at = header.value_offset(KEY_HEADER_CHECKSUM) + 8
         head[at : at + length] = header.checksum(bytes(head)).encode()
         file.seek(0)
         file.write(head)

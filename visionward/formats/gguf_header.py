@@ -1,8 +1,8 @@
-"""Reading the header of a GGUF file, with every way in which a file can be wrong turned into one sentence.
+"""Read and check the header of a GGUF file. Every defect is reported in one sentence.
 
-gguf-py's reader makes several numpy views of every string: a header with Llama 3's 128k tokens and 280k merges takes it
-most of a minute. This one takes a fraction of a second, because it leaves arrays of strings alone until they are asked
-for. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+gguf-py's reader makes several numpy views of every string, which takes most of a minute for a header with the 128k
+tokens and 280k merges of Llama 3. This reader takes a fraction of a second, because it reads arrays of strings only
+when they are requested. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from visionward.formats.regular_file import open_regular
 
 T = TypeVar("T")
 MAGIC = b"GGUF"
-MOST_DIMENSIONS = 4
+MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
 
 _VERSIONS = (2, 3)
@@ -54,10 +54,11 @@ class GgufTensor:
     """A tensor in the file.
 
     Attributes:
-        shape: rows first, as numpy has it.
+        name: its name.
+        shape: rows first, as in numpy.
         dtype: its element type.
-        offset: of its data, from the beginning of the file.
-        nbytes: of its data.
+        offset: offset of its data from the beginning of the file.
+        nbytes: bytes of its data.
     """
 
     name: str
@@ -73,7 +74,7 @@ class GgufTensor:
 
 
 class _Cursor:
-    """A place in the file that cannot be moved past its end."""
+    """A position in the file that cannot be moved past the end."""
 
     def __init__(self, data: mmap.mmap | memoryview, at: int = 0) -> None:
         self._data = data
@@ -81,7 +82,7 @@ class _Cursor:
         self.at = at
 
     def take(self, count: int) -> int:
-        """Move on; the place before."""
+        """Move forward. Returns the position before."""
         before, self.at = self.at, self.at + count
         if self.at > self._size:
             raise EOFError
@@ -98,26 +99,26 @@ class _Cursor:
         before = self.take(length)
         return bytes(self._data[before : before + length])
 
-    def value(self, kind: int) -> Any:
-        """One value: a number, text, an array of numbers, or the place of an array of strings."""
-        if kind == _STRING:
+    def value(self, value_type: int) -> Any:
+        """One value: a number, text, an array of numbers, or the position of an array of strings."""
+        if value_type == _STRING:
             return self.string().decode("utf-8", "replace")
-        if kind != _ARRAY:
-            return self._numbers(kind, 1)[0].item()
-        inner, count = self.u32(), self.u64()
-        if inner != _STRING:
-            return self._numbers(inner, count).tolist()
-        place = StringArray(self.at, count)
+        if value_type != _ARRAY:
+            return self._numbers(value_type, 1)[0].item()
+        element_type, count = self.u32(), self.u64()
+        if element_type != _STRING:
+            return self._numbers(element_type, count).tolist()
+        array = StringArray(self.at, count)
         unpack, data, at, size = _U64.unpack_from, self._data, self.at, self._size
         for _ in range(count):
             at += 8 + unpack(data, at)[0]
             if at > size:
                 raise EOFError
         self.at = at
-        return place
+        return array
 
-    def _numbers(self, kind: int, count: int) -> npt.NDArray[Any]:
-        dtype = np.dtype(_SCALARS[kind])
+    def _numbers(self, value_type: int, count: int) -> npt.NDArray[Any]:
+        dtype = np.dtype(_SCALARS[value_type])
         before = self.take(dtype.itemsize * count)
         return np.frombuffer(self._data, dtype, count, before)
 
@@ -127,28 +128,28 @@ class GgufHeader:
 
     Args:
         path: the file.
-        architecture: what its ``general.architecture`` must be; None for any, or none at all.
-        check_checksum: whether to check the header's own checksum, where there is one; False for a file that is still
-            being written.
+        architecture: the expected ``general.architecture``; None for any, or none.
+        check_checksum: whether to check the header's own checksum, if it has one. False for a file that is still being
+            written.
 
     Attributes:
-        tensors: by name, in file order.
-        nbytes: of the header, with the padding behind it: where the tensors' data begins.
+        tensors: the tensors by name, in file order.
+        nbytes: bytes of the header and the padding after it: the offset of the first tensor's data.
 
     Raises:
-        ModelFileError: if the file is missing, no GGUF, of another architecture, damaged, or of another size than its
-            header says.
+        ModelFileError: if the file is missing or damaged, is not a GGUF file, has another architecture, or does not
+            have the size that follows from its header.
     """
 
     def __init__(self, path: Path, architecture: str | None = None, *, check_checksum: bool = True) -> None:
         self.path = path
         self._keys: dict[str, Any] = {}
-        self._places: dict[str, int] = {}
+        self._value_offsets: dict[str, int] = {}
         self.tensors: dict[str, GgufTensor] = {}
         self.nbytes = 0
         try:
             with open_regular(path) as file:
-                # A device that has nothing to read gives None.
+                # read() returns None for a file that would block, as some in /proc.
                 head = file.read(HEAD_BYTES) or b""
                 if not head.startswith(MAGIC):
                     raise ModelFileError(f"{path} is not a GGUF file{_but(file_type(head))}.")
@@ -169,13 +170,15 @@ class GgufHeader:
         cursor = _Cursor(data)
         _, version, tensors, keys = _PREAMBLE.unpack_from(data, cursor.take(_PREAMBLE.size))
         if version not in _VERSIONS:
-            raise ModelFileError(f"{self.path} has GGUF version {version}, expected {_VERSIONS[-1]}: convert it again.")
+            raise ModelFileError(
+                f"{self.path} has GGUF version {version}, expected {_VERSIONS[-1]}: convert the model again."
+            )
         for _ in range(keys):
-            key, kind = cursor.string().decode("utf-8", "replace"), cursor.u32()
+            key, value_type = cursor.string().decode("utf-8", "replace"), cursor.u32()
             if key in self._keys:
                 raise ModelFileError(f"{self.path} is damaged: it has the key {key} twice. Copy it again.")
-            self._places[key] = cursor.at
-            self._keys[key] = cursor.value(kind)
+            self._value_offsets[key] = cursor.at
+            self._keys[key] = cursor.value(value_type)
             if key == "general.architecture":
                 self._check_architecture(architecture)
         self._check_architecture(architecture)
@@ -189,9 +192,9 @@ class GgufHeader:
     def _place(
         self, infos: list[tuple[str, tuple[int, ...], GGMLQuantizationType, int]], alignment: int, size: int
     ) -> None:
-        """Find every tensor's data: one lies behind the other, in the header's order, and nothing is behind them."""
+        """Locate the tensors' data. Tensors follow each other in the header's order, and nothing follows the last."""
         end = self.nbytes
-        for name, shape, kind, offset in infos:
+        for name, shape, dtype, offset in infos:
             start = _aligned(end, alignment)
             if name in self.tensors:
                 raise ModelFileError(f"{self.path} is damaged: it has the tensor {name} twice. Copy it again.")
@@ -200,17 +203,17 @@ class GgufHeader:
                     f"{self.path} is damaged: tensor {name} begins at byte {self.nbytes + offset}, expected {start}. "
                     "Copy it again."
                 )
-            nbytes = math.prod(int(extent) for extent in gguf.quant_shape_to_byte_shape(shape, kind))
+            nbytes = math.prod(int(extent) for extent in gguf.quant_shape_to_byte_shape(shape, dtype))
             end = start + nbytes
             if end > size:
                 raise ModelFileError(
                     f"{self.path} is damaged or truncated: tensor {name} ends at byte {end} of {size}. Copy it again."
                 )
-            self.tensors[name] = GgufTensor(name, shape, kind, start, nbytes)
+            self.tensors[name] = GgufTensor(name, shape, dtype, start, nbytes)
         end = _aligned(end, alignment)
         if size > end:
             raise ModelFileError(
-                f"{self.path} is damaged: it has {size} bytes, {size - end} behind its last tensor. Copy it again."
+                f"{self.path} is damaged: {size - end} of its {size} bytes follow the last tensor. Copy it again."
             )
 
     def _check_checksum(self, data: mmap.mmap) -> None:
@@ -218,37 +221,37 @@ class GgufHeader:
             raise ModelFileError(f"{self.path} is damaged: its header does not match its checksum. Copy it again.")
 
     def checksum(self, data: bytes | mmap.mmap) -> str:
-        """SHA-256 of the header, in hexadecimal, with zeros where the file's own checksum stands.
+        """SHA-256 of the header, in hexadecimal, with zeros in place of the checksum itself.
 
         Args:
-            data: the file's bytes, or those of its header.
+            data: the bytes of the file, or of its header.
 
         Raises:
-            ModelFileError: if the header has no place for a checksum.
+            ModelFileError: if the header has no checksum.
         """
-        before = self.place(KEY_HEADER_CHECKSUM) + _U64.size
-        behind = before + len(CHECKSUM_PLACEHOLDER)
+        start = self.value_offset(KEY_HEADER_CHECKSUM) + _U64.size
+        end = start + len(CHECKSUM_PLACEHOLDER)
         if len(self.get(KEY_HEADER_CHECKSUM, text)) != len(CHECKSUM_PLACEHOLDER):
-            raise ModelFileError(f"{self.path} is damaged: {KEY_HEADER_CHECKSUM} is no checksum. Copy it again.")
-        digest = hashlib.sha256(data[:before])
+            raise ModelFileError(f"{self.path} is damaged: {KEY_HEADER_CHECKSUM} is not a checksum. Copy it again.")
+        digest = hashlib.sha256(data[:start])
         digest.update(CHECKSUM_PLACEHOLDER.encode())
-        digest.update(data[behind : self.nbytes])
+        digest.update(data[end : self.nbytes])
         return digest.hexdigest()
 
-    def place(self, key: str) -> int:
-        """Where the value of a key begins: byte of the file, behind the value's type.
+    def value_offset(self, key: str) -> int:
+        """Offset in the file of a key's value, after the value's type.
 
         Raises:
             ModelFileError: if the key is missing.
         """
         self.get(key, lambda value: value)
-        return self._places[key]
+        return self._value_offsets[key]
 
     @staticmethod
     def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
         name = cursor.string().decode("utf-8", "replace")
         dimensions = cursor.u32()
-        if not 0 < dimensions <= MOST_DIMENSIONS:
+        if not 0 < dimensions <= MAX_DIMENSIONS:
             raise EOFError
         shape = tuple(reversed([cursor.u64() for _ in range(dimensions)]))
         if 0 in shape:
@@ -261,7 +264,7 @@ class GgufHeader:
         found = self.get("general.architecture", str)
         if found != wanted:
             raise ModelFileError(
-                f"{self.path} has architecture {found!r} where {wanted!r} is expected: were the two files swapped?"
+                f"{self.path} has architecture {found!r}, expected {wanted!r}: were the two files swapped?"
             )
 
     @property
@@ -278,23 +281,23 @@ class GgufHeader:
         """Whether the file has a key."""
         return key in self._keys
 
-    def get(self, key: str, kind: Callable[[Any], T]) -> T:
-        """The value of a key, passed through ``kind``.
+    def get(self, key: str, convert: Callable[[Any], T]) -> T:
+        """The value of a key, passed through a converter of ``gguf_values``.
 
         Raises:
-            ModelFileError: if the key is missing or its value is of another kind.
+            ModelFileError: if the key is missing or the converter refuses its value.
         """
         if key not in self._keys:
-            raise ModelFileError(f"{self.path} has no key {key}: it was not written by `visionward convert`.")
+            raise ModelFileError(f"{self.path} has no key {key}: it is not a file that `visionward convert` wrote.")
         try:
-            return kind(self._keys[key])
+            return convert(self._keys[key])
         except (TypeError, ValueError, IndexError, OverflowError) as error:
             raise ModelFileError(
-                f"{self.path}: the value of {key} is not as expected ({error}). Copy it again, or convert it again."
+                f"{self.path}: invalid value of {key} ({error}). Copy the file again, or convert the model again."
             ) from error
 
     def value(self, key: str) -> Any:
-        """The value of a key, whatever it is: a number, text, or a list of such.
+        """The value of a key of any type: a number, text, or a list of these.
 
         Raises:
             ModelFileError: if the key is missing.
@@ -308,12 +311,12 @@ class GgufHeader:
         """An array of strings.
 
         Raises:
-            ModelFileError: if the key is missing or its value is of another kind.
+            ModelFileError: if the key is missing or its value is not an array of strings.
         """
-        place = self.get(key, strings)
+        array = self.get(key, strings)
         with open_regular(self.path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            cursor = _Cursor(data, place.offset)
-            return [cursor.string() for _ in range(place.count)]
+            cursor = _Cursor(data, array.offset)
+            return [cursor.string() for _ in range(array.count)]
 
 
 def _aligned(offset: int, alignment: int) -> int:

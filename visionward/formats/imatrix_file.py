@@ -1,7 +1,7 @@
-"""Importance matrices in llama.cpp's GGUF form: for each matrix the sum of squares of every column of its input.
+"""Importance matrices in llama.cpp's GGUF format: for each matrix, the sum of squares of every column of its input.
 
-A file of this form made by visionward has the statistics of both files of a pair. Those of the decoder are under
-llama.cpp's names, so that stock ``llama-quantize`` takes them too.
+A file that visionward writes has the statistics for both files of a pair. Those for the decoder have llama.cpp's
+names, so that stock ``llama-quantize`` reads them too.
 """
 
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ from visionward.formats.mmproj_format import KEY_TENSOR_CHECKSUMS
 from visionward.formats.output_file import GGUF, Outputs, part_files, prepare_folder
 from visionward.formats.tensor_checksums import compare_checksums
 
-# A column that was never active in the calibration samples counts this part of a typical one.
-_LEAST_SHARE = 1e-3
+# The importance of a column that was never active in the calibration samples, relative to a typical column.
+_MIN_SHARE = 1e-3
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 
@@ -37,7 +37,7 @@ _KEY_DATASETS = "imatrix.datasets"
 _KEY_CHUNK_COUNT = "imatrix.chunk_count"
 _KEY_CHUNK_SIZE = "imatrix.chunk_size"
 
-# Keys of a file that was quantized with one, as llama-quantize writes them.
+# Keys of a file that was quantized with an importance matrix, as llama-quantize writes them.
 KEY_FILE = "quantize.imatrix.file"
 KEY_DATASET = "quantize.imatrix.dataset"
 KEY_ENTRIES = "quantize.imatrix.entries_count"
@@ -46,13 +46,13 @@ KEY_CHUNKS = "quantize.imatrix.chunks_count"
 
 @dataclass(frozen=True)
 class ImatrixSource:
-    """What a quantized file says of the importance matrix that was used.
+    """The importance matrix that a file was quantized with.
 
     Attributes:
-        file: its name.
-        dataset: what it was gathered over.
-        entries: matrices that it has statistics for.
-        chunks: how much it was gathered over, in the unit of whoever made it (visionward: samples).
+        file: name of the file.
+        dataset: name of the calibration data.
+        entries: number of matrices with statistics.
+        chunks: amount of calibration data, in the unit of the program that made the file (visionward: samples).
     """
 
     file: str
@@ -66,7 +66,7 @@ class Imatrix:
     """An importance matrix.
 
     Attributes:
-        source: where it comes from.
+        source: its origin.
         importance: tensor name to the mean square of every column of its input, float32 (columns,).
     """
 
@@ -76,11 +76,11 @@ class Imatrix:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What was gathered of a matrix's input.
+    """Statistics of a matrix's input.
 
     Attributes:
-        sums: of squares of every column, float64 (columns,).
-        rows: how many were added up.
+        sums: sum of squares of every column, float64 (columns,).
+        rows: number of rows in the sums.
     """
 
     sums: npt.NDArray[np.float64]
@@ -88,15 +88,15 @@ class Statistics:
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read an importance matrix of llama.cpp's or our own making.
+    """Read an importance matrix that visionward or llama.cpp wrote.
 
     Raises:
-        ModelFileError: if the file is missing, damaged or no GGUF.
-        QuantizeError: if it is no importance matrix, or holds numbers that are none.
+        ModelFileError: if the file is missing, damaged or not a GGUF file.
+        QuantizeError: if it is not an importance matrix, or has values that are not finite.
     """
     header = GgufHeader(path)
     if not header.has(_KEY_TYPE) or header.get(_KEY_TYPE, str) != _TYPE:
-        raise QuantizeError(f"{path} is no importance matrix in GGUF form (general.type is not {_TYPE!r}).")
+        raise QuantizeError(f"{path} is not an importance matrix in GGUF format (general.type is not {_TYPE!r}).")
     if header.has(KEY_TENSOR_CHECKSUMS):
         compare_checksums(header)
     data = np.memmap(path, np.uint8, "r")
@@ -104,7 +104,7 @@ def read_imatrix(path: Path) -> Imatrix:
     def values(name: str) -> npt.NDArray[np.float32]:
         stored = header.tensors.get(name)
         if stored is None or stored.dtype != GGMLQuantizationType.F32:
-            raise QuantizeError(f"{path} has no float32 tensor {name}: it is damaged, make it again.")
+            raise QuantizeError(f"{path} has no float32 tensor {name}: compute it again (visionward imatrix).")
         return data[stored.offset : stored.offset + stored.nbytes].view("<f4").reshape(stored.shape)
 
     importance = {}
@@ -112,11 +112,13 @@ def read_imatrix(path: Path) -> Imatrix:
         if name.endswith(_SUMS):
             matrix = name.removesuffix(_SUMS)
             sums, counts = values(name), values(matrix + _COUNTS)
-            # Experts that no token was sent to have no statistics; a dense matrix has one count.
+            # Experts that no token was routed to have no statistics. A dense matrix has one count.
             counts = counts.reshape(-1, 1)
             means = np.where(counts > 0, sums.reshape(len(counts), -1) / np.maximum(counts, 1), 1.0)
             if not np.isfinite(means).all() or (means < 0).any():
-                raise QuantizeError(f"{path}: the statistics of {matrix} are not finite: make the file again.")
+                raise QuantizeError(
+                    f"{path}: the statistics of {matrix} are not finite: compute it again (visionward imatrix)."
+                )
             importance[matrix] = _floored(means).astype(np.float32).reshape(-1)
     if not importance:
         raise QuantizeError(f"{path} has no statistics.")
@@ -131,10 +133,10 @@ def read_imatrix(path: Path) -> Imatrix:
 
 
 def _floored(means: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """No column counts for nothing: ggml quantizes blocks of such columns to zero, whatever their weights are."""
+    """Raise small values to a minimum. Blocks of columns without importance would be quantized to zero."""
     active = means[means > 0]
-    # Not the mean, which in some layers is that of very few, very large columns.
-    return np.maximum(means, _LEAST_SHARE * np.median(active)) if active.size else np.ones_like(means)
+    # The median: in some layers a few very large columns dominate the mean.
+    return np.maximum(means, _MIN_SHARE * np.median(active)) if active.size else np.ones_like(means)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,19 +166,19 @@ def write_imatrix(
     inputs: tuple[Path, ...] = (),
     overwrite: bool = False,
 ) -> None:
-    """Write an importance matrix, aside first.
+    """Write an importance matrix.
 
     Args:
         path: the file.
-        statistics: tensor name to what was gathered.
-        dataset: the name of what it was gathered over.
-        samples: how many.
-        sample_tokens: tokens of a sample, about; llama.cpp shows it.
-        inputs: files that it must not replace.
-        overwrite: replace another GGUF file of its name.
+        statistics: the statistics by tensor name.
+        dataset: name of the calibration data.
+        samples: number of calibration samples.
+        sample_tokens: average number of tokens per sample, which llama.cpp shows.
+        inputs: files that must not be replaced.
+        overwrite: replace an existing GGUF file.
 
     Raises:
-        OutputError: if it cannot be written, or something is there that must not be replaced.
+        OutputError: if it cannot be written, or would replace something that must not be replaced.
     """
     tensors = []
     for name, gathered in sorted(statistics.items()):

@@ -1,4 +1,4 @@
-"""Reading the mmproj file's header: the configuration that it spells, and whether its tensors are what that says."""
+"""Read an mmproj file's configuration, and check its tensors against it."""
 
 import hashlib
 from typing import Any
@@ -7,7 +7,7 @@ from visionward.errors import ModelFileError
 from visionward.formats import mmproj_format as form
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.gguf_values import each, number, only, text, truth, whole
-from visionward.formats.key_table import Kind, read_keys
+from visionward.formats.key_table import Converter, read_keys
 from visionward.formats.mmproj_format import (
     EMBEDDING_TABLES,
     EPSILON,
@@ -29,18 +29,18 @@ from visionward.formats.tensor_table import MATRIX, NUMBERS, VECTOR, ExpectedTen
 _CLIP = "clip.vision."
 
 
-def _three(low: float, high: float) -> Kind:
-    """Three numbers of a range, one for each channel."""
-    several = each(number(low, high), most=3)
+def _three(low: float, high: float) -> Converter:
+    """A converter for three numbers in a range, one per channel."""
+    numbers = each(number(low, high), max_count=3)
 
     def convert(value: Any) -> tuple[float, float, float]:
-        red, green, blue = several(value)
+        red, green, blue = numbers(value)
         return red, green, blue
 
     return convert
 
 
-_KEYS: dict[str, Kind] = {
+_KEYS: dict[str, Converter] = {
     "clip.has_vision_encoder": only(True),
     "clip.projector_type": only(form.PROJECTOR_TYPE),
     "clip.use_gelu": only(True),
@@ -61,10 +61,10 @@ _KEYS: dict[str, Kind] = {
     form.KEY_IMAGE_TOKEN_ID: whole(0, MAX_TOKENS),
     form.KEY_GLOBAL_BLOCK_COUNT: whole(1, MAX_LAYERS),
     form.KEY_MAX_TILES: whole(1, MAX_TILES),
-    form.KEY_ASPECT_RATIOS: each(whole(1, MAX_TILES), most=2 * MAX_TILES**2),
-    form.KEY_INTERMEDIATE_LAYERS: each(whole(0, MAX_LAYERS), most=MAX_LAYERS),
+    form.KEY_ASPECT_RATIOS: each(whole(1, MAX_TILES), max_count=2 * MAX_TILES**2),
+    form.KEY_INTERMEDIATE_LAYERS: each(whole(0, MAX_LAYERS), max_count=MAX_LAYERS),
     form.KEY_PADDING_COLLAPSES: truth,
-    form.KEY_CROSS_LAYERS: each(whole(1, MAX_LAYERS), most=MAX_LAYERS),
+    form.KEY_CROSS_LAYERS: each(whole(1, MAX_LAYERS), max_count=MAX_LAYERS),
     form.KEY_TEXT_BLOCK_COUNT: whole(1, MAX_LAYERS),
     form.KEY_TEXT_EMBEDDING_LENGTH: whole(1, MAX_WIDTH),
     form.KEY_TEXT_FEED_FORWARD_LENGTH: whole(1, MAX_WIDTH),
@@ -72,7 +72,7 @@ _KEYS: dict[str, Kind] = {
     form.KEY_TEXT_HEAD_COUNT_KV: whole(1, MAX_HEADS),
     form.KEY_TEXT_RMS_EPSILON: EPSILON,
 }
-_OPTIONAL_KEYS: dict[str, Kind] = {
+_OPTIONAL_KEYS: dict[str, Converter] = {
     **form.CHECKSUM_KEYS,
     form.KEY_LICENSE_NOTICE: text,
     form.KEY_DEMONSTRATION: truth,
@@ -80,13 +80,13 @@ _OPTIONAL_KEYS: dict[str, Kind] = {
 
 
 def read_mmproj_config(file: GgufHeader) -> MmprojConfig:
-    """The configuration that an mmproj file spells.
+    """Read the configuration of an mmproj file.
 
     Raises:
-        ModelFileError: if the file is of another kind or of an unknown format version; or if a key is missing, unknown,
-            or beyond what the architecture allows.
+        ModelFileError: if the projector type or the format version is another one, or if a key is missing, unknown, or
+            out of range.
     """
-    # Said first: of a file of another format the keys are others, too.
+    # Checked first: files of other projectors have other keys.
     projector = file.get("clip.projector_type", text)
     if projector != form.PROJECTOR_TYPE:
         raise ModelFileError(f"{file.path} has projector type {projector!r}, expected {form.PROJECTOR_TYPE!r}.")
@@ -143,11 +143,11 @@ def _check_config(file: GgufHeader, config: MmprojConfig, *, projection: int) ->
     }
     wrong = [name for name, good in sound.items() if not good]
     if wrong:
-        raise ModelFileError(f"{file.path} has invalid metadata ({', '.join(wrong)}): convert it again.")
+        raise ModelFileError(f"{file.path} has invalid metadata ({', '.join(wrong)}): convert the model again.")
 
 
 def expected_tensor(name: str, shape: tuple[int, ...]) -> ExpectedTensor:
-    """What a tensor may be: vectors are added and multiplied, tables are read as numbers."""
+    """What is required of a tensor. Vectors are added and multiplied elementwise, and rows of tables are added."""
     if len(shape) == 1:
         return ExpectedTensor(shape, VECTOR, may_be_zero=name.endswith(".bias"))
     return ExpectedTensor(shape, NUMBERS if name in EMBEDDING_TABLES else MATRIX)
@@ -157,18 +157,18 @@ def check_mmproj_tensors(file: GgufHeader, config: MmprojConfig) -> None:
     """Check names, shapes, element types, and the values of vectors.
 
     Raises:
-        ModelFileError: if a tensor is missing, unknown, of another shape or an impossible type, or if a vector holds
-            numbers that are not finite, or zeros where none can be.
+        ModelFileError: if a tensor is missing, unknown, or has a wrong shape or an unsupported type, or if a vector has
+            values that are not finite, or only zeros where a trained model has none.
     """
     shapes = form.tensor_shapes(config.vision, config.cross_attention)
     check_tensors(file, {name: expected_tensor(name, shape) for name, shape in shapes.items()})
 
 
 def tower_hash(file: GgufHeader) -> str:
-    """Tells towers of one shape apart, whatever the type of their matrices.
+    """A hash that differs between towers of the same shape, and does not depend on the type of their matrices.
 
-    It is over the tower's tensors of one dimension, hundreds of norms, biases and gates, which are float32 in every
-    file that was made of a checkpoint.
+    It covers the tower's one-dimensional tensors: hundreds of norms, biases and gates, which are float32 in every file
+    that is made from a checkpoint.
     """
     digest = hashlib.sha256()
     with open_regular(file.path) as opened:

@@ -1,7 +1,7 @@
-"""The format of the mmproj GGUF: keys, tensor names and the configuration that they spell (docs/mmproj-format.md).
+"""The format of the mmproj GGUF: keys, tensors and the configuration that the keys describe (docs/mmproj-format.md).
 
-Names are gguf-py's where it has them (``v.*``, ``mm.*``, ``clip.vision.*``); what llama.cpp has no name for is
-under ``visionward.*`` (keys), ``v.global.*`` and ``cross.*`` (tensors).
+Names are those of gguf-py if it has one (``v.*``, ``mm.*``, ``clip.vision.*``). Keys without a name in llama.cpp are
+under ``visionward.*``, tensors under ``v.global.*`` and ``cross.*``.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from gguf import Keys
 
 from visionward.formats.gguf_values import number, strings, text
 
-# Files of version 2 have checksums; those of version 1, which have none, are read with a warning.
+# Files of version 2 have checksums. Files of version 1 have none and are read with a warning.
 FORMAT_VERSION = 2
 VERSION_WITHOUT_CHECKSUMS = 1
 MMPROJ_ARCHITECTURE = "clip"
 PROJECTOR_TYPE = "mllama"
 
-# Keys that both files of a pair carry: equal text hashes are what "belong together" means.
+# Keys of both files of a pair. Two files belong together if their text hashes are equal.
 KEY_FORMAT_VERSION = "visionward.format_version"
 KEY_TEXT_HASH = "visionward.text_hash"
 KEY_VOCAB_ROWS = "visionward.vocab_rows"
@@ -25,11 +25,11 @@ KEY_HEADER_CHECKSUM = "visionward.header_sha256"
 KEY_TENSOR_CHECKSUMS = "visionward.tensor_sha256"
 KEY_LICENSE_NOTICE = "visionward.license_notice"
 LICENSE_KEYS = (Keys.General.LICENSE, Keys.General.LICENSE_NAME, Keys.General.LICENSE_LINK, KEY_LICENSE_NOTICE)
-# In both files of a model that says of itself that it is a toy; missing elsewhere.
+# In both files of a demonstration model; missing in others.
 KEY_DEMONSTRATION = "visionward.demonstration"
 
 CHECKSUM_KEYS = {KEY_HEADER_CHECKSUM: text, KEY_TENSOR_CHECKSUMS: strings}
-# What stands for a SHA-256 until it is known.
+# The value of a checksum key until the checksum is known.
 CHECKSUM_PLACEHOLDER = "0" * 64
 
 # Keys of the text file alone.
@@ -49,7 +49,7 @@ KEY_TEXT_HEAD_COUNT = "visionward.text.attention.head_count"
 KEY_TEXT_HEAD_COUNT_KV = "visionward.text.attention.head_count_kv"
 KEY_TEXT_RMS_EPSILON = "visionward.text.attention.layer_norm_rms_epsilon"
 
-# Tables that the vision tower adds to its hidden state: never multiplied, so nothing is won by quantizing them.
+# Tables that the vision tower adds to its hidden state. They are not multiplied, so quantizing them saves no time.
 EMBEDDING_TABLES = frozenset(
     {
         "v.position_embd.weight",
@@ -59,8 +59,7 @@ EMBEDDING_TABLES = frozenset(
     }
 )
 
-# What no model of this architecture exceeds, by far: a damaged number beyond it is refused before anything is computed
-# from it.
+# Limits far beyond any model of this architecture. A damaged number that exceeds one is refused before it is used.
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
 MAX_WIDTH = 2**20
@@ -69,13 +68,13 @@ MAX_TILES = 64
 MAX_PIXELS = 2**14
 EPSILON = number(1e-12, 1e-2)
 
-# Sequence length of a tile is padded to a multiple of this (Meta's encoder_utils.py, Transformers' modeling_mllama.py).
+# The tokens of a tile are padded to a multiple of this (Meta's encoder_utils.py, Transformers' modeling_mllama.py).
 TILE_TOKENS_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Shape of the vision tower and of the canvas that it looks at.
+    """Shape of the vision tower and of its input.
 
     Attributes:
         tile_size: side of a tile in pixels.
@@ -86,11 +85,12 @@ class VisionConfig:
         local_layers: layers of the first, ungated transformer.
         global_layers: layers of the second, gated transformer.
         intermediate_layers: local layers whose inputs become features, ascending.
-        max_tiles: tiles that an image can have at most.
-        aspect_ratios: (tiles high, tiles wide) of every canvas; a canvas's aspect ratio id is 1 + its index.
-        layer_norm_epsilon: of every LayerNorm in the tower.
-        image_mean, image_std: of the three channels, after division by 255.
-        padding_collapses: whether the embeddings of unused tiles are zero, so that padding may be collapsed.
+        max_tiles: maximum number of tiles of an image.
+        aspect_ratios: (tiles high, tiles wide) of every canvas. The aspect ratio id of a canvas is 1 + its index.
+        layer_norm_epsilon: epsilon of every LayerNorm in the tower.
+        image_mean: mean of the three channels, after division by 255.
+        image_std: standard deviation of the three channels, after division by 255.
+        padding_collapses: whether the embeddings of unused tiles are zero, so that one tile can stand for all of them.
     """
 
     tile_size: int
@@ -110,12 +110,12 @@ class VisionConfig:
 
     @property
     def tile_tokens(self) -> int:
-        """Tokens of one tile: its patches and the class token."""
+        """Tokens per tile: its patches and the class token."""
         return (self.tile_size // self.patch_size) ** 2 + 1
 
     @property
     def tile_padding(self) -> int:
-        """Zero tokens that are added to every tile, up to a multiple of eight."""
+        """Zero tokens that pad every tile to a multiple of eight."""
         return -self.tile_tokens % TILE_TOKENS_MULTIPLE
 
     @property
@@ -125,7 +125,7 @@ class VisionConfig:
 
     @property
     def feature_width(self) -> int:
-        """Width of a token's features: the final state and the intermediate ones."""
+        """Width of a token's features: the final state and the intermediate states."""
         return self.width * (1 + len(self.intermediate_layers))
 
     def aspect_ratio_id(self, aspect_ratio: tuple[int, int]) -> int:
@@ -135,16 +135,17 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class CrossAttentionConfig:
-    """Shape of the cross-attention layers and of the decoder that they stand in.
+    """Shape of the cross-attention layers and of the decoder.
 
     Attributes:
-        layers: index of each cross-attention layer among all of the checkpoint's text layers, ascending.
+        layers: index of each cross-attention layer among all text layers of the checkpoint, ascending.
         self_attention_layers: number of layers in the text GGUF.
         embedding_length: width of the decoder's hidden state, and of the projected vision tokens.
         feed_forward_length: width of the MLP.
-        head_count, head_count_kv: attention heads, and those of keys and values.
-        rms_epsilon: of every RMS norm.
-        vocab_rows: real rows of the output head; rows behind them are padding and never win.
+        head_count: attention heads.
+        head_count_kv: attention heads of keys and values.
+        rms_epsilon: epsilon of every RMS norm.
+        vocab_rows: rows of the output head that are tokens. The rows after them are padding.
         image_token_id: the id of ``<|image|>``.
     """
 
@@ -166,13 +167,13 @@ class CrossAttentionConfig:
 
 @dataclass(frozen=True)
 class TextIdentity:
-    """What a text file says of itself that its mmproj file must say too.
+    """Properties of a text file that must equal those of its mmproj file.
 
     Attributes:
-        text_hash: of the checkpoint's text tensors.
+        text_hash: hash of the checkpoint's text tensors.
         layers: self-attention layers.
-        width: of the hidden state.
-        vocab_rows: real rows of the output head.
+        width: width of the hidden state.
+        vocab_rows: rows of the output head that are tokens.
         image_token_id: the id of ``<|image|>``.
     """
 
@@ -185,7 +186,7 @@ class TextIdentity:
 
 @dataclass(frozen=True)
 class MmprojConfig:
-    """Everything that the mmproj file says about the model's shape, and whether it is a toy."""
+    """The configuration in an mmproj file: the model's shape, and whether it is a demonstration model."""
 
     vision: VisionConfig
     cross_attention: CrossAttentionConfig
@@ -193,7 +194,7 @@ class MmprojConfig:
     demonstration: bool = False
 
     def differences(self, text: TextIdentity) -> tuple[str, ...]:
-        """In what the two files differ; empty for a pair that belongs together."""
+        """Properties in which the two files differ; empty for a pair that belongs together."""
         cross = self.cross_attention
         same = {
             "content hash": (text.text_hash, self.text_hash),
@@ -206,7 +207,7 @@ class MmprojConfig:
 
 
 def all_aspect_ratios(max_tiles: int) -> tuple[tuple[int, int], ...]:
-    """Every canvas of at most ``max_tiles`` tiles, in the order that aspect ratio ids count them."""
+    """Every canvas of at most ``max_tiles`` tiles, in the order of aspect ratio ids."""
     sides = range(1, max_tiles + 1)
     return tuple((high, wide) for high in sides for wide in sides if high * wide <= max_tiles)
 
@@ -252,8 +253,8 @@ def _cross_layer(prefix: str, cross: CrossAttentionConfig) -> dict[str, tuple[in
 def tensor_shapes(vision: VisionConfig, cross: CrossAttentionConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape (numpy order, rows first) of every tensor of the mmproj file, in file order.
 
-    ``v.patch_embd.weight`` is the convolution's kernel with (channel, y, x) flattened; the columns of
-    ``mm.0.weight`` are in blocks (final state, then each intermediate state), not interleaved as in the checkpoint.
+    ``v.patch_embd.weight`` is the convolution kernel with (channel, y, x) flattened. The columns of ``mm.0.weight`` are
+    in blocks (final state, then each intermediate state), not interleaved as in the checkpoint.
     """
     width, tiles, ratios = vision.width, vision.max_tiles, len(vision.aspect_ratios) + 1
     shapes: dict[str, tuple[int, ...]] = {

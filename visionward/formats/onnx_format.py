@@ -1,4 +1,4 @@
-"""The vision tower as an ONNX file: its inputs and output, and what it says of itself (docs/onnx-tower.md)."""
+"""The format of the vision tower as ONNX: inputs, output, metadata and checksums (docs/onnx-tower.md)."""
 
 import hashlib
 import json
@@ -22,8 +22,7 @@ PIXELS = "pixel_values"
 RATIO_ID = "aspect_ratio_id"
 FEATURES = "features"
 
-# Element types of the weights, the ones to prefer first where a folder holds several: float16 loses next to nothing
-# and takes half the room of float32.
+# Element types of the weights, the preferred ones first: float16 is almost exact and half the size of float32.
 WEIGHT_TYPES: tuple[str, ...] = get_args(OnnxWeightType)
 
 _KEY_VERSION = "visionward.format_version"
@@ -34,28 +33,28 @@ _KEY_VISION = "visionward.vision"
 _KEY_WIDTH = "visionward.text.embedding_length"
 _KEY_DATA_BYTES = "visionward.data_bytes"
 _KEYS = (_KEY_TEXT_HASH, _KEY_TOWER_HASH, _KEY_WEIGHT_TYPE, _KEY_VISION, _KEY_WIDTH, _KEY_DATA_BYTES)
-# Behind the weights: a checksum of the graph, so that one that is damaged, or of another export, is seen; that of all
-# norms, biases and scales, in which a damaged number could be hidden by the rounding to 8 bits behind it; and that of
-# all weights, which are read in full when the tower is loaded for the first time.
+# The data file ends with three checksums: of the graph, so that a damaged graph or one of another export is found; of
+# all norms, biases and scales, because rounding to 8 bits could hide a damaged number among them; and of all weights,
+# which is checked when the tower is loaded for the first time.
 _DIGEST_BYTES = hashlib.sha256().digest_size
 CHECKSUM_BYTES = 3 * _DIGEST_BYTES
 _PIECE = 8 << 20
-_MOST_DIGITS = 13
-# The graph alone takes half a megabyte; more than this is another kind of file, and is not read.
-_MOST_GRAPH_BYTES = 32 * 2**20
+_MAX_DIGITS = 13
+# A graph has half a megabyte. A larger file is not a tower, and is not read.
+_MAX_GRAPH_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class TowerIdentity:
-    """What an ONNX tower says of itself.
+    """The metadata of an ONNX tower.
 
     Attributes:
-        text_hash: of the text file that it belongs to, as in the mmproj file.
-        tower_hash: of the tower itself, as ``mmproj_file.tower_hash`` gives it.
+        text_hash: the text hash of the pair that it belongs to.
+        tower_hash: the hash of the tower, as ``mmproj_file.tower_hash`` computes it.
         weight_type: one of ``WEIGHT_TYPES``.
         vision: the tower's shape, as JSON.
-        width: of the features, after the projector.
-        data_bytes: size of the file that holds the weights.
+        width: width of the features, after the projector.
+        data_bytes: size of the data file, which holds the weights.
     """
 
     text_hash: str
@@ -67,7 +66,7 @@ class TowerIdentity:
 
     @classmethod
     def of(cls, config: MmprojConfig, tower_hash: str, weight_type: str, data_bytes: int) -> "TowerIdentity":
-        """The identity of the tower that is made of an mmproj file."""
+        """The identity of a tower that is made from an mmproj file."""
         return cls(
             config.text_hash,
             tower_hash,
@@ -78,11 +77,11 @@ class TowerIdentity:
         )
 
     def belongs(self, config: MmprojConfig, tower_hash: str) -> bool:
-        """Whether this is a tower of an mmproj file, of whatever type its weights are."""
+        """Whether this tower belongs to an mmproj file. The type of the weights does not matter."""
         return self == self.of(config, tower_hash, self.weight_type, self.data_bytes)
 
     def metadata(self) -> dict[str, str]:
-        """The same as the ONNX model's metadata properties."""
+        """The metadata properties of the ONNX model."""
         return {
             _KEY_VERSION: str(FORMAT_VERSION),
             _KEY_TEXT_HASH: self.text_hash,
@@ -95,7 +94,7 @@ class TowerIdentity:
 
 
 def vision_json(vision: VisionConfig) -> str:
-    """The tower's shape as one line of JSON; what only preprocessing reads is left out."""
+    """The tower's shape as one line of JSON, without the settings of preprocessing."""
     fields = asdict(vision)
     for name in ("image_mean", "image_std"):
         del fields[name]
@@ -108,12 +107,12 @@ def data_path(path: Path) -> Path:
 
 
 def checksums(graph: bytes, data: BinaryIO, nbytes: int) -> bytes:
-    """What the data file ends with: checksums of the ONNX file, of the vectors in the data file, and of all weights.
+    """The end of the data file: checksums of the ONNX file, of the vectors in the data file, and of all weights.
 
     Args:
-        graph: the ONNX file's content.
+        graph: the content of the ONNX file.
         data: the data file.
-        nbytes: of the weights in it, which it begins with.
+        nbytes: bytes of the weights, which are at its beginning.
     """
     from onnx import load_model_from_string  # noqa: PLC0415 - as in _parse
 
@@ -122,12 +121,12 @@ def checksums(graph: bytes, data: BinaryIO, nbytes: int) -> bytes:
 
 
 def check_weights(path: Path, advance: Advance | None = None, *, again: bool = False) -> None:
-    """Check all weights of an ONNX tower against their checksum, unless that was done before.
+    """Check all weights of an ONNX tower against their checksum, unless they were checked before.
 
     Args:
-        path: the ONNX file, whose graph and vectors ``read_identity`` checked.
-        advance: is told how many bytes were read; may raise to end the reading.
-        again: whatever is remembered.
+        path: the ONNX file. ``read_identity`` checks its graph and vectors.
+        advance: called with the number of bytes of every piece that was read. It may raise to stop.
+        again: check even if they were checked before.
 
     Raises:
         ModelFileError: if a weight is damaged.
@@ -144,7 +143,7 @@ def check_weights(path: Path, advance: Advance | None = None, *, again: bool = F
                 raise ModelFileError(f"{data} is damaged: export it again.")
     except OSError as error:
         raise ModelFileError(f"{data} cannot be read: {error.strerror or error}.") from error
-    # What was written to meanwhile is not what was read.
+    # The file may have been changed while it was read.
     if marker == marker_of(data, stored.hex()):
         remember(marker)
 
@@ -161,35 +160,35 @@ def _weights_digest(data: BinaryIO, nbytes: int, advance: Advance | None = None)
 
 
 def read_identity(path: Path) -> TowerIdentity:
-    """What an ONNX file says of itself; it is as it was written, and its weights are complete by their size.
+    """Read the metadata of an ONNX tower, and check its graph, its vectors and the size of its data file.
 
     Raises:
-        ModelFileError: if it is missing, damaged, or no vision tower that this version reads.
+        ModelFileError: if a file is missing or damaged, or is not a vision tower that this version reads.
     """
     content = _read_graph(path)
     model = _parse(path, content)
     found = {entry.key: entry.value for entry in model.metadata_props}
     version = found.get(_KEY_VERSION)
     if version is None:
-        raise ModelFileError(f"{path} is an ONNX file, but no vision tower that visionward exported.")
+        raise ModelFileError(f"{path} is an ONNX file, but not a vision tower that visionward exported.")
     if version != str(FORMAT_VERSION):
-        raise ModelFileError(
-            f"{path} has format version {version}, this visionward reads {FORMAT_VERSION}: export it again."
-        )
+        raise ModelFileError(f"{path} has format version {version}, expected {FORMAT_VERSION}: export it again.")
     if found.get(_KEY_WEIGHT_TYPE) == "int4":
         raise ModelFileError(
-            f"{path} has int4 weights: int4 towers are no longer read because their features are 13 to 20 % off. "
-            "Export it again as int8."
+            f"{path} has int4 weights, which are not supported because their features are 13 to 20 % off: export it "
+            "again as int8."
         )
     missing = [key for key in _KEYS if key not in found]
     if missing or found[_KEY_WEIGHT_TYPE] not in WEIGHT_TYPES:
-        raise ModelFileError(f"{path} lacks a key, or one is wrong ({', '.join(missing) or _KEY_WEIGHT_TYPE}).")
+        raise ModelFileError(
+            f"{path} has invalid metadata ({', '.join(missing) or _KEY_WEIGHT_TYPE}): export it again."
+        )
     try:
         width, data_bytes = int(found[_KEY_WIDTH]), int(found[_KEY_DATA_BYTES])
     except ValueError as error:
-        raise ModelFileError(f"{path} has a key that is no number ({error}): export it again.") from error
+        raise ModelFileError(f"{path} has invalid metadata ({error}): export it again.") from error
     data = data_path(path)
-    # What is no UTF-8, protobuf gives as bytes.
+    # protobuf returns bytes if a value is not UTF-8.
     locations = {
         str(entry.value)
         for weight in model.graph.initializer
@@ -198,15 +197,15 @@ def read_identity(path: Path) -> TowerIdentity:
     }
     if locations != {data.name}:
         raise ModelFileError(
-            f"{path} was renamed: its weights are in {', '.join(sorted(locations))}. Give it its name back, or export "
-            "it again."
+            f"{path} was renamed: its weights are in {', '.join(sorted(locations))}. Undo the renaming, or export it "
+            "again."
         )
     stored = data.stat().st_size if data.is_file() else None
     if stored != data_bytes:
-        absent = "is no regular file" if data.exists() else "is missing"
+        absent = "is not a regular file" if data.exists() else "is missing"
         state = absent if stored is None else f"has {stored} bytes, expected {data_bytes}"
-        raise ModelFileError(f"{data}, which holds the weights of {path.name}, {state}: export it again.")
-    _check_seal(path, content, model)
+        raise ModelFileError(f"{data}, which has the weights of {path.name}, {state}: export it again.")
+    _check_graph(path, content, model)
     return TowerIdentity(
         text_hash=found[_KEY_TEXT_HASH],
         tower_hash=found[_KEY_TOWER_HASH],
@@ -218,7 +217,7 @@ def read_identity(path: Path) -> TowerIdentity:
 
 
 def is_tower(path: Path) -> bool:
-    """Whether a file is an ONNX file that visionward exported, of any version; its weights are not looked at."""
+    """Whether a file is a tower that visionward exported, of any version. Its weights are not read."""
     try:
         model = _parse(path, _read_graph(path))
     except ModelFileError:
@@ -226,19 +225,19 @@ def is_tower(path: Path) -> bool:
     return any(entry.key == _KEY_VERSION for entry in model.metadata_props)
 
 
-def _check_seal(path: Path, content: bytes, model: "ModelProto") -> None:
+def _check_graph(path: Path, content: bytes, model: "ModelProto") -> None:
     data = data_path(path)
     try:
         with open_regular(data) as file:
             file.seek(-CHECKSUM_BYTES, os.SEEK_END)
-            of_graph, of_vectors = file.read(_DIGEST_BYTES), file.read(_DIGEST_BYTES)
-            if hashlib.sha256(content).digest() != of_graph:
-                raise ModelFileError(f"{path} is damaged, or {data.name} is of another export: export it again.")
-            if _vectors_digest(model, file) != of_vectors:
+            graph_digest, vectors_digest = file.read(_DIGEST_BYTES), file.read(_DIGEST_BYTES)
+            if hashlib.sha256(content).digest() != graph_digest:
+                raise ModelFileError(f"{path} is damaged, or {data.name} belongs to another export: export it again.")
+            if _vectors_digest(model, file) != vectors_digest:
                 raise ModelFileError(f"{data} is damaged: export it again.")
     except (KeyError, OverflowError, MemoryError) as error:
         raise ModelFileError(
-            f"{path} has a weight without a place in {data.name} ({error}): export it again."
+            f"{path} is damaged: a weight has no valid position in {data.name} ({error}). Export it again."
         ) from error
     except OSError as error:
         raise ModelFileError(f"{data} cannot be read: {error.strerror or error}.") from error
@@ -256,8 +255,8 @@ def _vectors_digest(model: "ModelProto", data: BinaryIO) -> bytes:
 
 
 def _decimal(text: str) -> int:
-    # No file has room for a place of more digits, and int() is slow with very many.
-    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+    # No file is so large, and int() is slow with very many digits.
+    if not text.isdecimal() or len(text) > _MAX_DIGITS:
         raise KeyError(text)
     return int(text)
 
@@ -266,20 +265,20 @@ def _read_graph(path: Path) -> bytes:
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            content = b"" if size > _MOST_GRAPH_BYTES else file.read(size)
+            content = b"" if size > _MAX_GRAPH_BYTES else file.read(size)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not content:
-        raise ModelFileError(f"{path} has {size} bytes, which no vision tower's graph has: it is another kind of file.")
+        raise ModelFileError(f"{path} is not a vision tower: its size is {size:,} bytes.")
     return content
 
 
 def _parse(path: Path, content: bytes) -> "ModelProto":
-    # Most guards have no ONNX tower, and need not wait for this at their start.
+    # Importing onnx takes long, and most guards have no ONNX tower.
     from google.protobuf.message import DecodeError  # noqa: PLC0415
     from onnx import load_model_from_string  # noqa: PLC0415
 
     try:
         return load_model_from_string(content)
     except (DecodeError, ValueError) as error:
-        raise ModelFileError(f"{path} is no ONNX file, or is damaged: export it again.") from error
+        raise ModelFileError(f"{path} is not an ONNX file, or is damaged: export it again.") from error

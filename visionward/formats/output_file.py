@@ -1,6 +1,6 @@
-"""Write a file under a temporary name and give it its own at the end, so that no half file ever has it.
+"""Write a file under a temporary name and rename it when it is complete, so that no partial file has the final name.
 
-What is replaced then is never an input, and never a file of another kind (docs/cli.md, ``--force``).
+An input, or a file of another format, is never replaced (docs/cli.md, ``--force``).
 """
 
 import contextlib
@@ -16,17 +16,18 @@ from typing import BinaryIO
 
 from visionward.errors import VisionwardError
 from visionward.formats.gguf_header import MAGIC
+from visionward.quantities import size_text
 
 if sys.platform != "win32":
     import fcntl
 
 
 class OutputError(VisionwardError, OSError):
-    """A file cannot be written: no room, no permission, no such place."""
+    """A file cannot be written: the disk is full, a permission is missing, or the folder does not exist."""
 
 
 def describe(error: OSError, path: Path) -> OutputError:
-    """The same failure in one sentence that says what to do."""
+    """An error for a failed system call, in one sentence that says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(f"{path}: the disk is full; free some space, or choose another folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -36,11 +37,11 @@ def describe(error: OSError, path: Path) -> OutputError:
 
 @dataclass(frozen=True)
 class FileKind:
-    """What a file is, for those that may be replaced.
+    """A file format, for outputs that may replace files of the same format.
 
     Attributes:
-        name: in words, behind "no".
-        recognizes: whether a file is of this kind; it may be damaged.
+        name: the format in words, without an article.
+        recognizes: whether a file has this format; it may be damaged.
     """
 
     name: str
@@ -57,13 +58,13 @@ GGUF = FileKind("GGUF file", _begins_as_gguf)
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files that are going to be written, and what they may replace.
+    """Files that will be written, and what they may replace.
 
     Attributes:
         paths: their final names.
-        kind: what they are.
-        inputs: files that are read meanwhile, of whatever kind; folders and missing ones do not matter.
-        overwrite: whether files of the same kind may be replaced.
+        kind: their format.
+        inputs: files that must not be replaced, because they are read. Folders and missing files are ignored.
+        overwrite: whether files of the same format may be replaced.
     """
 
     paths: tuple[Path, ...]
@@ -72,10 +73,10 @@ class Outputs:
     overwrite: bool = False
 
     def check(self) -> None:
-        """For commands, before the work begins; ``part_files`` checks again.
+        """Check before the work begins. ``part_files`` checks again.
 
         Raises:
-            OutputError: if a file is there that must not be replaced.
+            OutputError: if a file exists that must not be replaced.
         """
         for path in self.paths:
             try:
@@ -89,21 +90,27 @@ class Outputs:
         if not os.path.lexists(path):
             return
         if not path.is_file():
-            what = "a folder" if path.is_dir() else "no regular file"
-            raise OutputError(f"{path} is {what}, which is never replaced: choose another name")
+            what = "a folder" if path.is_dir() else "not a regular file"
+            raise OutputError(f"{path} is {what} and is never replaced: choose another name")
         for source in self.inputs:
-            # Whatever the names: links, and systems that take a and A for the same.
+            # Names may differ: links, and file systems that ignore case.
             if source.is_file() and path.samefile(source):
                 same = "" if path == source else f" (which is the same file as {path})"
-                raise OutputError(f"{source}{same} is read and would be replaced: choose another name for the output")
+                raise OutputError(
+                    f"{source}{same} is an input and would be replaced: choose another name for the output"
+                )
         if path.stat().st_size and not self.kind.recognizes(path):
-            raise OutputError(f"{path} exists and is no {self.kind.name}, so it is never replaced: choose another name")
+            raise OutputError(
+                f"{path} exists, but is another kind of file (expected: {self.kind.name}): choose another name"
+            )
         if not self.overwrite:
-            raise OutputError(f"{path} exists: choose another name, or have it replaced (--force, overwrite=True)")
+            raise OutputError(
+                f"{path} exists: choose another name, or replace it with --force (in Python: overwrite=True)"
+            )
 
 
 def _try_lock(file: BinaryIO) -> bool:
-    """Whether nobody else holds the file. On Windows an open file cannot be removed, which serves the same end."""
+    """Lock a file unless another process has locked it. On Windows an open file cannot be removed anyway."""
     if sys.platform == "win32":
         return True
     try:
@@ -114,7 +121,7 @@ def _try_lock(file: BinaryIO) -> bool:
 
 
 def remove_stale(final: Path) -> None:
-    """Remove what killed runs left of a file; temporaries that another process is writing stay."""
+    """Remove temporary files of killed runs. Those that another process is writing stay."""
     for path in final.parent.iterdir():
         if not (path.name.startswith(f".{final.name}.") and path.name.endswith(".part")):
             continue
@@ -126,15 +133,16 @@ def remove_stale(final: Path) -> None:
 
 
 def prepare_folder(folder: Path, needed: int, files: Iterable[Path] = ()) -> None:
-    """Make the output folder and see whether it has room.
+    """Create the output folder, and check the free disk space.
 
     Args:
-        folder: where files will be written.
-        needed: bytes in all.
-        files: what killed runs left of them, which may be what fills the disk, is removed first.
+        folder: the folder that files will be written to.
+        needed: bytes of all files.
+        files: their final names. Temporary files that killed runs left of them, which may fill the disk, are removed
+            first.
 
     Raises:
-        OutputError: if it cannot be made, or has less room than that.
+        OutputError: if the folder cannot be created, or the disk has too little space.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,18 +153,18 @@ def prepare_folder(folder: Path, needed: int, files: Iterable[Path] = ()) -> Non
         raise describe(error, folder) from error
     if free < needed:
         raise OutputError(
-            f"{folder}: the files take {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left; "
-            "free some space, or choose another folder"
+            f"{folder}: the files need {size_text(needed)} and the disk has {size_text(free)} free: free some space, "
+            "or choose another folder"
         )
 
 
 class PartFile:
-    """A file that is being written, under a temporary name next to its final one.
+    """A file that is being written, under a temporary name beside its final name.
 
     Attributes:
-        final: the path that it gets by ``commit``.
-        path: the temporary one.
-        file: what to write to, unless something else writes to ``path``.
+        final: the final path.
+        path: the temporary path.
+        file: the open file.
     """
 
     def __init__(self, final: Path) -> None:
@@ -167,13 +175,13 @@ class PartFile:
         _try_lock(self.file)
 
     def close(self) -> None:
-        """Finish writing: everything is on the disk afterwards, still under the temporary name."""
+        """Flush the file to the disk and close it, still under the temporary name."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
 
     def commit(self) -> None:
-        """Give the closed file its final name, replacing what had it."""
+        """Rename the closed file to its final name, replacing an existing file."""
         self.path.replace(self.final)
 
     def discard(self) -> None:
@@ -186,11 +194,10 @@ class PartFile:
 
 @contextlib.contextmanager
 def part_files(outputs: Outputs) -> Iterator[tuple[PartFile, ...]]:
-    """Files that all get their final names if the block succeeds, and are all removed if it does not.
+    """Files that are all renamed to their final names if the block succeeds, and all removed if it fails.
 
     Raises:
-        OutputError: if something is there that must not be replaced, before the block or after it; and for every
-            OSError in the block.
+        OutputError: if a file must not be replaced, before or after the block; and for every OSError in the block.
     """
     outputs.check()
     parts: list[PartFile] = []
@@ -215,10 +222,10 @@ def part_files(outputs: Outputs) -> Iterator[tuple[PartFile, ...]]:
 
 @contextlib.contextmanager
 def scratch_file(beside: Path) -> Iterator[PartFile]:
-    """A file next to another one that is removed at the end, whatever happens.
+    """A temporary file beside another file. It is removed at the end of the block, even if the block fails.
 
     Raises:
-        OutputError: if it cannot be made.
+        OutputError: if it cannot be created.
     """
     try:
         part = PartFile(beside)

@@ -1,4 +1,4 @@
-"""The two files of a pair: their headers, checked, and that they belong together. Nothing is loaded."""
+"""Open the two files of a pair: read and check their headers, and check that they belong together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,13 @@ from visionward.formats.text_format import TEXT_ARCHITECTURE, TextConfig, read_t
 
 @dataclass(frozen=True)
 class PairFiles:
-    """A pair whose keys and tensors are what the architecture allows.
+    """A pair of files whose keys and tensors are valid.
 
     Attributes:
-        text, mmproj: the headers.
-        text_config: what the text file says of the decoder and its vocabulary.
-        config: what the mmproj file says of the tower and the cross-attention layers.
+        text: header of the text file.
+        mmproj: header of the mmproj file.
+        text_config: the decoder and its vocabulary.
+        config: the vision tower and the cross-attention layers.
     """
 
     text: GgufHeader
@@ -32,7 +33,7 @@ class PairFiles:
         """Read both headers.
 
         Raises:
-            ModelFileError: if a file is missing, damaged or of another kind, or the two do not belong together.
+            ModelFileError: if a file is missing, damaged or of another format, or the two do not belong together.
         """
         mmproj_file, text_file = GgufHeader(mmproj, MMPROJ_ARCHITECTURE), GgufHeader(text, TEXT_ARCHITECTURE)
         config, text_config = read_mmproj_config(mmproj_file), read_text_config(text_file)
@@ -57,7 +58,7 @@ class PairFiles:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What every verdict must say about the files."""
+        """Warnings that belong in every verdict."""
         notice = (DEMO_NOTICE,) if self.demonstration else ()
         return notice + tuple(
             f"{file.path.name} has no checksums, so damage to it may go undetected: convert the model again."
@@ -66,11 +67,11 @@ class PairFiles:
         )
 
     def check_checksums(self, advance: Advance | None = None, *, again: bool = False) -> None:
-        """Check the tensors of both files against their checksums, unless that was done before.
+        """Check the tensors of both files against their checksums, unless they were checked before.
 
         Args:
-            advance: is told how many bytes were read.
-            again: whatever is remembered.
+            advance: called with the number of bytes of every piece that was read. It may raise to stop.
+            again: check even if they were checked before.
 
         Raises:
             ModelFileError: if a file is damaged.

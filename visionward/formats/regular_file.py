@@ -1,22 +1,22 @@
-"""Opening files that somebody names: regular ones only, so that nothing hangs and no reading goes on without end."""
+"""Open files that a user names. Only regular files are opened: others could block, or have no end."""
 
 import errno
 import os
 import stat
 from typing import BinaryIO
 
-# O_NONBLOCK: a name that turns into a FIFO after it was looked at does not hang. Windows has neither this nor
-# O_CLOEXEC, and would translate line ends without O_BINARY.
+# O_NONBLOCK: opening does not block if a FIFO takes the name between the check and the opening. Windows has neither
+# this flag nor O_CLOEXEC, and translates line ends without O_BINARY.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading; symbolic links to one are followed.
+    """Open a regular file for reading. Symbolic links are followed.
 
     Raises:
-        OSError: it cannot be opened, or is a directory, FIFO, socket or device. Opening those could wait for ever,
-            or do something, so they are looked at before and not opened.
-        ValueError: the name holds a NUL character.
+        OSError: if it cannot be opened, or is a directory, FIFO, socket or device. These are not opened, because that
+            could block or have an effect.
+        ValueError: if the name has a NUL character.
     """
     _check(os.stat(path), path)  # noqa: PTH116 - a string needs no Path
     descriptor = os.open(path, _FLAGS)

@@ -1,6 +1,7 @@
-"""Read a checkpoint's safetensors files piece by piece, without the safetensors package.
+"""Read the safetensors files of a checkpoint piece by piece, without the safetensors package.
 
-The format: eight bytes little-endian length, that many bytes of JSON (name -> dtype, shape, data_offsets), the data.
+The format: a length of eight bytes, little-endian; a header of that length in JSON (name -> dtype, shape,
+data_offsets); the data.
 """
 
 import json
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from visionward.errors import CheckpointError
-from visionward.formats.checkpoint_json import MOST_BYTES
+from visionward.formats.checkpoint_json import MAX_BYTES
 from visionward.formats.regular_file import open_regular
 from visionward.formats.whole_text import read_text
 from visionward.machine.shell import command_text
@@ -22,7 +23,7 @@ from visionward.machine.shell import command_text
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
-# How the elements of each supported dtype are held in numpy, which has no bfloat16.
+# The numpy dtype for each supported dtype. numpy has no bfloat16.
 STORAGE: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -40,14 +41,14 @@ _MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """A tensor's place in a safetensors file.
+    """A tensor in a safetensors file.
 
     Attributes:
-        name: as the file has it.
+        name: its name in the file.
         dtype: ``F32``, ``F16`` or ``BF16``.
         shape: rows first.
         path: the file.
-        offset: of the first byte in the file.
+        offset: offset of its first byte in the file.
     """
 
     name: str
@@ -70,8 +71,11 @@ class CheckpointTensor:
         """Read the tensor as rows of ``row_length`` elements, a few megabytes at a time.
 
         Args:
-            row_length: elements of a row; the tensor's size is a multiple of it.
-            multiple: every chunk has a multiple of this many rows.
+            row_length: elements per row; the tensor's size is a multiple of it.
+            multiple: the number of rows of every chunk is a multiple of this.
+
+        Raises:
+            CheckpointError: if the file ends inside the tensor.
         """
         storage = STORAGE[self.dtype]
         unit = row_length * multiple
@@ -105,19 +109,18 @@ def _stored_tensor(path: Path, name: str, entry: Any, data_start: int, data_size
         raise CheckpointError(f"{path}: the header's entry for {name!r} is malformed") from error
     if dtype not in STORAGE:
         raise CheckpointError(
-            f"{path}: {name!r} is stored as {dtype}; only {', '.join(STORAGE)} checkpoints can be converted, "
-            "quantized ones cannot"
+            f"{path}: {name!r} has dtype {dtype}; only {', '.join(STORAGE)} can be converted, quantized checkpoints "
+            "cannot"
         )
     tensor = CheckpointTensor(name, dtype, shape, path, data_start + begin)
     if min(shape, default=1) < 0 or begin < 0 or end - begin != tensor.nbytes:
         raise CheckpointError(
-            f"{path}: {name!r} of shape {shape} in {dtype} takes {tensor.nbytes} bytes, "
-            f"the header gives it {end - begin}"
+            f"{path}: {name!r} of shape {shape} in {dtype} needs {tensor.nbytes} bytes, the header says {end - begin}"
         )
     if end > data_size:
         raise CheckpointError(
-            f"{path}: the file is cut off, {name!r} ends at byte {data_start + end} "
-            f"and the file has {data_start + data_size}; download it again"
+            f"{path}: the file is truncated: {name!r} ends at byte {data_start + end} of {data_start + data_size}; "
+            "download it again"
         )
     return tensor
 
@@ -126,7 +129,7 @@ def read_header(path: Path) -> dict[str, CheckpointTensor]:
     """The tensors of one safetensors file.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, cut off, or holds elements that cannot be converted.
+        CheckpointError: if the file is missing, damaged or truncated, or has a dtype that cannot be converted.
     """
     try:
         with open_regular(path) as file:
@@ -138,7 +141,9 @@ def read_header(path: Path) -> dict[str, CheckpointTensor]:
             file.seek(0)
             length = int.from_bytes(file.read(8), "little")
             if file_size < 8 or length > min(file_size - 8, _MAX_HEADER_BYTES):
-                raise CheckpointError(f"{path}: not a safetensors file, or cut off inside its header")
+                raise CheckpointError(
+                    f"{path}: not a safetensors file, or truncated inside its header; download it again"
+                )
             raw = file.read(length)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: the file is missing") from error
@@ -158,10 +163,10 @@ def read_header(path: Path) -> dict[str, CheckpointTensor]:
 
 
 def _shards(checkpoint: Path) -> dict[str, list[str]]:
-    """Shard file name -> names of the tensors that the index expects in it."""
+    """Shard file name -> names of its tensors according to the index."""
     path = checkpoint / INDEX_FILE
     try:
-        weight_map = json.loads(read_text(path, MOST_BYTES))["weight_map"]
+        weight_map = json.loads(read_text(path, MAX_BYTES))["weight_map"]
         shards: dict[str, list[str]] = {}
         for name, file in weight_map.items():
             shards.setdefault(str(file), []).append(str(name))
@@ -171,7 +176,7 @@ def _shards(checkpoint: Path) -> dict[str, list[str]]:
         raise CheckpointError(f"{path}: not a safetensors index") from error
     for file in shards:
         if Path(file).name != file:
-            raise CheckpointError(f"{path}: the shard {file!r} is not a plain file name")
+            raise CheckpointError(f"{path}: the shard {file!r} is not a file name")
     return shards
 
 
@@ -179,7 +184,7 @@ def read_tensors(checkpoint: Path) -> dict[str, CheckpointTensor]:
     """Every tensor of a checkpoint directory, from its single file or from all its shards.
 
     Raises:
-        CheckpointError: if there are no safetensors files, one is missing or damaged, or they contradict the index.
+        CheckpointError: if there are no safetensors files, one is missing or damaged, or one contradicts the index.
     """
     if (checkpoint / SINGLE_FILE).exists():
         return read_header(checkpoint / SINGLE_FILE)
@@ -200,7 +205,7 @@ def read_tensors(checkpoint: Path) -> dict[str, CheckpointTensor]:
         found = read_header(checkpoint / file)
         for name in names:
             if name not in found:
-                raise CheckpointError(f"{checkpoint / file}: {name!r} should be here according to {INDEX_FILE}")
+                raise CheckpointError(f"{checkpoint / file}: {name!r} is missing, although {INDEX_FILE} lists it here")
         for name in found.keys() & tensors.keys():
             raise CheckpointError(f"{checkpoint / file}: {name!r} is also in {tensors[name].path.name}")
         tensors |= found

@@ -1,4 +1,4 @@
-"""Reading JSON files that people write by hand: what standard JSON readers let pass is an error here."""
+"""Read JSON files that people write by hand. Repeated keys, ``NaN`` and the like are errors."""
 
 import json
 import math
@@ -9,27 +9,27 @@ from typing import NoReturn, TypeVar
 from visionward.errors import VisionwardError
 from visionward.formats.whole_text import read_text
 
-# A conversation may hold its pictures as data URLs.
-MOST_BYTES = 2**28
+# A conversation may contain images as data URLs.
+MAX_BYTES = 2**28
 
 _Error = TypeVar("_Error", bound=VisionwardError)
 
 
-def read_json(path: str | PathLike[str], error: type[_Error], most_bytes: int = MOST_BYTES) -> object:
+def read_json(path: str | PathLike[str], error: type[_Error], max_bytes: int = MAX_BYTES) -> object:
     """The value in a UTF-8 JSON file (a byte order mark is allowed).
 
     Args:
         path: the file.
-        error: the class to raise; its message names the file and, for bad syntax, the line and column.
-        most_bytes: that the file may have.
+        error: the exception class to raise. The message names the file and, for a syntax error, line and column.
+        max_bytes: maximum size of the file.
 
     Raises:
-        error: the file cannot be read, is no regular file, is larger than it may be, is not UTF-8, is not JSON, repeats
-            a key in an object (a plain reader would silently keep the last one), or holds ``NaN``, ``Infinity`` or a
-            number that is too large to be read.
+        error: if the file cannot be read, is not a regular file, is too large, is not UTF-8 or not JSON, repeats a key
+            in an object (``json`` would keep the last value), or has ``NaN``, ``Infinity`` or a number that is too
+            large.
     """
     try:
-        text = read_text(path, most_bytes, "utf-8-sig")
+        text = read_text(path, max_bytes, "utf-8-sig")
     except UnicodeDecodeError as cause:
         raise error(f"{path}: not UTF-8 text (byte {cause.start})") from cause
     except OSError as cause:
@@ -47,15 +47,15 @@ def parse_json(text: str, error: type[_Error]) -> object:
     """The value of a JSON text.
 
     Raises:
-        error: it is not JSON (with line and column), is nested too deeply, repeats a key in an object (a plain reader
-            would silently keep the last one), or holds ``NaN`` or ``Infinity``.
+        error: if it is not JSON (with line and column), is nested too deeply, repeats a key in an object (``json``
+            would keep the last value), or has ``NaN``, ``Infinity`` or a number that is too large.
     """
 
     def unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
         found: dict[str, object] = {}
         for key, value in pairs:
             if key in found:
-                raise error(f"the key {key!r} occurs twice in one object")
+                raise error(f"the key {key!r} is repeated in one object")
             found[key] = value
         return found
 
@@ -65,13 +65,13 @@ def parse_json(text: str, error: type[_Error]) -> object:
     def integer(digits: str) -> int:
         try:
             return int(digits)
-        except ValueError as cause:  # past Python's limit on digits, which guards against quadratic time
-            raise error(f"a number of {len(digits)} digits is too large to be read") from cause
+        except ValueError as cause:  # beyond Python's limit on digits, which prevents quadratic time
+            raise error(f"a number with {len(digits)} digits is too large") from cause
 
     def real(digits: str) -> float:
         value = float(digits)
         if not math.isfinite(value):
-            raise error(f"the number {digits[:20]} is too large to be read")
+            raise error(f"the number {digits[:20]} is too large")
         return value
 
     try:

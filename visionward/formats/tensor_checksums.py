@@ -1,4 +1,4 @@
-"""The checksums of a GGUF file's tensors: computed on all cores, compared when the file is loaded the first time."""
+"""Checksums of the tensors of a GGUF file: computed on all cores, checked when a file is first loaded."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -12,35 +12,36 @@ from visionward.formats.gguf_header import GgufHeader, GgufTensor
 from visionward.formats.gguf_values import text, whole
 from visionward.machine.processor import usable_cores
 
-# Is told how many bytes were read since it was last told; may raise to end the reading.
+# Called with the number of bytes of every piece that was read, from several threads. It may raise to stop.
 Advance = Callable[[int], None]
 
 _PIECE = 8 << 20
 
 
 def has_checksums(header: GgufHeader) -> bool:
-    """Whether a file of a pair has checksums, as every one has that this version writes.
+    """Whether a file of a pair has checksums. Every file that this version writes has them.
 
     Raises:
-        ModelFileError: if it is of an unknown format version, or has lost its checksums.
+        ModelFileError: if the format version is unknown, or the checksum keys do not match it.
     """
     version = header.get(form.KEY_FORMAT_VERSION, whole(0, 2**32 - 1))
     if version not in (form.VERSION_WITHOUT_CHECKSUMS, form.FORMAT_VERSION):
         raise ModelFileError(
-            f"{header.path} has format version {version}, this visionward reads {form.FORMAT_VERSION}: convert it "
-            "again."
+            f"{header.path} has format version {version}, expected {form.FORMAT_VERSION}: convert the model again."
         )
     has = [header.has(key) for key in (form.KEY_HEADER_CHECKSUM, form.KEY_TENSOR_CHECKSUMS)]
     if has != [version == form.FORMAT_VERSION] * 2:
-        raise ModelFileError(f"{header.path} is damaged: its checksums do not fit its format version. Copy it again.")
+        raise ModelFileError(
+            f"{header.path} is damaged: its checksum keys do not match its format version. Copy it again."
+        )
     return all(has)
 
 
 def stored_checksums(header: GgufHeader) -> dict[str, str]:
-    """What a sealed file says of its tensors: name to SHA-256, in hexadecimal digits.
+    """The checksums of the tensors that a file contains: name to SHA-256, in hexadecimal.
 
     Raises:
-        ModelFileError: if it has another number of checksums than of tensors.
+        ModelFileError: if the numbers of checksums and tensors differ.
     """
     checksums = [digest.decode("ascii", "replace") for digest in header.strings(form.KEY_TENSOR_CHECKSUMS)]
     if len(checksums) != len(header.tensors):
@@ -51,7 +52,7 @@ def stored_checksums(header: GgufHeader) -> dict[str, str]:
 
 
 def computed_checksums(header: GgufHeader, advance: Advance | None = None) -> dict[str, str]:
-    """The SHA-256 of every tensor's bytes, read now, on all cores.
+    """The SHA-256 of every tensor's bytes, computed on all cores.
 
     Raises:
         ModelFileError: if the file cannot be read.
@@ -74,7 +75,7 @@ def _digest(path: Path, tensor: GgufTensor, advance: Advance | None) -> str:
         file.seek(tensor.offset)
         left = tensor.nbytes
         while left:
-            # Fewer bytes than asked for: the file was cut meanwhile, and so its checksum does not match.
+            # The file was truncated while it was read. Its checksum will not match.
             piece = file.read(min(left, _PIECE))
             if not piece:
                 break
@@ -86,12 +87,12 @@ def _digest(path: Path, tensor: GgufTensor, advance: Advance | None) -> str:
 
 
 def check_checksums(headers: Iterable[GgufHeader], advance: Advance | None = None, *, again: bool = False) -> None:
-    """Check the tensors of sealed files against their checksums, unless that was done before.
+    """Check the tensors of files against their checksums, unless they were checked before.
 
     Args:
-        headers: files of a pair; those that are not sealed are passed over.
-        advance: is told how many bytes were read.
-        again: whatever is remembered.
+        headers: files of a pair. Those without checksums are skipped.
+        advance: called with the number of bytes of every piece that was read. It may raise to stop.
+        again: check even if they were checked before.
 
     Raises:
         ModelFileError: if a file is damaged.
@@ -104,7 +105,7 @@ def check_checksums(headers: Iterable[GgufHeader], advance: Advance | None = Non
         if not again and is_remembered(marker):
             continue
         compare_checksums(header, advance)
-        # What was written to meanwhile is not what was read.
+        # The file may have been changed while it was read.
         if marker == marker_of(header.path, digest):
             remember(marker)
 

@@ -1,7 +1,7 @@
-"""The format of the text GGUF: its keys and tensors, checked before llama.cpp reads the file (docs/mmproj-format.md).
+"""The format of the text GGUF: keys and tensors, checked before llama.cpp reads the file (docs/mmproj-format.md).
 
-llama.cpp ends the process on some impossible numbers, and takes a default for a key whose name is damaged. So the keys
-that describe the decoder are exactly those that `visionward convert` writes, each within its range.
+llama.cpp aborts the process on some invalid numbers, and uses a default if the name of a key is damaged. So the keys
+that describe the decoder must be exactly those that `visionward convert` writes, each within its range.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from visionward.errors import ModelFileError
 from visionward.formats import mmproj_format as form
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.gguf_values import each, number, only, strings, text, truth, whole
-from visionward.formats.key_table import Kind, read_keys
+from visionward.formats.key_table import Converter, read_keys
 from visionward.formats.mmproj_format import (
     EPSILON,
     MAX_HEADS,
@@ -25,7 +25,7 @@ from visionward.formats.tensor_checksums import has_checksums
 from visionward.formats.tensor_table import MATRIX, VECTOR, ExpectedTensor, check_tensors
 
 TEXT_ARCHITECTURE = "llama"
-# llama.cpp's names for the tokenizer that it implements in C++ (byte-level BPE) and for Llama 3's regular expression.
+# llama.cpp's names for its byte-level BPE tokenizer and for Llama 3's regular expression.
 TOKENIZER_MODEL = "gpt2"
 PRE_TOKENIZER = "llama-bpe"
 
@@ -33,7 +33,7 @@ KEY_TOKENS = "tokenizer.ggml.tokens"
 KEY_TOKEN_TYPES = "tokenizer.ggml.token_type"  # noqa: S105 - a key's name, not a secret
 KEY_CHAT_TEMPLATE = "tokenizer.chat_template"
 
-# Every type that llama.cpp's quantizer writes can be computed with on the CPU.
+# The CPU kernels support every type that llama.cpp's quantizer writes.
 _MATRIX = MATRIX | {
     GGMLQuantizationType[name]
     for name in ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0")
@@ -44,19 +44,20 @@ _LLAMA = f"{TEXT_ARCHITECTURE}."
 
 @dataclass(frozen=True)
 class TextConfig:
-    """What a text file says of the decoder and its vocabulary.
+    """The configuration in a text file: the decoder and its vocabulary.
 
     Attributes:
-        identity: what its mmproj file must say too.
+        identity: properties that must equal those of the mmproj file.
         feed_forward_length: width of the MLP.
-        head_count, head_count_kv: attention heads, and those of keys and values.
+        head_count: attention heads.
+        head_count_kv: attention heads of keys and values.
         context_length: tokens of a context in training.
         tokens: the vocabulary, padding included.
-        token_types: llama.cpp's token types (gguf.TokenType), one for each token.
-        end_token_ids: the tokens that end an answer.
-        name: the model's name; None where the file does not say.
-        chat_template: the Jinja text; None where there is none.
-        demonstration: whether the model says of itself that it is a toy.
+        token_types: llama.cpp's token types (gguf.TokenType), one per token.
+        end_token_ids: tokens that end an answer.
+        name: the model's name; None if the file has none.
+        chat_template: the Jinja text; None if there is none.
+        demonstration: whether this is a demonstration model.
     """
 
     identity: TextIdentity
@@ -78,16 +79,16 @@ class TextConfig:
 
 
 def read_text_config(file: GgufHeader) -> TextConfig:
-    """Read a text file's keys, and check them and its tensors.
+    """Read the configuration of a text file, and check its tensors.
 
     Raises:
-        ModelFileError: if a key is missing, unknown, or beyond what the architecture allows; or if a tensor is.
+        ModelFileError: if a key or tensor is missing, unknown or not valid.
     """
     has_checksums(file)
     tokens = file.strings(KEY_TOKENS)
     if len(set(tokens)) != len(tokens):
         # llama.cpp aborts the process on such a vocabulary.
-        raise ModelFileError(f"{file.path} is damaged: tokens of its vocabulary repeat. Copy it again.")
+        raise ModelFileError(f"{file.path} is damaged: its vocabulary has a token twice. Copy it again.")
     values = read_keys(file, _required_keys(len(tokens)), _optional_keys(len(tokens)))
     config = TextConfig(
         identity=TextIdentity(
@@ -113,7 +114,7 @@ def read_text_config(file: GgufHeader) -> TextConfig:
     return config
 
 
-def _required_keys(rows: int) -> dict[str, Kind]:
+def _required_keys(rows: int) -> dict[str, Converter]:
     token_id = whole(0, rows - 1)
     return {
         form.KEY_FORMAT_VERSION: whole(0, form.FORMAT_VERSION),
@@ -141,7 +142,7 @@ def _required_keys(rows: int) -> dict[str, Kind]:
     }
 
 
-def _optional_keys(rows: int) -> dict[str, Kind]:
+def _optional_keys(rows: int) -> dict[str, Converter]:
     token_id = whole(0, rows - 1)
     return {
         **form.CHECKSUM_KEYS,
@@ -164,7 +165,7 @@ def _check(file: GgufHeader, config: TextConfig, rope_width: int) -> None:
     }
     wrong = [name for name, good in sound.items() if not good]
     if wrong:
-        raise ModelFileError(f"{file.path} has invalid metadata ({', '.join(wrong)}): convert it again.")
+        raise ModelFileError(f"{file.path} has invalid metadata ({', '.join(wrong)}): convert the model again.")
 
 
 def text_tensors(config: TextConfig) -> dict[str, ExpectedTensor]:
@@ -179,7 +180,7 @@ def text_tensors(config: TextConfig) -> dict[str, ExpectedTensor]:
     table = {
         "token_embd.weight": matrix(rows, width),
         "output_norm.weight": norm,
-        # Where the head is tied to the embedding there is none.
+        # Missing if the head is tied to the embedding.
         "output.weight": matrix(rows, width, required=False),
         _ROPE_FACTORS: ExpectedTensor((config.head_width // 2,), VECTOR, required=False, may_be_zero=False),
     }

@@ -1,4 +1,4 @@
-"""Lines of files that somebody names."""
+"""Read a text file line by line, with a limit on the length of a line."""
 
 import io
 from collections.abc import Iterator
@@ -7,23 +7,23 @@ from pathlib import Path
 from visionward.errors import DataError
 from visionward.formats.regular_file import open_regular
 
-# As many as the bytes of a conversation file.
-MOST_CHARACTERS = 2**28
+# The same as the maximum size of a conversation file.
+MAX_CHARACTERS = 2**28
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a regular UTF-8 file that are not blank, and their numbers from 1.
+    """The lines of a regular UTF-8 file that are not blank, with their numbers from 1.
 
     Raises:
-        DataError: a line has more than ``MOST_CHARACTERS``.
-        OSError: the file cannot be read, or is no regular file.
-        UnicodeDecodeError: it is not UTF-8.
+        DataError: if a line has more than ``MAX_CHARACTERS``.
+        OSError: if the file cannot be read, or is not a regular file.
+        UnicodeDecodeError: if it is not UTF-8.
     """
     number = 0
     with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig") as file:
-        while line := file.readline(MOST_CHARACTERS + 1):
+        while line := file.readline(MAX_CHARACTERS + 1):
             number += 1
-            if len(line) > MOST_CHARACTERS:
-                raise DataError(f"{path}: line {number} has more than {MOST_CHARACTERS:,} characters")
+            if len(line) > MAX_CHARACTERS:
+                raise DataError(f"{path}: line {number} has more than {MAX_CHARACTERS:,} characters")
             if line.strip():
                 yield number, line

@@ -1,1 +1,1 @@
-"""The machine: processor, memory, load, and processes."""
+"""The machine: processor, memory, load, processes and installed packages."""

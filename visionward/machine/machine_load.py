@@ -1,17 +1,17 @@
-"""How busy other programs kept the processor while something ran."""
+"""Processor time that other programs used while something ran."""
 
 import os
 import time
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
-# Columns of the line "cpu": user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in user.
+# Columns of the line "cpu": user, nice, system, idle, iowait, irq, softirq, steal. The others are included in user.
 _IDLE = (3, 4)
 _COLUMNS = 8
 
 
 class LoadWatch:
-    """Counts processor time from its making on: the whole machine's, and this process's."""
+    """Measures processor time from its creation on: of the whole machine, and of this process."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -19,9 +19,9 @@ class LoadWatch:
         self._own = time.process_time()
 
     def other_cores(self) -> float | None:
-        """Cores that others kept busy on average since then; None where the system does not tell.
+        """The average number of cores that others used since then; None if the system does not report it.
 
-        Others are programs, interrupts, and what a virtual machine's host took away.
+        Others are programs, interrupts, and the host of a virtual machine.
         """
         elapsed = time.monotonic() - self._start
         now = _busy_s()
@@ -31,7 +31,7 @@ class LoadWatch:
 
 
 def _busy_s() -> float | None:
-    """Seconds in which the machine's cores were busy, since it was started."""
+    """Processor seconds that all cores used since the machine was started."""
     try:
         label, *counts = _STAT.read_text(encoding="ascii", errors="replace").partition("\n")[0].split()
         ticks = [int(count) for count in counts[:_COLUMNS]]

@@ -1,4 +1,4 @@
-"""The most memory that this process held while something ran."""
+"""Peak memory of this process while something ran."""
 
 import contextlib
 import ctypes
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-# Long beside the reading itself (0.05 ms), short beside the stages of a classification.
+# Long compared with one sample (0.05 ms), short compared with the stages of a classification.
 SAMPLE_S = 0.02
 
 _STATUS = Path("/proc/self/status")
@@ -20,13 +20,13 @@ _RESET_PEAK = "5"
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Peaks of resident memory in bytes; None where the system does not tell.
+    """Peaks of resident memory in bytes; None if the system does not report them.
 
     Attributes:
-        total: everything, as the system counted it.
-        anonymous: what the process allocated: caches and working memory.
-        file: files that it mapped: weights and libraries, which the system can drop and read again. It and
-            ``anonymous`` were sampled and need not have peaked at the same time.
+        total: all resident memory, as the system counts it.
+        anonymous: memory that the process allocated: caches and working memory.
+        file: mapped files: weights and libraries, which the system can drop and read again. This and ``anonymous`` are
+            sampled, and need not peak at the same time.
     """
 
     total: int | None
@@ -37,10 +37,10 @@ class PeakMemory:
 class MemoryWatch:
     """Watches this process's resident memory inside a ``with`` block.
 
-    On Linux the peak begins with the block: the system's own mark is set back to what is held now, so that what ran
-    before does not count. Elsewhere it is the peak since the process began.
+    On Linux the peak is that of the block: the system's own peak is reset when the block begins. Elsewhere it is the
+    peak since the process started.
 
-    Memory of a GPU is not part of it.
+    GPU memory is not included.
     """
 
     def __init__(self) -> None:
@@ -50,13 +50,13 @@ class MemoryWatch:
 
     def __enter__(self) -> "MemoryWatch":
         if sys.platform == "linux":
-            # Not every container lets a process do that; then the peak is the one since its beginning.
+            # Some containers forbid it. Then the peak is that since the process started.
             with contextlib.suppress(OSError):
                 _RESET.write_text(_RESET_PEAK, encoding="ascii")
             try:
                 self._thread.start()
             except BaseException:
-                # An interrupt may have come when it was running already.
+                # An interrupt may arrive when the thread is running already.
                 self._ended = True
                 raise
         return self
@@ -64,7 +64,7 @@ class MemoryWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A flag, and nobody waits: an interrupt inside Event could leave the thread running for ever.
+        # A plain flag without waiting: an interrupt inside an Event could leave the thread running forever.
         self._ended = True
 
     def _watch(self) -> None:
@@ -81,7 +81,7 @@ class MemoryWatch:
         """The peaks so far."""
         if sys.platform == "linux":
             self._sample()
-        # A sample may exceed the mark where the mark is missing or lags behind.
+        # A sample may exceed the system's peak, which may be missing or lag behind.
         marks = [self._largest[name] for name in ("VmHWM", "VmRSS") if name in self._largest]
         total = max(marks, default=None)
         return PeakMemory(
@@ -99,12 +99,12 @@ def peak_bytes() -> int | None:
 
 
 def anonymous_bytes() -> int | None:
-    """What this process holds now beside files that it mapped; None where the system does not tell."""
+    """Memory that this process holds now, mapped files aside; None if the system does not report it."""
     return _status().get("RssAnon")
 
 
 def _status() -> dict[str, int]:
-    """The sizes of ``/proc/self/status`` in bytes; none where it cannot be read."""
+    """The sizes in ``/proc/self/status`` in bytes; empty if it cannot be read."""
     try:
         text = _STATUS.read_text(encoding="ascii", errors="replace")
     except OSError:

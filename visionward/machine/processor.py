@@ -1,4 +1,4 @@
-"""What the operating system says of processor and memory, without the native library."""
+"""Processor and memory as the operating system reports them, without the native library."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# The features that decide which kernels a library can use, as /proc/cpuinfo spells them.
+# The features that decide which kernels a library can use, in the spelling of /proc/cpuinfo.
 FEATURES = (
     *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),
     *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
@@ -24,9 +24,9 @@ class Processor:
     Attributes:
         model: its name.
         architecture: ``x86_64``, ``arm64`` and so on.
-        features: those of ``FEATURES`` that it has; None where the system does not tell.
+        features: those of ``FEATURES`` that it has; None if the system does not report them.
         logical_cores: hardware threads.
-        usable_cores: those that this process may run on.
+        usable_cores: hardware threads that this process may run on.
     """
 
     model: str
@@ -37,18 +37,18 @@ class Processor:
 
     @property
     def identity(self) -> str:
-        """Tells processors apart that may need other kernels."""
+        """A text that differs between processors that may need different kernels."""
         return "\0".join((self.model, self.architecture, *(self.features or ())))
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Main memory in bytes; None where the system does not tell.
+    """Main memory in bytes; None if the system does not report it.
 
     Attributes:
         total: installed.
-        available: what programs can still have.
-        limit: the most that this container may use, if it has a limit.
+        available: what programs can still allocate.
+        limit: the limit of this container, if it has one.
     """
 
     total: int | None
@@ -77,7 +77,7 @@ def usable_cores() -> int:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may run on; the two threads of a core share the vector units."""
+    """Physical cores that this process may run on. The hardware threads of a core share its vector units."""
     try:
         allowed = os.sched_getaffinity(0)  # type: ignore[attr-defined,unused-ignore]
     except AttributeError:
@@ -152,7 +152,7 @@ def read_memory() -> Memory:
         limits = [_text(f"/sys/fs/cgroup/{name}").strip() for name in ("memory.max", "memory/memory.limit_in_bytes")]
         total = amounts.get("MemTotal")
         known = [int(limit) for limit in limits if limit.isdecimal()]
-        # Without a limit, the older interface gives a number larger than any memory.
+        # Without a limit, cgroup v1 reports a number larger than any memory.
         limit = next((value for value in known if total is None or value < total), None)
         return Memory(total, amounts.get("MemAvailable"), limit)
     if sys.platform == "darwin":

@@ -1,15 +1,16 @@
-"""A function in a Python process of its own: a crash ends only itself, and the caller's script does not run again.
+"""Run a function in a new Python process: a crash ends only that process, and the caller's script is not run again.
 
-The processes of multiprocessing import the caller's main module first, so a script without
-``if __name__ == "__main__":`` would start itself over and over. Here a new interpreter imports what the function needs
-and nothing else: it reads the function from its standard input and answers over what was its standard output. It is
-never forked, because a native library's threads would be missing. It ends when the process that started it does.
+Processes of multiprocessing import the caller's main module first, so a script without
+``if __name__ == "__main__":`` would start itself over and over. Here a new interpreter imports only what the function
+needs. It reads the function from standard input and sends messages over the descriptor of standard output. It is never
+forked, because the threads of a native library would be missing. It ends when the process that started it ends.
 
-A frozen program (``sys.frozen``) is no interpreter: it must name one with ``multiprocessing.set_executable``, with the
-same packages, or no process is started.
+A frozen program (``sys.frozen``) is not an interpreter. It must name one that has the same packages with
+``multiprocessing.set_executable``; otherwise no process is started.
 """
 
 import contextlib
+import ctypes
 import os
 import pickle
 import queue
@@ -24,7 +25,7 @@ from typing import IO, Any, BinaryIO
 
 from visionward.machine.standard_streams import occupy_descriptors
 
-# Only sys is built in: with -c the working directory would come first in the search for everything else.
+# Before anything else is imported, the working directory, which -c puts first, is removed from the search path.
 _BOOTSTRAP = """\
 import sys
 sys.path[:] = [place for place in sys.path if place]
@@ -34,9 +35,9 @@ with open(0, "rb", closefd=False) as stream:
     from visionward.machine.python_process import serve_parent
     serve_parent(stream)
 """
-# Whatever an interpreter prints at its start comes before this line.
+# Anything that the interpreter prints at its start comes before this line.
 _MARK = b"visionward: messages follow\n"
-# Waiting without a limit cannot be interrupted on Windows.
+# On Windows, waiting without a timeout cannot be interrupted.
 _WAIT_S = 0.2
 
 
@@ -54,18 +55,18 @@ def exit_text(code: int | None) -> str:
 
 
 class Sender:
-    """The child's end: sends messages to the process that started it."""
+    """The child's end: sends messages to the parent."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        # The native library logs from threads of its own.
+        # The native library logs from its own threads.
         self._lock = threading.Lock()
 
     def send(self, message: object) -> None:
         """Send anything that can be pickled.
 
         Raises:
-            BrokenPipeError: if nobody is there to read it.
+            BrokenPipeError: if the parent is gone.
         """
         data = pickle.dumps(message)
         with self._lock:
@@ -78,8 +79,8 @@ class PythonProcess:
 
     Args:
         job: a function of a module that can be imported.
-        arguments: what can be pickled.
-        errors: where standard error, and whatever the process prints, goes; None for this process's standard error.
+        arguments: anything that can be pickled.
+        errors: where standard error and everything that the process prints go; None for this process's standard error.
 
     Raises:
         OSError: if it cannot be started.
@@ -97,7 +98,7 @@ class PythonProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         try:
             self._reader.start()
-            # One that is dead already is noticed where its messages are waited for.
+            # If the process is dead already, receive() reports it.
             with contextlib.suppress(OSError):
                 self._stdin.write(request)
                 self._stdin.flush()
@@ -108,14 +109,14 @@ class PythonProcess:
     @property
     def _stdin(self) -> IO[bytes]:
         if self._process.stdin is None:
-            raise AssertionError("it was opened with a pipe")
+            raise AssertionError("the process was started with pipes")
         return self._process.stdin
 
     def _read(self) -> None:
-        """Take what comes until the end, so that the process never waits for this one."""
+        """Read messages until the process ends, so that it never blocks on a full pipe."""
         stream = self._process.stdout
         if stream is None:
-            raise AssertionError("it was opened with a pipe")
+            raise AssertionError("the process was started with pipes")
         try:
             while not stream.readline().endswith(_MARK):
                 if not stream.peek(1):  # type: ignore[attr-defined]  # Popen's pipes are buffered readers
@@ -124,15 +125,15 @@ class PythonProcess:
                 self._received.put((pickle.load(stream), None))  # noqa: S301 - our own process wrote it
         except (EOFError, pickle.UnpicklingError, OSError, ValueError):
             self._received.put((None, EOFError("the process has ended")))
-        except Exception as error:  # noqa: BLE001 - whatever a message raises belongs to who waits for it
+        except Exception as error:  # noqa: BLE001 - an error in unpickling is raised by receive()
             self._received.put((None, error))
 
     def receive(self, timeout_s: float | None = None) -> Any:
         """The next message.
 
         Raises:
-            TimeoutError: if none came in this time.
-            EOFError: if the process has ended, and everything was received.
+            TimeoutError: if none arrived in this time.
+            EOFError: if the process has ended and all messages were received.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -144,19 +145,19 @@ class PythonProcess:
                     raise TimeoutError from None
                 continue
             if error is not None:
-                self._received.put((None, error))  # for whoever asks again
+                self._received.put((None, error))  # for the next call
                 raise error
             return message
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Its exit code, negative for a signal; None if it has not ended in this time."""
+        """The exit code, negative for a signal; None if the process has not ended in this time."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill the process, and wait for it."""
         self._process.kill()
         self._process.wait()
         if self._reader.ident is not None:
@@ -168,7 +169,7 @@ class PythonProcess:
 
 
 def _interpreter() -> str:
-    """This process's interpreter, or the one that an embedding program named.
+    """The path of this process's interpreter, or of the one that an embedding program named.
 
     Raises:
         OSError: if there is none.
@@ -176,12 +177,12 @@ def _interpreter() -> str:
     named = spawn.get_executable()
     interpreter = os.fsdecode(named) if named else ""
     if not interpreter or (getattr(sys, "frozen", False) and interpreter == sys.executable):
-        raise OSError("this program is no Python interpreter; name one with multiprocessing.set_executable")
+        raise OSError("this program is not a Python interpreter; name one with multiprocessing.set_executable")
     return interpreter
 
 
 def _options() -> list[str]:
-    """What decides how an interpreter starts: the child must not read variables or places that this one did not."""
+    """The interpreter's options: the child must not read variables or folders that this process did not read."""
     flags = sys.flags
     given = {
         "-I": flags.isolated,
@@ -196,20 +197,20 @@ def _options() -> list[str]:
 
 
 def _search_path() -> list[str]:
-    """Where this process finds modules, for a process with another working directory too."""
+    """This process's module search path, made absolute for a child with another working directory."""
     places = [place for place in sys.path if isinstance(place, str)]
-    with contextlib.suppress(OSError):  # there is no working directory any more
+    with contextlib.suppress(OSError):  # the working directory was removed
         return [os.path.abspath(place) for place in places]  # noqa: PTH100 - "" is the working directory
     return [place for place in places if os.path.isabs(place)]  # noqa: PTH117
 
 
 def serve_parent(stream: BinaryIO) -> None:
-    """The child: read what to do, and do it.
+    """In the child: read the job and run it.
 
     Args:
-        stream: standard input, behind the search path.
+        stream: standard input, after the search path.
     """
-    # Interrupts are the parent's affair, which ends this process.
+    # The parent handles interrupts and ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     occupy_descriptors()
     messages = os.fdopen(os.dup(1), "wb")
@@ -223,11 +224,9 @@ def serve_parent(stream: BinaryIO) -> None:
 
 
 def _prepare_to_crash() -> None:
-    """No core file, no debugger, no dialog."""
+    """Write no core file, start no debugger, show no dialog."""
     os.environ["GGML_NO_BACKTRACE"] = "1"
     if sys.platform == "win32":
-        import ctypes  # noqa: PLC0415
-
         ctypes.windll.kernel32.SetErrorMode(0x0001 | 0x0002)
     else:
         import resource  # noqa: PLC0415 - not on Windows
@@ -237,7 +236,7 @@ def _prepare_to_crash() -> None:
 
 
 def _end_with_parent() -> None:
-    """Standard input ends when the process that holds its other end does."""
+    """Standard input reaches its end when the parent ends."""
     with contextlib.suppress(OSError):
         while os.read(0, 1):
             pass

@@ -1,6 +1,6 @@
-"""Standard descriptors that are closed would be given to the next files that are opened.
+"""Closed standard descriptors: the system would give their numbers to the next files that are opened.
 
-What a library prints would then be written into them.
+Whatever a library prints would then be written into these files.
 """
 
 import os

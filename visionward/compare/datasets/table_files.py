@@ -9,7 +9,7 @@ from typing import Any
 
 from visionward.errors import DataError
 from visionward.formats.regular_file import open_regular
-from visionward.formats.strict_json import MOST_BYTES
+from visionward.formats.strict_json import MAX_BYTES
 from visionward.formats.text_lines import numbered_lines
 from visionward.formats.whole_text import read_text
 from visionward.machine.extras import require
@@ -45,7 +45,7 @@ def json_value(path: Path) -> Any:
         DataError: it is not JSON.
     """
     try:
-        return json.loads(read_text(path, MOST_BYTES, "utf-8-sig"))
+        return json.loads(read_text(path, MAX_BYTES, "utf-8-sig"))
     except json.JSONDecodeError as cause:
         raise DataError(f"{path}: not JSON: {cause}") from cause
 
