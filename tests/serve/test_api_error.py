@@ -42,7 +42,7 @@ def test_headers():
 
 def test_models():
     models = ModelList("guard", ("meta-llama/Guard", "guard"), created=5)
-    assert [entry["id"] for entry in models.to_dict()["data"]] == ["guard", "meta-llama/Guard"]
+    assert [models.entry(name)["id"] for name in models.names] == ["guard", "meta-llama/Guard"]
     models.check("meta-llama/Guard")
     models.check_moderation("omni-moderation-latest")
     for check in (models.check, models.check_moderation, models.entry):

@@ -14,6 +14,7 @@ from visionward.serve.client_connection import ClientGoneError
 from visionward.serve.json_log import JsonLog
 from visionward.serve.request_record import STATUS_CLIENT_GONE, Recorded, RequestRecord
 from visionward.serve.service import Service
+from visionward.serve.web_page import page_routes
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -27,10 +28,10 @@ def application(service: Service, log: JsonLog) -> ASGIApp:
     """
 
     async def models(_: Request) -> Response:
-        return JSONResponse(service.settings.models.to_dict())
+        return JSONResponse(service.settings.model_list())
 
     async def model(request: Request) -> Response:
-        return JSONResponse(service.settings.models.entry(request.path_params["model"]))
+        return JSONResponse(service.settings.model_entry(request.path_params["model"]))
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -58,6 +59,7 @@ def application(service: Service, log: JsonLog) -> ASGIApp:
         Route("/healthz", _answered(health), methods=["GET"]),
         Route("/readyz", _answered(ready), methods=["GET"]),
         Route("/metrics", _answered(metrics), methods=["GET"]),
+        *page_routes(),
     ]
     inside = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
     return Recorded(inside, log, service.metrics)

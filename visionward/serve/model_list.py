@@ -53,12 +53,8 @@ class ModelList:
         if not name.startswith(_MODERATION_NAMES):
             self.check(name)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The response of ``GET /v1/models``."""
-        return {"object": "list", "data": [self.entry(name) for name in self.names]}
-
     def entry(self, name: str) -> dict[str, Any]:
-        """The response of ``GET /v1/models/{name}``.
+        """OpenAI's description of a model.
 
         Raises:
             ApiError: there is no such model (status 404).

@@ -10,11 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from visionward.runtime.guard.verdict import Verdict
 from visionward.serve.json_log import JsonLog, places
 from visionward.serve.metrics import Metrics
+from visionward.serve.web_page import PAGE_FILES
 
 # Nothing else of a path is logged or counted: clients choose it.
 _ROUTES = (
     *("/v1/chat/completions", "/v1/moderations", "/v1/models", "/healthz", "/readyz", "/metrics"),
-    *("/", "/page.js", "/page.css", "/icon.svg"),
+    *PAGE_FILES,
 )
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 _KEY = "visionward.record"

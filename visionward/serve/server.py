@@ -95,8 +95,8 @@ class HttpServer(uvicorn.Server):
         await super().serve(sockets)
 
     def stop(self) -> None:
-        """Finish what runs, and refuse the rest. Any thread may call it."""
-        if self._loop is not None:
+        """Finish what runs, and refuse the rest. Any thread may call it; calling it again does nothing."""
+        if self._loop is not None and not self.should_exit:
             self._loop.call_soon_threadsafe(self._queue.close)
         self.should_exit = True
 

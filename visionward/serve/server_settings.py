@@ -1,6 +1,7 @@
 """How the server answers."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from visionward.names import DEFAULT_THRESHOLD
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
@@ -32,6 +33,20 @@ class ServerSettings:
     image_hosts: tuple[str, ...] = ()
     policy: Policy = DEFAULT_POLICY
     threshold: float = DEFAULT_THRESHOLD
+
+    def model_entry(self, name: str) -> dict[str, Any]:
+        """The response of ``GET /v1/models/{name}``, with the categories in force and the threshold.
+
+        Raises:
+            ApiError: there is no such model (status 404).
+        """
+        categories = {category.code: category.name for category in self.policy.categories}
+        own = {"threshold": self.threshold, "categories": categories}
+        return {**self.models.entry(name), "visionward": own}
+
+    def model_list(self) -> dict[str, Any]:
+        """The response of ``GET /v1/models``."""
+        return {"object": "list", "data": [self.model_entry(name) for name in self.models.names]}
 
     @property
     def max_held_bytes(self) -> int:
