@@ -1,7 +1,6 @@
 """The ``classify`` command."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +10,6 @@ from visionward.cli.classify_input import ClassifyInput, PathOrDash
 from visionward.cli.command import Command
 from visionward.cli.error_group import check_interrupted
 from visionward.cli.model_options import (
-    EXISTING_FILE,
     context_option,
     demo_option,
     device_options,
@@ -22,8 +20,9 @@ from visionward.cli.model_options import (
 )
 from visionward.cli.progress import progress_line
 from visionward.cli.standard_input import InputFile
+from visionward.cli.verdict_options import chosen_policy, verdict_options
 from visionward.cli.wrapping import echo_lines
-from visionward.names import DEFAULT_FRAMES, DEFAULT_THRESHOLD, ImitationTreatment, SystemTreatment
+from visionward.names import DEFAULT_FRAMES, ImitationTreatment, SystemTreatment
 
 _DETAILS = """\
 One of --image, --prompt, --response and --conversation may be -, which reads standard input: an image's bytes, or UTF-8
@@ -42,16 +41,6 @@ frames (judged, total; null without an image), warnings.
 
 Exit codes: 0 whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
 """
-
-
-def _probability(_ctx: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if not math.isfinite(value) or not 0 <= value <= 1:
-        raise click.BadParameter(f"{value} is not between 0 and 1.")
-    return value
-
-
-def _codes(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    return [code.strip() for value in values for code in value.split(",") if code.strip()]
 
 
 @click.command(cls=Command, epilog=_DETAILS)
@@ -80,24 +69,7 @@ def _codes(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, 
     show_default=True,
     help="System and developer messages in --conversation. refuse: an error. drop: leave them out, with a warning.",
 )
-@click.option(
-    "--categories",
-    metavar="FILE.json",
-    type=EXISTING_FILE,
-    help='Your own categories: {"S1": {"name": ..., "description": ...}, ...}.  [default: the model\'s S1 to S13]',
-)
-@click.option(
-    "--exclude", metavar="S5,S13", multiple=True, callback=_codes, help="Categories to leave out; repeatable."
-)
-@click.option(
-    "--threshold",
-    metavar="P",
-    type=float,
-    default=DEFAULT_THRESHOLD,
-    show_default=True,
-    callback=_probability,
-    help="P(unsafe) from which on the verdict is unsafe, between 0 and 1.",
-)
+@verdict_options
 @device_options
 @kernels_option
 @vision_options
@@ -169,9 +141,8 @@ def classify(
     from visionward.cli.verdict_text import verdict_lines  # noqa: PLC0415
     from visionward.runtime.ggml.device import layers_on_gpu  # noqa: PLC0415
     from visionward.runtime.guard.guard import Guard  # noqa: PLC0415
-    from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
 
-    policy = (DEFAULT_POLICY if categories is None else Policy.from_file(categories)).exclude(exclude)
+    policy = chosen_policy(categories, exclude)
     judged = given.read(merge_turns=merge_turns, system=system)
     with (
         progress_line() as on_progress,
