@@ -11,6 +11,7 @@ from visionward.errors import (
     ContextLengthError,
     ConversationError,
     DataError,
+    GuardProcessError,
     ImageError,
     ModelFileError,
     NativeLibraryError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from visionward.runtime.guard.guard import Guard
     from visionward.runtime.guard.policy import DEFAULT_POLICY, Category, Policy
     from visionward.runtime.guard.verdict import CategoryScore, Verdict
+    from visionward.runtime.process.guard_process import GuardProcess
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -43,6 +45,8 @@ __all__ = [
     "DataError",
     "Engine",
     "Guard",
+    "GuardProcess",
+    "GuardProcessError",
     "ImageError",
     "ModelFileError",
     "NativeLibraryError",
@@ -63,6 +67,7 @@ _MODULES = {
     "Conversation": "visionward.runtime.guard.conversation",
     "Engine": "visionward.runtime.engine",
     "Guard": "visionward.runtime.guard.guard",
+    "GuardProcess": "visionward.runtime.process.guard_process",
     "Policy": "visionward.runtime.guard.policy",
     "Verdict": "visionward.runtime.guard.verdict",
 }

@@ -56,5 +56,9 @@ class CheckFailedError(ComputeError):
     """A decode left out a cross-attention layer. Its result was discarded."""
 
 
+class GuardProcessError(ComputeError):
+    """The process of a ``GuardProcess`` crashed, was killed, took too long or could not be started."""
+
+
 class ClassificationCancelledError(VisionwardError, RuntimeError):
     """A classification was cancelled by its caller. There is no verdict."""

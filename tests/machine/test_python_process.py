@@ -1,6 +1,7 @@
 """A function in another process: whatever the caller is, its own script does not run again."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -53,6 +54,12 @@ def stay(sender):
         time.sleep(1)
 
 
+def echo(connection):
+    connection.send("ready")
+    while (message := connection.receive()) != "end":
+        connection.send(message)
+
+
 def everything(process):
     messages = []
     try:
@@ -82,6 +89,19 @@ def test_messages_and_exit_code(start, capfd):
     with pytest.raises(EOFError):
         process.receive(0)
     assert capfd.readouterr() == ("", "")
+
+
+def test_messages_to_the_job(start):
+    process = start(echo)
+    assert process.receive(60) == "ready"
+    for message in (1, "x" * 1_000_000, None):
+        process.send(message)
+        assert process.receive(60) == message
+    process.send("end")
+    assert everything(process) == []
+    assert process.wait() == 0
+    with pytest.raises(BrokenPipeError):
+        process.send("too late")
 
 
 def test_what_it_prints_goes_to_errors(start, tmp_path):
@@ -257,6 +277,36 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path):
     while child.exists() and "State:\tZ" not in (child / "status").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_it_ends_with_a_parent_whose_forked_copy_lives_on(tmp_path):
+    """The copy holds the other end of its standard input."""
+    code = textwrap.dedent(f"""
+        import os, sys, time
+        sys.path[:] = {sys.path!r}
+        from test_python_process import PythonProcess, stay
+        process = PythonProcess(stay, (), None)
+        child = process.receive(60)
+        copy = os.fork()
+        if copy:
+            print(child, copy, flush=True)
+        time.sleep(600)
+    """)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as parent:
+        assert parent.stdout is not None
+        child, copy = (Path("/proc") / pid for pid in parent.stdout.readline().split())
+        parent.kill()
+        parent.wait()
+        try:
+            deadline = time.monotonic() + 10
+            while child.exists() and "State:\tZ" not in (child / "status").read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert copy.exists()
+        finally:
+            os.kill(int(copy.name), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

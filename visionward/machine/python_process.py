@@ -15,6 +15,7 @@ import os
 import pickle
 import queue
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -39,6 +40,9 @@ with open(0, "rb", closefd=False) as stream:
 _MARK = b"visionward: messages follow\n"
 # On Windows, waiting without a timeout cannot be interrupted.
 _WAIT_S = 0.2
+_PARENT_CHECK_S = 0.5
+# In front of each message to the child.
+_SIZE = struct.Struct("<Q")
 
 
 def exit_text(code: int | None) -> str:
@@ -74,26 +78,50 @@ class Sender:
             self._stream.flush()
 
 
+class Connection(Sender):
+    """The child's end, with the messages of the process that started it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(stream)
+        self._received: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def receive(self) -> Any:
+        """The next message that was sent with ``PythonProcess.send``. Waits for it."""
+        return self._received.get()
+
+    def deliver(self, message: object) -> None:
+        """Put a message where ``receive`` takes it."""
+        self._received.put(message)
+
+
 class PythonProcess:
-    """A process that runs ``job(*arguments, sender)``.
+    """A process that runs ``job(*arguments, connection)``.
 
     Args:
         job: a function of a module that can be imported.
         arguments: anything that can be pickled.
         errors: where standard error and everything that the process prints go; None for this process's standard error.
+        descriptors: file descriptors that the process gets under the same numbers. Not on Windows.
 
     Raises:
         OSError: if it cannot be started.
     """
 
-    def __init__(self, job: Callable[..., None], arguments: tuple[Any, ...], errors: IO[Any] | int | None) -> None:
-        request = pickle.dumps(_search_path()) + pickle.dumps((job, arguments))
+    def __init__(
+        self,
+        job: Callable[..., None],
+        arguments: tuple[Any, ...],
+        errors: IO[Any] | int | None,
+        descriptors: tuple[int, ...] = (),
+    ) -> None:
+        request = pickle.dumps(_search_path()) + pickle.dumps((os.getpid(), job, arguments))
         self._received: queue.SimpleQueue[tuple[object, Exception | None]] = queue.SimpleQueue()
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter and code of ours
             [_interpreter(), *_options(), "-c", _BOOTSTRAP],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
+            pass_fds=descriptors,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         try:
@@ -127,6 +155,23 @@ class PythonProcess:
             self._received.put((None, EOFError("the process has ended")))
         except Exception as error:  # noqa: BLE001 - an error in unpickling is raised by receive()
             self._received.put((None, error))
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def send(self, message: object) -> None:
+        """Send anything that can be pickled to the job's ``Connection.receive``, after the job's first message.
+
+        One thread at a time may call this.
+
+        Raises:
+            OSError: if the process has ended.
+        """
+        data = pickle.dumps(message)
+        self._stdin.write(_SIZE.pack(len(data)) + data)
+        self._stdin.flush()
 
     def receive(self, timeout_s: float | None = None) -> Any:
         """The next message.
@@ -216,11 +261,14 @@ def serve_parent(stream: BinaryIO) -> None:
     messages = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _prepare_to_crash()
-    job, arguments = pickle.load(stream)  # noqa: S301 - the parent wrote it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent, job, arguments = pickle.load(stream)  # noqa: S301 - the parent wrote it
+    connection = Connection(messages)
+    threading.Thread(target=_read_messages, args=(connection,), daemon=True).start()
+    if sys.platform != "win32":
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     messages.write(_MARK)
     messages.flush()
-    job(*arguments, Sender(messages))
+    job(*arguments, connection)
 
 
 def _prepare_to_crash() -> None:
@@ -235,9 +283,31 @@ def _prepare_to_crash() -> None:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _end_with_parent() -> None:
-    """Standard input reaches its end when the parent ends."""
-    with contextlib.suppress(OSError):
-        while os.read(0, 1):
-            pass
+def _read_messages(connection: Connection) -> None:
+    """Take the parent's messages. Standard input ends when no process holds its other end, and so does this process.
+
+    The descriptor is read, because a thread that waits in a stream would keep the main thread from closing it.
+    """
+    try:
+        while True:
+            (size,) = _SIZE.unpack(_read_bytes(_SIZE.size))
+            connection.deliver(pickle.loads(_read_bytes(size)))  # noqa: S301 - the parent wrote it
+    finally:
+        os._exit(1)
+
+
+def _read_bytes(size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = os.read(0, size - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
+
+
+def _end_after(parent: int) -> None:
+    """End with the parent even if a forked copy of it holds the other end of standard input."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_S)
     os._exit(1)

@@ -50,7 +50,7 @@ class CancelToken:
     def __init__(self) -> None:
         # No lock: a signal handler may cancel while the thread that it interrupted is inside `attached`.
         self._cancelled = False
-        self._flags: set[CancelFlag] = set()
+        self._flags: set[CancelFlag | CancelToken] = set()
 
     @property
     def cancelled(self) -> bool:
@@ -63,9 +63,13 @@ class CancelToken:
         for flag in tuple(self._flags):
             flag.set()
 
+    def set(self) -> None:
+        """The same as ``cancel``: a token can be attached to another one."""
+        self.cancel()
+
     @contextmanager
-    def attached(self, flag: CancelFlag) -> Iterator[None]:
-        """Set a flag when the token is cancelled, or at once if it is already."""
+    def attached(self, flag: "CancelFlag | CancelToken") -> Iterator[None]:
+        """Set a flag or cancel a token when this one is cancelled, or at once if it is already."""
         self._flags.add(flag)
         try:
             if self._cancelled:

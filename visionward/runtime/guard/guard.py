@@ -15,6 +15,7 @@ from visionward.runtime.cancellation import CancelToken
 from visionward.runtime.engine import Engine
 from visionward.runtime.evaluation import milliseconds_since
 from visionward.runtime.guard.answer import AnswerReader
+from visionward.runtime.guard.async_calls import run_in_thread
 from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.imitation import readings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from visionward.runtime.engine_options import EngineKeywords
+    from visionward.runtime.guard.classify_keywords import ClassifyKeywords
 
 
 class Guard:
@@ -197,6 +199,28 @@ class Guard:
             judged = self._judge_image(question, frames, cancel) if one.images else self._judge(question, None, cancel)
             verdicts.append(judged)
         return combine(verdicts)
+
+    async def aclassify(
+        self,
+        conversation: Conversation | Sequence[Mapping[str, Any]] | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        **arguments: "Unpack[ClassifyKeywords]",
+    ) -> Verdict:
+        """``classify`` for asyncio: the event loop goes on meanwhile.
+
+        Cancelling the task ends the computation, as ``cancel`` does, and frees its place. ``on_progress`` and
+        ``observe`` are called on another thread.
+
+        Args:
+            conversation: see ``classify``.
+            cancel: see ``classify``.
+            arguments: the other keyword arguments of ``classify``.
+
+        Raises:
+            VisionwardError: as ``classify`` does.
+        """
+        return await run_in_thread(lambda token: self.classify(conversation, cancel=token, **arguments), cancel)
 
     def _judge_image(self, question: Question, frames: int, cancel: CancelToken | None) -> Verdict:
         """Judge every picture of the conversation's image."""
