@@ -55,7 +55,7 @@ def softmax(logits: Logits) -> npt.NDArray[np.float64]:
         ComputeError: a logit is not finite, so that there is no verdict.
     """
     if not np.isfinite(logits).all():
-        raise ComputeError("the model computed logits that are not finite: the file may be damaged.")
+        raise ComputeError("the model computed logits that are not finite: the file may be damaged")
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
@@ -110,7 +110,7 @@ class AnswerReader:
         self._opening = tokenizer.encode(f"{UNSAFE}\n")
         if self._opening[:1] != [self._unsafe]:
             raise ModelFileError(
-                "the tokenizer encodes 'unsafe' differently before a line break: not a Llama 3 vocabulary."
+                "the tokenizer encodes 'unsafe' differently before a line break: not a Llama 3 vocabulary"
             )
         # Llama 3's pre-tokenizer puts a comma and the letter after it into one word.
         self._commas = {tokenizer.encode(",")[0], tokenizer.encode(",S")[0]}
@@ -120,7 +120,7 @@ class AnswerReader:
         tokens = self._tokenizer.encode(word)
         if len(tokens) != 1:
             raise ModelFileError(
-                f"the tokenizer encodes {word!r} as {len(tokens)} tokens, expected 1: not a Llama 3 vocabulary."
+                f"the tokenizer encodes {word!r} as {len(tokens)} tokens, expected 1: not a Llama 3 vocabulary"
             )
         return tokens[0]
 
@@ -138,7 +138,7 @@ class AnswerReader:
         probabilities = softmax(logits)
         safe, unsafe = float(probabilities[self._safe]), float(probabilities[self._unsafe])
         if safe + unsafe <= 0:
-            raise ComputeError("the model gives 'safe' and 'unsafe' probability zero: it is not a guard model.")
+            raise ComputeError("the model gives 'safe' and 'unsafe' probability zero: it is not a guard model")
         return FirstToken(unsafe / (safe + unsafe), safe + unsafe)
 
     def category_scores(self, decoder: AnswerDecoder, policy: Policy) -> tuple[dict[str, float], Logits]:
@@ -163,7 +163,7 @@ class AnswerReader:
         whole = self._tokenizer.encode(f"{UNSAFE}\n{code}")
         if whole[: len(self._opening)] != self._opening:
             raise ModelFileError(
-                f"the tokenizer joins the code {code} with the line before it: not a Llama 3 vocabulary."
+                f"the tokenizer joins the code {code} with the line before it: not a Llama 3 vocabulary"
             )
         return whole[len(self._opening) :]
 

@@ -165,12 +165,12 @@ class Guard:
             ComputeError: a computation failed.
         """
         if not 0 <= threshold <= 1:
-            raise PolicyError(f"the threshold is {threshold}, expected a number between 0 and 1.")
+            raise PolicyError(f"the threshold is {threshold}, expected a number between 0 and 1")
         check_frames(frames)
         if conversation is None:
             whole = Conversation.from_prompt(prompt, response, image)
         elif image is not None or prompt is not None or response is not None:
-            raise ConversationError("give either a conversation, or image, prompt and response.")
+            raise ConversationError("give either a conversation, or image, prompt and response")
         elif isinstance(conversation, Conversation):
             whole = conversation
         else:

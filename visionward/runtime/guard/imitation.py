@@ -48,7 +48,7 @@ def readings(
         ValueError: the treatment is unknown.
     """
     if treatment not in ("judge", "warn"):
-        raise ValueError(f"imitation is {treatment!r}, expected 'judge' or 'warn'.")
+        raise ValueError(f"imitation is {treatment!r}, expected 'judge' or 'warn'")
     given = template.render(conversation, policy)
     specials = (piece.text for piece in given.pieces if isinstance(piece, Special))
     markers = template_markers(given.template_texts, specials)

@@ -25,7 +25,7 @@ def check_frames(frames: int) -> None:
         ValueError: it is not an integer of at least 1.
     """
     if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
-        raise ValueError(f"frames is {frames!r}, expected an integer of at least 1.")
+        raise ValueError(f"frames is {frames!r}, expected an integer of at least 1")
 
 
 class Pictures:
