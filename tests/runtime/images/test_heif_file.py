@@ -17,6 +17,7 @@ from PIL import Image, ImageFile
 from visionward.errors import ImageError
 from visionward.formats.mmproj_format import VisionConfig
 from visionward.machine import extras
+from visionward.runtime.images.heif_file import is_heif
 from visionward.runtime.images.images import decode_image
 from visionward.runtime.images.pictures import Pictures
 
@@ -200,6 +201,24 @@ def test_a_sequence_is_refused():
     with pytest.raises(ImageError, match="a HEIF image sequence"):
         decode_image(data + large + box(b"moov"))
     assert decode_image(data + box(b"free", b"moov")).size == PHOTO.size
+
+
+@pytest.mark.parametrize(
+    ("major", "compatible", "expected"),
+    [
+        (b"heic", [b"mif1", b"heic"], True),
+        (b"heix", [b"avif"], True),
+        (b"mif1", [b"heic"], True),
+        (b"msf1", [], True),
+        (b"mif1", [b"avif", b"mif1"], False),
+        (b"avif", [b"mif1"], False),
+        (b"isom", [b"heic"], False),
+    ],
+)
+def test_brands(major, compatible, expected):
+    stream = io.BytesIO(box(b"ftyp", major + bytes(4) + b"".join(compatible)) + box(b"meta", b"avif"))
+    assert is_heif(stream) == expected
+    assert stream.tell() == 0
 
 
 FILES = [heif(PHOTO), heif(PHOTO, picture(8, 20, 30)), heif(Image.new("RGBA", (40, 40), (1, 2, 3, 4)))]

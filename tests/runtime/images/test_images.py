@@ -314,7 +314,7 @@ SIGNATURES = [
     b"qoif",
 ]
 SIGNATURES += [b"II*\0", b"MM\0*\0\0\0\x08", b"P6 3 3 255 ", b"P2\n", b"Pf\n", b"\0\0\x01\0\x01\0"]
-SIGNATURES += [b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0 ftypavif"]
+SIGNATURES += [b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0 ftypavif", b"\0\0\0 ftypheic"]
 
 
 @given(st.sampled_from(SIGNATURES), st.binary(max_size=400))

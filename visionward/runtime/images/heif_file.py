@@ -12,21 +12,26 @@ from PIL import Image
 from visionward.errors import ImageError
 from visionward.machine.extras import MissingExtraError, require
 
-_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+# These say only that the structure is HEIF's. An AVIF file has its own brand among the compatible ones.
+_STRUCTURAL_BRANDS = (b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
 _MAX_BRANDS_BYTES = 4096
 
 
 def is_heif(stream: BinaryIO) -> bool:
-    """Whether a file is HEIF and not AVIF, by the brands in its first box. The position in the file stays."""
+    """Whether a file is HEIF and not AVIF, by the brands in its first box. The file position is kept."""
     position = stream.tell()
     head = stream.read(16)
     size = int.from_bytes(head[:4], "big")
     further = stream.read(max(min(size, _MAX_BRANDS_BYTES) - 16, 0))
     stream.seek(position)
-    if head[4:8] != b"ftyp" or head[8:12] not in _BRANDS:
+    if head[4:8] != b"ftyp":
         return False
-    return not any(further[at : at + 4] in _AVIF_BRANDS for at in range(0, len(further), 4))
+    compatible = [further[at : at + 4] for at in range(0, len(further), 4)]
+    return head[8:12] in _BRANDS or (
+        head[8:12] in _STRUCTURAL_BRANDS and not any(brand in _AVIF_BRANDS for brand in compatible)
+    )
 
 
 def open_heif(stream: BinaryIO) -> Image.Image:
@@ -36,8 +41,8 @@ def open_heif(stream: BinaryIO) -> Image.Image:
     demands, the orientation in EXIF data does not count.
 
     Raises:
-        ImageError: pillow-heif is not installed, or the file is an image sequence, of which it would show one image.
-            What Pillow raises for a damaged file comes through.
+        ImageError: pillow-heif is not installed, or the file is an image sequence, of which pillow-heif shows only one
+            image. Pillow's own errors are not converted.
     """
     try:
         library = require("pillow_heif")
@@ -50,7 +55,7 @@ def open_heif(stream: BinaryIO) -> Image.Image:
 
 
 def _boxes(stream: BinaryIO) -> Iterator[bytes]:
-    """The types of the boxes at the top level of the file (ISO/IEC 14496-12, 4.2). The position in the file stays."""
+    """The types of the boxes at the top level of the file (ISO/IEC 14496-12, 4.2). The file position is kept."""
     start = position = stream.tell()
     while len(head := stream.read(16)) >= 8:
         size = int.from_bytes(head[:4], "big")
