@@ -15,6 +15,12 @@ def test_the_beginning_and_every_advance_are_reported():
     assert reports == [Progress("text file", done, 10, "bytes") for done in (0, 4, 10)]
 
 
+def test_a_stage_without_units_is_not_reported():
+    reports = []
+    ProgressCounter(reports.append, "checking", 0, "bytes").advance(1)
+    assert reports == []
+
+
 def test_counts_of_several_threads_add_up_and_rise():
     reports = []
     counter = ProgressCounter(reports.append, "checking", 4000, "bytes")

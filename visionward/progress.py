@@ -52,8 +52,8 @@ class ProgressCounter:
         self.advance(0)
 
     def advance(self, count: int) -> None:
-        """Count units that are done."""
-        if self._on_progress is None:
+        """Count units that are done. A stage without units is not reported."""
+        if self._on_progress is None or not self._total:
             return
         with self._lock:
             self._done = min(self._done + count, self._total)

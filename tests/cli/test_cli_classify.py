@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from fake_guard import SAFE, UNSAFE
 
+from visionward.cli import model_options
 from visionward.convert import demo_guard
 from visionward.demonstration import DEMO_NOTICE
+from visionward.machine import extras
 from visionward.names import DEFAULT_FRAMES
 from visionward.runtime.ggml import device
 from visionward.runtime.guard.verdict import FrameCount
@@ -245,3 +247,13 @@ def test_a_chat_with_a_system_message_and_repeated_roles(run, guard, tmp_path):
     for asked in guard.history:
         assert asked["conversation"].texts == ("user", "user")
         assert len(asked["conversation"].warnings) == 1
+
+
+def test_an_engine_that_is_not_installed(run, guard, monkeypatch):
+    for module in (model_options, extras):
+        monkeypatch.setattr(module, "find_spec", lambda _name: None)
+    result = run("classify", *PAIR, *PROMPT, "--vision-backend", "openvino")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.output
+    assert "openvino is not installed: " in result.stderr
+    assert "install 'visionward[openvino]'" in result.stderr
+    assert guard.loads == []

@@ -68,6 +68,17 @@ def test_rate_and_time_left_are_those_measured(terminal, clock):
     assert terminal.shown == ""
 
 
+def test_the_time_elapsed_is_shown_as_long_as_nothing_is_done(terminal, clock):
+    with progress_line() as on_progress:
+        on_progress(Progress("vision", 0, 32, "layers"))
+        clock.now += 75
+        on_progress(Progress("vision", 0, 32, "layers"))
+        assert terminal.shown == "vision     0 %   0 of 32 layers   1 min 15 s elapsed"
+        clock.now += 5
+        on_progress(Progress("vision", 16, 32, "layers"))
+        assert terminal.shown.endswith(" left")
+
+
 def test_the_rate_follows_a_machine_that_becomes_slower(clock):
     estimate = RateEstimate()
     done = 0

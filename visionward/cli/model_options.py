@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -123,6 +124,15 @@ def _byte_count(_ctx: click.Context, _parameter: click.Parameter, value: str | N
     return size
 
 
+def _installed(_ctx: click.Context, _parameter: click.Parameter, backend: str) -> str:
+    """Refuse an engine of an extra that is not installed, before a model is loaded for it."""
+    if backend == "openvino" and find_spec(backend) is None:
+        from visionward.machine.extras import require  # noqa: PLC0415 - for this error
+
+        require(backend)
+    return backend
+
+
 def vision_options(command: Command) -> Command:
     """``--vision-backend``, ``--onnx-tower``, ``--onnx-provider`` and ``--memory-limit``."""
     command = click.option(
@@ -153,6 +163,7 @@ def vision_options(command: Command) -> Command:
         type=click.Choice(get_args(VisionBackendChoice)),
         default="auto",
         show_default=True,
+        callback=_installed,
         help="The engine of the vision tower: ggml, onnx, openvino, or auto, the fastest that is installed, has an "
         "exported tower and fits into memory.",
     )(command)

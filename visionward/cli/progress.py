@@ -70,6 +70,7 @@ class ProgressLine:
         self._stream = stream
         self._lock = threading.Lock()
         self._estimate = RateEstimate()
+        self._began_at = 0.0
         self._drawn_at = float("-inf")
         self._stage: tuple[str, int, str] | None = None
         self._width = 0
@@ -82,10 +83,12 @@ class ProgressLine:
             stage = (progress.stage, progress.total, progress.unit)
             if stage != self._stage:
                 self._stage, self._estimate, self._drawn_at = stage, RateEstimate(), float("-inf")
+                self._began_at = now
             self._estimate.add(now, progress.done)
             if now - self._drawn_at >= _INTERVAL_S or progress.done >= progress.total:
                 self._drawn_at = now
-                self._draw(line_text(progress, self._estimate.rate, _columns(self._stream)))
+                elapsed = now - self._began_at
+                self._draw(line_text(progress, self._estimate.rate, _columns(self._stream), elapsed))
 
     def clear(self) -> None:
         """Remove the line."""
@@ -134,17 +137,22 @@ class RateEstimate:
         return (last - first) / elapsed if elapsed >= _MIN_MEASURED_S and last > first else None
 
 
-def line_text(progress: Progress, rate: float | None, columns: int) -> str:
-    """The line, as much of it as fits: the rate is left out first, then the counts, then the time left.
+def line_text(progress: Progress, rate: float | None, columns: int, elapsed: float = 0.0) -> str:
+    """The line, as much of it as fits: the rate is left out first, then the counts, then the time.
 
     Args:
         progress: what to show.
         rate: units per second, as measured; None if it is not known yet.
         columns: width of the terminal.
+        elapsed: seconds since the stage began, shown as long as no rate is known.
     """
     share = progress.done / progress.total if progress.total else 1.0
     start = f"{progress.stage}{_SEPARATOR}{percent_text(share):>5}"
-    left = "" if not rate or share >= 1 else f"{time_left_text((progress.total - progress.done) / rate)} left"
+    left = ""
+    if share < 1 and rate:
+        left = f"{time_left_text((progress.total - progress.done) / rate)} left"
+    elif share < 1 and elapsed >= _MIN_MEASURED_S:
+        left = f"{time_left_text(elapsed)} elapsed"
     speed = "" if not rate else f"{_amount(rate, progress.unit)}/s"
     for parts in ((_counts(progress), speed, left), (_counts(progress), left), (left,), ()):
         text = _SEPARATOR.join([start, *filter(None, parts)])
