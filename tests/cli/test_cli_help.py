@@ -127,3 +127,12 @@ def test_verbose_before_and_behind_a_command(run, guard):
         logging.getLogger().setLevel(logging.WARNING)
     guard.enqueue(RuntimeError("a bug"))
     assert "Traceback" not in run("classify", *PROMPTED).stderr
+
+
+@pytest.mark.parametrize(("columns", "most"), [(40, 72), (80, 42)])
+def test_the_first_screen_is_short(run, monkeypatch, columns, most):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = run("--help").stdout.splitlines()
+    assert len(lines) <= most
+    # Commands to copy are not broken.
+    assert all(len(line) <= columns or "visionward classify" in line for line in lines)

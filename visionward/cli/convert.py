@@ -53,7 +53,9 @@ def convert(
     name: str | None,
     force: bool,
 ) -> None:
-    """Convert a Hugging Face checkpoint into a text GGUF, an mmproj GGUF and an ONNX tower.
+    """Convert a Hugging Face checkpoint into GGUF and ONNX files.
+
+    Writes a text GGUF, an mmproj GGUF and, for CPUs, the vision tower as ONNX.
 
     CHECKPOINT is the folder of any MllamaForConditionalGeneration model: config.json, safetensors files, tokenizer and
     preprocessor settings. OUT_DIR is created if it does not exist. TYPE is one of f32, f16, bf16, q8_0, q6_k, q5_k_m,

@@ -86,6 +86,11 @@ class ErrorGroup(click.Group):
         hint = f"did you mean {similar[0]!r}?" if similar else "`visionward --help` lists the commands"
         raise click.UsageError(f"unknown command {name!r}; {hint}", ctx)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, which matter more, before the options."""
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands by subject, without importing them."""
         width = max(map(len, self.lazy))

@@ -28,11 +28,11 @@ from visionward.quantities import size_text
 )
 @force_option
 def export_onnx(mmproj: Path, out: Path | None, weight_type: str, force: bool) -> None:
-    """Export the vision tower of an mmproj file as ONNX, for ONNX Runtime and OpenVINO.
+    """Export the vision tower as ONNX, which is faster on CPUs.
 
-    On a CPU both encode an image faster than ggml does. By default the tower is written beside the mmproj file, where
-    visionward finds it. Its weights go to TOWER.onnx.data. Export from an f16 or bf16 file, so that the weights are
-    rounded only once. `visionward convert --onnx` exports from the checkpoint.
+    ONNX Runtime and OpenVINO encode an image faster than ggml does on a CPU. By default the tower is written beside the
+    mmproj file, where visionward finds it. Its weights go to TOWER.onnx.data. Export from an f16 or bf16 file, so that
+    the weights are rounded only once. `visionward convert --onnx` exports from the checkpoint.
 
     \b
     Examples:

@@ -34,7 +34,7 @@ def imatrix(
     gpu_layers: int | None,
     force: bool,
 ) -> None:
-    """Compute an importance matrix over calibration samples, for `visionward quantize --imatrix`.
+    """Compute an importance matrix for `visionward quantize`.
 
     Evaluates the samples and sums up the squared inputs of every matrix of the decoder, the cross-attention layers and
     the vision tower, so that quantization can give priority to the columns that matter. Use a few hundred samples like

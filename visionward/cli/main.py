@@ -14,21 +14,21 @@ _COMMANDS = {
     "doctor": ("visionward.cli.doctor", "Report on this machine, the libraries and the CPU kernels."),
     "convert": (
         "visionward.cli.convert",
-        "Convert a Hugging Face checkpoint into a text GGUF, an mmproj GGUF and an ONNX tower.",
+        "Convert a Hugging Face checkpoint into GGUF and ONNX files.",
     ),
     "quantize": ("visionward.cli.quantize", "Quantize the text file or the mmproj file of a pair."),
     "imatrix": (
         "visionward.cli.imatrix",
-        "Compute an importance matrix over calibration samples, for `visionward quantize --imatrix`.",
+        "Compute an importance matrix for `visionward quantize`.",
     ),
     "export-onnx": (
         "visionward.cli.export_onnx",
-        "Export the vision tower of an mmproj file as ONNX, for ONNX Runtime and OpenVINO.",
+        "Export the vision tower as ONNX, which is faster on CPUs.",
     ),
     "inspect": ("visionward.cli.inspect", "Show what is in a model's files."),
     "verify": (
         "visionward.cli.verify",
-        "Check that a model's files are as they were written, and that the model sees the image.",
+        "Check that a model's files are intact, and that it sees images.",
     ),
     "bench": ("visionward.cli.bench", "Measure the time of every stage, and the memory."),
     "compare": ("visionward.cli.compare", "Say what quantization cost in decisions, and what it saved."),
@@ -55,8 +55,8 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
     lazy=_COMMANDS,
     subjects=_SUBJECTS,
     invoke_without_command=True,
-    epilog="Every error is one line on standard error and exit code 2; an interrupt is exit code 130. If nobody reads "
-    "the output any more, as behind `| head`, the exit code is 2 without a line.",
+    epilog="Exit codes: 2 for an error, which is one line on standard error; 2 without a line if the reader of the "
+    "output has gone; 130 for an interrupt.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("--verbose", "-v", is_flag=True, help="Show what the native libraries log, and tracebacks of errors.")

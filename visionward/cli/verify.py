@@ -39,7 +39,7 @@ def verify(
     as_json: bool,
     **engine_options: Any,  # whatever the shared options are, the engine takes them under the same names
 ) -> None:
-    """Check that a model's files are as they were written, and that the model sees the image.
+    """Check that a model's files are intact, and that it sees images.
 
     Every byte is read and compared with the checksums that `visionward convert` and `visionward quantize` wrote, even
     if that was done before; names, shapes and ranges are checked as at every load. Then two different pictures must
