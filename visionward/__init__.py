@@ -22,16 +22,22 @@ from visionward.errors import (
 )
 
 if TYPE_CHECKING:
+    from visionward.progress import OnProgress, Progress
     from visionward.runtime.cancellation import CancelToken
     from visionward.runtime.engine import Engine
+    from visionward.runtime.engine_options import EngineOptions
+    from visionward.runtime.guard.batch import BatchResult, BatchSample
     from visionward.runtime.guard.conversation import Conversation
     from visionward.runtime.guard.guard import Guard
     from visionward.runtime.guard.policy import DEFAULT_POLICY, Category, Policy
+    from visionward.runtime.guard.samples import Sample
     from visionward.runtime.guard.verdict import CategoryScore, Verdict
     from visionward.runtime.process.guard_process import GuardProcess
 
 __all__ = [
     "DEFAULT_POLICY",
+    "BatchResult",
+    "BatchSample",
     "CancelToken",
     "Category",
     "CategoryScore",
@@ -44,15 +50,19 @@ __all__ = [
     "ConversationError",
     "DataError",
     "Engine",
+    "EngineOptions",
     "Guard",
     "GuardProcess",
     "GuardProcessError",
     "ImageError",
     "ModelFileError",
     "NativeLibraryError",
+    "OnProgress",
     "Policy",
     "PolicyError",
+    "Progress",
     "QuantizeError",
+    "Sample",
     "TokenizerError",
     "Verdict",
     "VisionwardError",
@@ -61,14 +71,20 @@ __all__ = [
 # Imported at first use: importing visionward is quick, and `visionward doctor` runs without a loadable native library.
 _MODULES = {
     "DEFAULT_POLICY": "visionward.runtime.guard.policy",
+    "BatchResult": "visionward.runtime.guard.batch",
+    "BatchSample": "visionward.runtime.guard.batch",
     "CancelToken": "visionward.runtime.cancellation",
     "Category": "visionward.runtime.guard.policy",
     "CategoryScore": "visionward.runtime.guard.verdict",
     "Conversation": "visionward.runtime.guard.conversation",
     "Engine": "visionward.runtime.engine",
+    "EngineOptions": "visionward.runtime.engine_options",
     "Guard": "visionward.runtime.guard.guard",
     "GuardProcess": "visionward.runtime.process.guard_process",
+    "OnProgress": "visionward.progress",
     "Policy": "visionward.runtime.guard.policy",
+    "Progress": "visionward.progress",
+    "Sample": "visionward.runtime.guard.samples",
     "Verdict": "visionward.runtime.guard.verdict",
 }
 

@@ -12,12 +12,9 @@ if TYPE_CHECKING:
     from visionward.runtime.guard.judgement import Observer
 
 
-class JudgeKeywords(TypedDict, total=False):
-    """What is judged, and how. ``Guard.classify`` describes them."""
+class PolicyKeywords(TypedDict, total=False):
+    """How it is judged. ``Guard.classify`` describes them."""
 
-    image: ImageSource | None
-    prompt: str | None
-    response: str | None
     policy: Policy | Mapping[str, Any] | None
     exclude: Iterable[str]
     threshold: float
@@ -27,6 +24,14 @@ class JudgeKeywords(TypedDict, total=False):
     allow_files: bool
     merge_turns: bool
     system: SystemTreatment
+
+
+class JudgeKeywords(PolicyKeywords, total=False):
+    """The same, and what is judged."""
+
+    image: ImageSource | None
+    prompt: str | None
+    response: str | None
 
 
 class ClassifyKeywords(JudgeKeywords, total=False):

@@ -1,9 +1,8 @@
 """The guard: judges a conversation and its images."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from visionward.runtime.engine import Engine
 from visionward.runtime.evaluation import milliseconds_since
 from visionward.runtime.guard.answer import AnswerReader
 from visionward.runtime.guard.async_calls import run_in_thread
+from visionward.runtime.guard.batch import BatchResult, BatchSample, classify_batch
 from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.imitation import readings
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from visionward.runtime.engine_options import EngineKeywords
-    from visionward.runtime.guard.classify_keywords import ClassifyKeywords
+    from visionward.runtime.guard.classify_keywords import ClassifyKeywords, PolicyKeywords
 
 
 class Guard:
@@ -222,6 +222,33 @@ class Guard:
         """
         return await run_in_thread(lambda token: self.classify(conversation, cancel=token, **arguments), cancel)
 
+    def classify_batch(
+        self,
+        samples: Iterable[BatchSample],
+        *,
+        on_progress: OnProgress | None = None,
+        cancel: CancelToken | None = None,
+        **options: "Unpack[PolicyKeywords]",
+    ) -> Iterator[BatchResult]:
+        """Classify many samples. The results come in order, each as soon as it is there.
+
+        A sample that cannot be judged is a result with an error, never a missing one. The next sample's image is
+        decoded while one is computed. Leaving the loop ends the computation.
+
+        Args:
+            samples: each a ``Sample``, or a mapping with ``conversation``, or ``image``, ``prompt`` and ``response``,
+                as for ``classify``, and an optional ``id``. They may come from an iterator of any length.
+            on_progress: called in this thread for each result; the total of an iterator is not known.
+            cancel: ends the batch: within one layer.
+            options: the other keyword arguments of ``classify``, the same for all samples.
+
+        Raises:
+            ClassificationCancelledError: ``cancel`` was cancelled before the last result.
+            PolicyError: a category is unknown or malformed, or the threshold is not a probability.
+            ValueError: an option has an invalid value.
+        """
+        return classify_batch(self.classify, samples, on_progress, cancel, options)
+
     def _judge_image(self, question: Question, frames: int, cancel: CancelToken | None) -> Verdict:
         """Judge every picture of the conversation's image."""
         pictures = self.engine.pictures(question.conversation.images[0], frames)
@@ -233,10 +260,17 @@ class Guard:
         return replace(whole, frames=pictures.frames, warnings=(*whole.warnings, *pictures.notes))
 
     def _judge(self, question: Question, tiles: Tiles | None, cancel: CancelToken | None) -> Verdict:
-        ready = replace(question, tiles=tiles, preprocess_ms=milliseconds_since(question.started))
+        preprocess_ms = milliseconds_since(question.started)
         if cancel is not None:
             cancel.raise_if_cancelled()
-        verdict = self.engine.run(partial(judge, ready, self.engine, self._answer), cancel)
+
+        def job() -> Verdict:
+            # The time that this call waited for others does not count.
+            started = time.perf_counter() - preprocess_ms / 1000
+            ready = replace(question, tiles=tiles, started=started, preprocess_ms=preprocess_ms)
+            return judge(ready, self.engine, self._answer)
+
+        verdict = self.engine.run(job, cancel)
         if cancel is not None:
             cancel.raise_if_cancelled()
         return verdict

@@ -36,7 +36,7 @@ class Question:
         tiles: the image, or None.
         threshold: the verdict is unsafe if the score is at least this.
         category_scores: whether to score the categories for a safe verdict too.
-        started: reading of ``time.perf_counter`` when the classification began.
+        started: reading of ``time.perf_counter`` from which the total time counts.
         preprocess_ms: milliseconds that rendering the prompts and cutting the image into tiles took.
         load_ms: milliseconds that loading the guard took.
         observe: called with the logits after the first prompt.

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -14,6 +14,7 @@ from visionward.progress import OnProgress
 from visionward.runtime.cancellation import CancelToken
 from visionward.runtime.engine_options import EngineOptions
 from visionward.runtime.guard.async_calls import run_in_thread
+from visionward.runtime.guard.batch import BatchResult, BatchSample, classify_batch
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.verdict import Verdict
 from visionward.runtime.process.messages import Start
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from visionward.runtime.engine_options import EngineKeywords
-    from visionward.runtime.guard.classify_keywords import ClassifyKeywords, JudgeKeywords
+    from visionward.runtime.guard.classify_keywords import ClassifyKeywords, JudgeKeywords, PolicyKeywords
     from visionward.runtime.guard.judgement import Observer
 
 
@@ -176,6 +177,33 @@ class GuardProcess:
             VisionwardError: as ``classify`` does.
         """
         return await run_in_thread(lambda token: self.classify(conversation, cancel=token, **arguments), cancel)
+
+    def classify_batch(
+        self,
+        samples: Iterable[BatchSample],
+        *,
+        on_progress: OnProgress | None = None,
+        cancel: CancelToken | None = None,
+        **options: "Unpack[PolicyKeywords]",
+    ) -> Iterator[BatchResult]:
+        """Classify many samples. The results come in order, each as soon as it is there.
+
+        A sample that cannot be judged is a result with an error, never a missing one. Leaving the loop ends the
+        computation.
+
+        Args:
+            samples: each a ``Sample``, or a mapping with ``conversation``, or ``image``, ``prompt`` and ``response``,
+                as for ``classify``, and an optional ``id``. They may come from an iterator of any length.
+            on_progress: called in this thread for each result; the total of an iterator is not known.
+            cancel: ends the batch: within one layer.
+            options: the other keyword arguments of ``classify``, the same for all samples.
+
+        Raises:
+            ClassificationCancelledError: ``cancel`` was cancelled before the last result.
+            PolicyError: a category is unknown or malformed, or the threshold is not a probability.
+            ValueError: an option has an invalid value.
+        """
+        return classify_batch(self.classify, samples, on_progress, cancel, options)
 
     @property
     def pid(self) -> int | None:
