@@ -93,14 +93,17 @@ def test_conclusions_in_words(simulated):
     assert found["q8_0"].finding == "equivalent"
     assert found["q4_0"].finding == "worse"
     text = " ".join(found["q4_0"].sentences)
-    assert re.search(r"misses \d+ more unsafe samples? \(of 120\)", text)
-    assert "4.00 MB in place of 16.0 MB" in text
+    assert re.search(r"Misses: \d+ of 120 unsafe samples \(f16: \d+\)\. False alarms: \d+ of 120 safe samples", text)
+    assert "Significant change of misses (exact McNemar p < 0.001)" in text
+    assert "Size: 4.00 MB instead of 16.0 MB." in text
     assert "--threshold" in text
-    assert best_choice(figures, tuple(found.values())).startswith("Take q8_0, 8.00 MB in place of 16.0 MB")
+    assert best_choice(figures, tuple(found.values())).startswith("Use q8_0 (8.00 MB instead of 16.0 MB): ")
     # A stricter margin than the samples can show.
     strict = conclusions(figures, 0.001)
     assert strict[0].finding == "undecided"
-    assert "Nothing can be recommended yet" in best_choice(figures, strict)
+    assert "No recommendation yet: 120 unsafe and 120 safe samples are too few to assess" in best_choice(
+        figures, strict
+    )
 
 
 def test_few_samples_decide_nothing(tmp_path):
@@ -108,7 +111,8 @@ def test_few_samples_decide_nothing(tmp_path):
     figures = set_figures(dataset, simulated_results(tmp_path, dataset, {"f16": (0.0, 100), "q8_0": (0.0, 50)}))
     (only,) = conclusions(figures, 0.02)
     assert only.finding == "undecided"
-    assert "it takes 6 flips one way to be seen" in " ".join(only.sentences)
+    text = " ".join(only.sentences)
+    assert "too few for a margin of 2 points: only a change of at least 100 % (6 flips) is detectable" in text
 
 
 def _copies(folder, grouped):
@@ -127,13 +131,13 @@ def test_copies_of_few_questions_recommend_nothing(tmp_path, grouped):
     """400 samples of 20 questions are 20 observations, and say so, even if nobody said that they are copies."""
     dataset, results = _copies(tmp_path, grouped)
     (one,) = make_report([dataset], results, threshold=0.5, margin=0.02).sets
-    assert one.choice == ("Nothing can be recommended yet: 200 unsafe and 200 safe samples cannot tell q4_0 from f16.")
+    assert one.choice == "No recommendation yet: 200 unsafe and 200 safe samples are too few to assess q4_0."
     text = " ".join(one.conclusions[0].sentences)
-    assert "recall changes by -36.9 to +36.9 and the false-positive rate by -36.9 to +36.9 points" in text
+    assert "in points: recall -36.9 to +36.9, false-positive rate -36.9 to +36.9." in text
     assert (
-        "10 groups of unsafe samples show large differences only: it takes at least 6 groups that flip one way" in text
+        "10 groups of unsafe samples are too few for a margin of 2 points: "
+        "only a change of at least 60 % (6 groups) is detectable." in text
     )
-    assert "60% of them" in text
     assert "McNemar" not in text
 
 
@@ -152,7 +156,7 @@ def test_what_one_large_group_could_undo_is_not_certain(tmp_path):
     assert figures.models[1].against.flips.unsafe.decisive_p < 0.001
     (only,) = conclusions(figures, 0.02)
     assert only.finding == "undecided"
-    assert "Chance may explain the change in misses" in " ".join(only.sentences)
+    assert "Uncertain change of misses" in " ".join(only.sentences)
 
 
 def test_nothing_flips_and_nothing_is_to_be_recalibrated(tmp_path):
@@ -171,8 +175,8 @@ def test_nothing_flips_and_nothing_is_to_be_recalibrated(tmp_path):
 @pytest.mark.parametrize(
     ("factor", "sentence"),
     [
-        (1.06, r"verdict takes as long, within the noise of these measurements \("),
-        (2, r"verdict takes .+ in place of "),
+        (1.06, r"Time of a verdict: .+ instead of .+, which is within the measurement noise\."),
+        (2, r"Time of a verdict: \d\.\d s instead of \d\.\d s\."),
     ],
 )
 def test_times_within_their_noise_are_no_difference(tmp_path, factor, sentence):
@@ -209,12 +213,12 @@ def test_times_of_a_model_that_was_held_up_are_not_compared(tmp_path):
 
     ratio, text = said(had(base, 1.95, 1), had(other, 0.65, 3))
     assert ratio is None
-    assert re.search(r"times of a verdict \(.+ and .+\) cannot be compared, because other programs held up one", text)
-    assert "in place of 1.4 s" not in text
+    assert re.search(r"Time of a verdict: .+ instead of .+, not comparable: other programs held up one", text)
+    assert "instead of 1.4 s." not in text
     for processors in ((1.95, 1.9), (0.65, 0.65)):
         ratio, text = said(had(base, processors[0], 1), had(other, processors[1], 3))
         assert ratio == pytest.approx(3)
-        assert re.search("verdict takes .+ in place of", text)
+        assert re.search(r"Time of a verdict: .+ s instead of 1\.4 s\.", text)
 
 
 def test_samples_without_labels(tmp_path):
@@ -226,7 +230,7 @@ def test_samples_without_labels(tmp_path):
     assert figures.models[1].measures["f1"].value is None
     (only,) = conclusions(figures, 0.02)
     assert only.finding == "undecided"
-    assert "No sample is labelled" in only.sentences[0]
+    assert "No sample has a label" in only.sentences[0]
     report = make_report([dataset], results, threshold=0.5, margin=0.02)
     write_report(tmp_path / "out", report, [dataset], results)
 
@@ -326,7 +330,7 @@ def test_html_refers_to_nothing_outside(written):
     parser.feed(html)
     for tag, name, value in parser.found:
         assert value.startswith(("data:image/", "#")), (tag, name, value[:60])
-    assert "q4_0 decides worse than f16" in html
+    assert "q4_0 is worse than f16" in html
     # The first thing is one table: candidate, decision, flips, size, time.
     table = html[html.index("<table") : html.index("</table>")]
     assert re.findall(r"<th[^>]*>([^<]+)", table) == ["candidate", "decision", "flips", "size", "time"]
@@ -466,6 +470,6 @@ def test_the_terminal_table(written):
     stream = io.StringIO()
     Console(file=stream, width=160).print(report_table(written[1]))
     text = stream.getvalue()
-    assert text.index("as f16, within 5 points") < text.index("decides worse") < text.index("precision")
+    assert text.index("equivalent within 5 points") < text.index("q4_0 is worse") < text.index("precision")
     assert "Quoted" in text
     assert "not comparable" in text

@@ -12,13 +12,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from visionward.compare import plots, published_figures
-from visionward.compare.conclusion import p_text
 from visionward.compare.datasets import Dataset
 from visionward.compare.environment_text import environment_facts
 from visionward.compare.error_lists import MAX_LISTED, MAX_SKIPPED, ListedSample, compared_answers, error_lists
 from visionward.compare.figures import SetFigures
 from visionward.compare.intervals import Estimate
 from visionward.compare.method import method_paragraphs
+from visionward.compare.number_text import p_text
 from visionward.compare.overview import class_size_text
 from visionward.compare.report import Report, SetReport
 from visionward.compare.results import ModelResults

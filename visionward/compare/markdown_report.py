@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 from visionward.compare import published_figures
-from visionward.compare.conclusion import p_text
 from visionward.compare.cost import STAGES
 from visionward.compare.datasets import Dataset
 from visionward.compare.environment import Environment
@@ -12,6 +11,7 @@ from visionward.compare.error_lists import MAX_LISTED, MAX_SKIPPED, ListedSample
 from visionward.compare.figures import ModelFigures, SetFigures
 from visionward.compare.intervals import Estimate
 from visionward.compare.method import method_paragraphs
+from visionward.compare.number_text import p_text
 from visionward.compare.overview import COLUMNS, class_size_text
 from visionward.compare.report import Report, SetReport
 from visionward.compare.results import ModelResults

@@ -1,7 +1,7 @@
 """How a comparison measures, for readers of its report."""
 
-from visionward.compare.conclusion import points
 from visionward.compare.intervals import CONFIDENCE
+from visionward.compare.number_text import points_text
 from visionward.compare.report import Report
 from visionward.compare.times import BETWEEN_RUNS
 from visionward.names import MIN_ANSWER_MASS
@@ -40,7 +40,7 @@ def method_paragraphs(report: Report) -> tuple[str, ...]:
     """One paragraph per method."""
     text = _METHOD.strip().format(
         confidence=percent_text(CONFIDENCE),
-        margin=points(report.margin),
+        margin=points_text(report.margin),
         noise=percent_text(BETWEEN_RUNS),
         mass=percent_text(MIN_ANSWER_MASS),
     )

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from visionward.compare.conclusion import Conclusion, Finding, points
+from visionward.compare.conclusion import Conclusion
 from visionward.compare.figures import ModelFigures, SetFigures
+from visionward.compare.findings import Finding
+from visionward.compare.number_text import points_text
 from visionward.compare.sample_size import ClassSize
 from visionward.compare.times import exceeds_noise
 from visionward.quantities import count_text, duration_text, percent_text, size_text
@@ -14,10 +16,10 @@ RowState: TypeAlias = Finding | Literal["reference", "failed"]
 COLUMNS = ("candidate", "decision", "flips", "size", "time")
 _DECISIONS: dict[Finding, str] = {
     "worse": "worse",
-    "equivalent": "as {reference}, within {margin}",
+    "equivalent": "equivalent within {margin}",
     "undecided": "not enough samples to tell",
     "better": "better",
-    "other": "differs both ways",
+    "other": "better and worse",
 }
 
 
@@ -54,7 +56,7 @@ def overview(
     reference = figures.models[0]
     rows = [OverviewRow(reference.name, "reference", "reference", "", _size(reference), _time(reference))]
     for model, conclusion in zip(figures.models[1:], found, strict=True):
-        decision = _DECISIONS[conclusion.finding].format(reference=reference.name, margin=points(margin))
+        decision = _DECISIONS[conclusion.finding].format(margin=points_text(margin))
         size = _size(model, reference)
         rows.append(OverviewRow(model.name, conclusion.finding, decision, _flips(model), size, _time(model)))
     rows += [OverviewRow(name, "failed", "could not be run", "", "", "") for name in given_up]
@@ -66,7 +68,7 @@ def class_size_text(size: ClassSize, margin: float) -> str:
     grouped = "" if size.independent == size.samples else f" in {size.samples} samples"
     text = (
         f"{size.label}: {count_text(size.independent, 'independent sample')}{grouped}; "
-        f"a margin of {points(margin)} needs at least {size.needed:,}"
+        f"a margin of {points_text(margin)} needs at least {size.needed:,}"
     )
     if size.needed_as_changed is not None:
         text += f", and {size.needed_as_changed:,} if as many decisions change as here"
@@ -85,7 +87,9 @@ def _flips(model: ModelFigures) -> str:
         (flips.unlabelled.to_unsafe + flips.unlabelled.to_safe, "without a label", "without a label"),
     ]
     named = [count_text(count, one, several) for count, one, several in parts if count]
-    return f"{total:,} ({', '.join(named)})" if named else "none"
+    if not named:
+        return "none"
+    return named[0] if len(named) == 1 else f"{total:,} ({', '.join(named)})"
 
 
 def _size(model: ModelFigures, reference: ModelFigures | None = None) -> str:

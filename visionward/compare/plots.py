@@ -53,11 +53,17 @@ _MARKERS = {"reference": "D", "candidate": "o", "endpoint": "s"}
 # Lines that lie on each other must still be seen.
 _LINES = ("-", "--", "-.", ":")
 _LEGEND_CHARACTERS = 52
+_MAX_NAME = 32
 
 
 def colour(place: int) -> str:
     """The style sheet's variable for the colour of the model at this place of the list."""
     return f"var({_VARIABLES[_series(place)]})"
+
+
+def _short(name: str) -> str:
+    """A name that fits beside an axis."""
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}\u2026"
 
 
 def _series(place: int) -> str:
@@ -142,7 +148,7 @@ def _error_bar(axis: Any, x: float, model: ModelFigures, place: int) -> None:
         capsize=3,
         markersize=7,
         elinewidth=1.2,
-        label=model.name,
+        label=_short(model.name),
     )
 
 
@@ -159,7 +165,7 @@ def threshold_plot(models: Sequence[ModelFigures], measure: Literal["recall", "f
                 color=_series(place),
                 linestyle=_LINES[place % len(_LINES)],
                 linewidth=1.6,
-                label=model.name,
+                label=_short(model.name),
             )
     axis.axvline(chosen, color=_GUIDE, linewidth=1, linestyle=":")
     axis.set_xlim(-0.02, 1.02)
@@ -211,8 +217,8 @@ def score_scatter(
             zorder=3,
         )
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    axis.set_xlabel(f"P(unsafe) of {names[0]}")
-    axis.set_ylabel(f"P(unsafe) of {names[1]}")
+    axis.set_xlabel(f"P(unsafe) of {_short(names[0])}")
+    axis.set_ylabel(f"P(unsafe) of {_short(names[1])}")
     return _with_legend(figure, axis, name)
 
 
@@ -234,7 +240,7 @@ def reliability_plot(models: Sequence[ModelFigures], name: str) -> str:
             color=_series(place),
             alpha=0.8,
             linewidths=0,
-            label=model.name,
+            label=_short(model.name),
         )
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     axis.set_xlabel("mean P(unsafe) of a bin")

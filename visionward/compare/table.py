@@ -7,10 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from visionward.compare import published_figures
-from visionward.compare.conclusion import p_text
 from visionward.compare.cost import STAGES, Latency
 from visionward.compare.figures import ModelFigures, SetFigures
 from visionward.compare.intervals import Estimate
+from visionward.compare.number_text import p_text
 from visionward.compare.overview import COLUMNS, class_size_text
 from visionward.compare.report import Report, SetReport
 from visionward.quantities import duration_text, size_text
