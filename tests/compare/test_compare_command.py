@@ -52,7 +52,7 @@ def test_from_end_to_end(data, pairs, tmp_path):
     assert [model["name"] for model in figures["models"]] == ["f32", "q8_0"]
     assert figures["models"][1]["against"]["kl_mean"]["value"] > 0
     assert "gone.png: No such file" in result.stdout
-    assert "1 of 3 samples is in no figure" in result.stdout
+    assert "1 of 3 samples is not in the figures" in result.stdout
     assert "f32: 3 samples" in result.stderr
     again = _run(*arguments)
     assert again.exit_code == 0
@@ -66,7 +66,7 @@ def test_a_candidate_that_was_given_up_is_exit_code_1(data, pairs, tmp_path, mon
     bad = pairs[1].replace("q8_0=", "bad=")
     result = _run("--data", data, "--reference", pairs[0], "--candidate", pairs[1], "--candidate", bad, "--out", out)
     assert result.exit_code == 1, result.output
-    assert "bad could not be run and is in no figure: the process died (exit code 11)" in result.stdout
+    assert "bad could not be run and is not in the figures: the process died (exit code 11)" in result.stdout
     value = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert list(value["given_up"]) == ["bad"]
     assert [model["name"] for model in value["sets"][0]["figures"]["models"]] == ["f32", "q8_0"]
@@ -81,7 +81,7 @@ def test_a_candidate_that_cannot_be_opened_is_an_error(data, pairs, tmp_path):
         *("--candidate", f"bad={text},{text}", "--out", out, "--threads", 1),
     )
     assert result.exit_code == 2
-    assert "nothing was judged, because 1 of 2 candidates cannot be used: bad: " in result.stderr
+    assert "no sample was judged, because 1 of 2 candidates cannot be used: bad: " in result.stderr
     assert _journal_lines(out / "work") == 0
     assert not (out / "report.json").exists()
 
@@ -128,7 +128,7 @@ def test_an_ended_run_goes_on(pairs, tmp_path, sent, code):
     ("arguments", "reason"),
     [
         (["--reference", "a.gguf"], "nothing to compare"),
-        (["--reference", "a.gguf", "--candidate", "b.gguf,c.gguf"], "names no pair"),
+        (["--reference", "a.gguf", "--candidate", "b.gguf,c.gguf"], "is not a pair"),
         (["--reference", "a.gguf,b.gguf", "--candidate", "b.gguf,c.gguf"], "a.gguf"),
         (["--reference", "a.gguf,b.gguf", "--endpoint", "x=ftp://h,m"], "expected http"),
         (

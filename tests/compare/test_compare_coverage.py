@@ -9,8 +9,8 @@ import itertools
 import numpy as np
 import pytest
 
-from visionward.compare.conclusion import told_apart
 from visionward.compare.decisions import PROPORTIONS, decision_counts, sum_by_group
+from visionward.compare.findings import is_significant
 from visionward.compare.flips import SIGNIFICANCE, flip_test
 from visionward.compare.intervals import change_bounds, change_of_rate
 
@@ -105,23 +105,23 @@ def test_intervals_cover_thoroughly():
     assert lowest >= LEAST_COVERAGE, case
 
 
-def _told_apart(reference, candidate, groups):
+def _is_significant(reference, candidate, groups):
     labels = np.ones(len(reference), bool)
     counts = [decision_counts(labels, decided) for decided in (reference, candidate)]
     change = change_of_rate(sum_by_group(np.concatenate(counts, axis=1), groups), *PROPORTIONS["recall"])
     test = flip_test(reference, candidate, groups)
-    return test.decisive_p < SIGNIFICANCE, told_apart(test, change)
+    return test.decisive_p < SIGNIFICANCE, is_significant(test, change)
 
 
-def test_equal_models_are_seldom_told_apart():
+def test_equal_models_are_seldom_is_significant():
     """Groups flip as wholes, each way as often: counted as independent decisions they would be told apart."""
     rng, runs = np.random.default_rng(3), 120
     groups = [str(i // 10) for i in range(300)]
     found, naive = 0, 0
     for _ in range(runs):
         reference, candidate = (np.repeat(rng.random(30) < 0.5, 10) for _ in range(2))
-        found += _told_apart(reference, candidate, groups)[1]
-        naive += _told_apart(reference, candidate, [str(i) for i in range(300)])[1]
+        found += _is_significant(reference, candidate, groups)[1]
+        naive += _is_significant(reference, candidate, [str(i) for i in range(300)])[1]
     # 0.05 and three standard errors.
     assert found / runs <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
     assert naive / runs > 0.3
@@ -137,7 +137,7 @@ def test_single_gains_against_whole_groups_lost():
         reference, candidate = np.ones((2, count, size), bool)
         reference[kind < 0.2, 0] = False
         candidate[kind > 0.99] = False
-        one, both = _told_apart(reference.ravel(), candidate.ravel(), groups)
+        one, both = _is_significant(reference.ravel(), candidate.ravel(), groups)
         swapped, found = swapped + one, found + both
     assert swapped / runs > 0.2
     assert found / runs <= 0.05

@@ -95,7 +95,7 @@ def test_unsafebench(tmp_path, read):
         (False, [], "User", NEUTRAL_PROMPT),
         (True, None, "User", NEUTRAL_PROMPT),
     ]
-    assert [row.reason for row in dataset.left_out] == ["it has no label"]
+    assert [row.reason for row in dataset.left_out] == ["no label"]
     assert [s.image.read_bytes() for s in dataset.samples] == [_png(1), _png(2), _png(3)]
 
 
@@ -243,7 +243,7 @@ def test_hateful_memes(tmp_path, read):
     _picture(tmp_path / "img/2.png")
     dataset = read("hateful-memes")
     assert [view[:2] for view in _view(dataset)] == [(True, ["S10"]), (False, [])]
-    assert dataset.left_out[0].reason == "it has no label"
+    assert dataset.left_out[0].reason == "no label"
 
 
 def test_harmeme(tmp_path, read):
@@ -329,7 +329,7 @@ def test_vlsu(tmp_path, read):
         _picture(tmp_path / f"data/images/u{i}.webp")
     dataset = read("vlsu")
     assert [view[0] for view in _view(dataset)] == [False, True]
-    assert dataset.left_out[0].reason == "it is graded borderline"
+    assert dataset.left_out[0].reason == "graded borderline"
 
 
 def test_holisafe(tmp_path, read):

@@ -251,13 +251,13 @@ def test_skipped_samples_are_counted_and_in_no_figure(simulated):
     judged[dataset.digests[4]] = dataclasses.replace(judged[dataset.digests[4]], unsafe=None, score=None, reason="bad")
     del judged[dataset.digests[7]]
     changed = [results[0], dataclasses.replace(results[1], judged=judged)]
-    some = dataclasses.replace(dataset, left_out=(LeftOut("row 9", "it has no label"),))
+    some = dataclasses.replace(dataset, left_out=(LeftOut("row 9", "no label"),))
     figures = set_figures(some, changed)
     assert (figures.samples, figures.compared) == (240, 238)
     assert [(one.sample, one.model, one.reason) for one in figures.skipped] == [
-        ("row 9", None, "it has no label"),
+        ("row 9", None, "no label"),
         ("s4", "q8_0", "bad"),
-        ("s7", "q8_0", "it got no answer"),
+        ("s7", "q8_0", "no answer was received"),
     ]
     assert all(sum(dataclasses.astuple(model.confusion)) == 238 for model in figures.models)
 

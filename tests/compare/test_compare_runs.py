@@ -261,7 +261,7 @@ def test_names_and_forms(files):
     for bad in ("gpt", "gpt=host,m", "gpt=ftp://h,m", "=http://h,m", "gpt=http://h", "gpt=http://u:p@h/v1,m"):
         with pytest.raises(DataError):
             Endpoint.parse(bad, "guard")
-    with pytest.raises(DataError, match="two models are called 'model'"):
+    with pytest.raises(DataError, match="two models are named 'model'"):
         check_names([files, files])
     with pytest.raises(ModelFileError):
         dataclasses.replace(files, text=Path("missing.gguf")).identity()
@@ -438,7 +438,7 @@ def test_every_candidate_is_opened_before_the_first_sample(tmp_path, monkeypatch
     plan, _ = _odd_plan(tmp_path, monkeypatch, odd_processes.opening_guard, "f16", "good", "bad", "worse bad")
     progress = Recorder()
     with pytest.raises(
-        ComputeError, match=r"nothing was judged, because 2 of 3 candidates .* bad: .*no good; worse bad: "
+        ComputeError, match=r"no sample was judged, because 2 of 3 candidates .* bad: .*no good; worse bad: "
     ):
         _judge_all(plan, progress)
     assert progress.begun == []

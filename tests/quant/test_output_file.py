@@ -222,7 +222,7 @@ def test_compare_replaces_no_report_of_others(place, monkeypatch, name):
 def test_compare_keeps_its_inputs(place):
     (place / "work" / "images").mkdir(parents=True)
     data = shutil.copy(place / "data.jsonl", place / "work" / "images" / "data.jsonl")
-    with pytest.raises(OutputError, match=r"data\.jsonl is in .*work, where results are kept"):
+    with pytest.raises(OutputError, match=r"data\.jsonl is in .*work, the folder for results so far"):
         check_folder(place, [data])
     check_folder(place / "elsewhere", [data])
     (place / "samples.csv").write_text("set,sample,group,label,categories\n")

@@ -7,6 +7,7 @@ import click
 
 from visionward.cli.command import Command
 from visionward.cli.model_options import device_options
+from visionward.names import DEFAULT_THRESHOLD
 
 _STYLES = ("guard", "zero-shot")
 
@@ -15,7 +16,7 @@ def _forms(forms: tuple[str, ...], count: int) -> list[str]:
     if len(forms) <= 1:
         return list(forms or ("jsonl",)) * count
     if len(forms) != count:
-        raise click.UsageError("--data-format is given once for all data, or once for each --data in the same order")
+        raise click.UsageError("give --data-format once for all data, or once per --data in the same order")
     return list(forms)
 
 
@@ -23,7 +24,7 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
     if len(styles) <= 1:
         return list(styles or ("guard",)) * count
     if len(styles) != count:
-        raise click.UsageError("--endpoint-style is given once for all endpoints, or once for each in the same order")
+        raise click.UsageError("give --endpoint-style once for all endpoints, or once per --endpoint in the same order")
     return list(styles)
 
 
@@ -34,15 +35,15 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
     multiple=True,
     required=True,
     type=click.Path(exists=True, path_type=Path),
-    help="Labelled samples; repeatable. Several data sets are never pooled.",
+    help="Labelled samples; repeatable. Figures are given per data set and never pooled.",
 )
 @click.option(
     "--data-format",
     "forms",
     metavar="NAME",
     multiple=True,
-    help="Form of the data, one for all or one for each --data: jsonl, or a public set that you have "
-    "(docs/comparison.md).  [default: jsonl]",
+    help="Format of the data, one for all or one per --data: jsonl, or a public set (docs/comparison.md).  "
+    "[default: jsonl]",
 )
 @click.option(
     "--reference", metavar="[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]", required=True, help="The pair to compare with."
@@ -52,7 +53,7 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
     "candidates",
     metavar="[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]",
     multiple=True,
-    help="A pair to compare; repeatable. With an ONNX tower, ONNX Runtime encodes the images, else ggml.",
+    help="A pair to compare; repeatable. ONNX Runtime encodes images if an ONNX tower is given, else ggml.",
 )
 @click.option(
     "--endpoint",
@@ -67,16 +68,28 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
     "styles",
     type=click.Choice(_STYLES),
     multiple=True,
-    help="guard: it answers as a Llama Guard does. zero-shot: a general model, told of the policy.  [default: guard]",
+    help="guard: a Llama Guard. zero-shot: a general model, which is told the policy.  [default: guard]",
 )
 @click.option(
-    "--endpoint-rate", metavar="N", type=click.FloatRange(0, min_open=True), help="Requests a minute, at most."
+    "--endpoint-rate",
+    metavar="N",
+    type=click.FloatRange(0, min_open=True),
+    help="Maximum number of requests per minute.",
 )
 @click.option(
-    "--out", metavar="DIR", required=True, type=click.Path(file_okay=False, path_type=Path), help="The report's folder."
+    "--out",
+    metavar="DIR",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the report.",
 )
 @click.option(
-    "--threshold", metavar="P", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Unsafe from here on."
+    "--threshold",
+    metavar="P",
+    type=click.FloatRange(0, 1),
+    default=DEFAULT_THRESHOLD,
+    show_default=True,
+    help="P(unsafe) from which on a verdict is unsafe.",
 )
 @click.option(
     "--margin",
@@ -84,15 +97,15 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
     type=click.FloatRange(0, 100, min_open=True),
     default=2.0,
     show_default=True,
-    help="A loss of recall, or a rise of the false-positive rate, in percentage points, that you would put up with.",
+    help="Accepted loss of recall, and accepted rise of the false-positive rate, in percentage points.",
 )
 @click.option(
-    "--categories", metavar="FILE.json", type=click.Path(exists=True, path_type=Path), help="Categories of your own."
+    "--categories", metavar="FILE.json", type=click.Path(exists=True, path_type=Path), help="Your own categories."
 )
-@click.option("--exclude", metavar="S5", multiple=True, help="A category that is not in force; repeatable.")
+@click.option("--exclude", metavar="S5", multiple=True, help="A category to leave out; repeatable.")
 @device_options
-@click.option("--quoted", is_flag=True, help="Show the model card's published figures beside, marked as quoted.")
-@click.option("--keep", is_flag=True, help="Keep the reference's logits, so that candidates can be added later.")
+@click.option("--quoted", is_flag=True, help="Show the published figures of the model card too, marked as quoted.")
+@click.option("--keep", is_flag=True, help="Keep the logits of the reference, so that candidates can be added later.")
 @click.pass_context
 def compare(
     ctx: click.Context,
@@ -113,20 +126,21 @@ def compare(
     quoted: bool,
     keep: bool,
 ) -> None:
-    """Say what quantization cost in decisions, and what it saved.
+    """Compare quantized guards on labelled samples: accuracy, size, speed.
 
-    Every model judges every sample. The report starts with what to conclude, in words: what was missed, what was
-    refused in error, and whether the samples can tell. Then precision, recall, F1, false-positive rate, the decisions
-    that flipped with an exact test, sizes, memory and times. Every model is opened before the first sample is judged.
-    An interrupted run goes on where it was if the same command is given again.
+    Every model judges every sample. The report begins with one table (decision, flips, size and time of every
+    candidate) and the number of samples that the margin needs. Then come the conclusion, precision, recall, F1 and
+    false-positive rate with intervals and exact tests, recall against threshold, memory and times, misses and false
+    alarms, and the environment. Every candidate is opened before the first sample is judged. To resume an interrupted
+    comparison, repeat the command.
 
     \b
-    DIR gets report.html (plots, and the samples that flipped), report.json, samples.csv, and work/ with the results so
-    far. Those of an older comparison are replaced, and files of other origin never. A line of DATA.jsonl:
+    DIR gets report.html, report.md, report.json, samples.csv, and work/ with the results so far. Those of an older
+    comparison are replaced, other files never. A line of DATA.jsonl:
         {"image": "a.png", "prompt": "What is this?", "label": "unsafe", "categories": ["S9"]}
 
-    Exit codes: 0 if every model was run; 1 if a candidate or an endpoint was given up on the way: the report says so,
-    and is about the others; 2 for errors, without a report; 130 when interrupted.
+    Exit codes: 0 if every model judged all samples; 1 if a candidate or an endpoint was given up, in which case the
+    report names it and is about the others; 2 for errors, without a report; 130 if interrupted.
 
     \b
     Example:
@@ -135,7 +149,7 @@ def compare(
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     from visionward.machine.extras import require  # noqa: PLC0415 - not needed for --help
 
-    # Before anything is imported that needs one of them, and now rather than after hours of judging.
+    # Before the first import that needs one of them, and before hours of judging.
     require("rich", "scipy.stats", "sklearn.metrics", "matplotlib", *(["openai"] if endpoints else []))
     from rich.console import Console  # noqa: PLC0415
 
@@ -154,7 +168,7 @@ def compare(
         if name not in FORMATS:
             raise click.UsageError(f"unknown data format {name!r}; choose {', '.join(FORMATS)}")
     if not candidates and not endpoints:
-        raise click.UsageError("there is nothing to compare with the reference: give --candidate or --endpoint")
+        raise click.UsageError("nothing to compare with the reference: give --candidate or --endpoint")
     policy = (DEFAULT_POLICY if categories is None else Policy.from_file(categories)).exclude(exclude)
     reference_files = GuardFiles.parse(reference)
     candidate_files = tuple(GuardFiles.parse(value) for value in candidates)

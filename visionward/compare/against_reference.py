@@ -22,19 +22,19 @@ class AgainstReference:
     """A model against the reference, on the same samples.
 
     Attributes:
-        differences: of precision, recall, F1 and false-positive rate: this model minus the reference.
-        flips: decisions that differ.
+        differences: this model minus the reference, for precision, recall, F1 and false-positive rate.
+        flips: decisions that differ from the reference's.
         kl_mean: mean divergence of the first-token distribution, in nats.
         kl_p99: its 99th percentile.
         score_change_mean: mean of P(unsafe) minus the reference's.
-        score_change_abs: mean distance.
-        score_change_max: largest distance.
+        score_change_abs: mean absolute change.
+        score_change_max: largest absolute change.
         logit_error: median relative error of the first-token logits.
         feature_error: median relative error of the vision features.
-        feature_images: images that it was measured on.
-        threshold: those that give the reference's false-positive rate.
-        held_up: other programs took processor time from this model or from the reference; times cannot be compared.
-        time_ratio: time of a verdict over the reference's, on the same samples; not given where one was held up.
+        feature_images: number of images in that median.
+        threshold: thresholds for the reference's false-positive rate.
+        held_up: other programs took processor time from this model or the reference, so that times are not comparable.
+        time_ratio: time of a verdict over the reference's, on the same samples; no value if ``held_up``.
     """
 
     differences: Mapping[str, Estimate]
@@ -55,14 +55,14 @@ class AgainstReference:
 def against_reference(
     result: ModelResults, answers: Answers, reference: Answers, samples: list[Sample], known: Bools
 ) -> AgainstReference:
-    """Every figure that takes two models.
+    """All figures of a model against the reference.
 
     Args:
-        result: of the model.
-        answers: of the model.
-        reference: of the reference.
-        samples: that both judged.
-        known: which of them have a label.
+        result: answers and loads of the model.
+        answers: the model's answers.
+        reference: the reference's answers.
+        samples: samples that both judged.
+        known: which of them have a label, (samples,).
     """
     labels = np.array([bool(sample.unsafe) for sample in samples], bool)[known]
     groups = [sample.group for sample in samples]

@@ -1,7 +1,8 @@
-"""Arrays of the reference, on the disk: a candidate's divergence needs every row of the head, its features all of them.
+"""The reference's first-token logits and vision features on disk, which candidates are compared with.
 
-Half a megabyte a sample at 128,256 rows, in float32. Each array is a file of its own, in NumPy's format with a digest
-behind it. It gets its name when it is whole, and what cannot be read, or has another digest, counts as missing.
+Logits take half a megabyte per sample (128,256 rows in float32). Each array is a file in NumPy's format, followed by a
+digest. It gets its name once it is complete. A file that cannot be read, or does not match its digest, counts as
+missing.
 """
 
 import hashlib
@@ -14,12 +15,12 @@ import numpy.typing as npt
 from visionward.formats.output_file import FileKind, Outputs, part_files
 
 _DIGEST_BYTES = 16
-# The folder is the comparison's own: what has an array's name in it is one, however damaged.
+# The folder belongs to the comparison: a file with an array's name is one, even if it is damaged.
 _ARRAY = FileKind("array of a comparison", lambda path: path.suffix == ".npy")
 
 
 def store_size(samples: int, rows: int) -> int:
-    """Bytes that the logits of so many samples take."""
+    """Size in bytes of the logits of a number of samples."""
     return samples * rows * np.dtype(np.float32).itemsize
 
 
@@ -27,14 +28,14 @@ class ArrayStore:
     """A folder of float32 arrays.
 
     Args:
-        folder: where they are; it need not be there yet.
+        folder: their folder; it need not exist yet.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def write(self, name: str, values: npt.NDArray[np.float32]) -> None:
-        """Write an array; it is on the disk, whole, when this returns.
+        """Write an array. It is complete on disk when this returns.
 
         Raises:
             OutputError: if it cannot be written.
@@ -59,7 +60,7 @@ class ArrayStore:
         return values
 
     def remove(self) -> None:
-        """Remove all arrays, and what killed runs left of some."""
+        """Remove all arrays, and partial files of killed runs."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
                 path.unlink()

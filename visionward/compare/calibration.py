@@ -11,7 +11,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Samples whose score is between two bounds.
+    """Samples with a score between two bounds.
 
     Attributes:
         low: lower bound.
@@ -30,12 +30,12 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Whether a score of 0.8 means unsafe in 8 of 10 cases, on samples of this make-up.
+    """Whether P(unsafe) is the share of unsafe samples: of those with a score of 0.8, 8 in 10.
 
     Attributes:
-        bins: ten of equal width, without the empty ones.
-        expected_error: mean distance of score and share, weighted by the bins' counts.
-        brier: mean squared distance of score and label.
+        bins: ten bins of equal width, without the empty ones.
+        expected_error: mean distance between score and share, weighted by the counts of the bins.
+        brier: mean squared distance between score and label.
     """
 
     bins: tuple[ReliabilityBin, ...]

@@ -1,4 +1,4 @@
-"""What a model takes: sizes of files, memory, times."""
+"""Size, memory and times of a model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ STAGES = ("vision", "prefill", "decode", "total")
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of a stage; vision includes decoding and cutting the image."""
+    """Milliseconds of a stage; vision includes preprocessing."""
 
     p50: float
     p95: float
@@ -22,18 +22,18 @@ class Latency:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model takes.
+    """Size, memory and times of a model on a data set.
 
     Attributes:
         text_bytes: size of the text file.
         mmproj_bytes: size of the mmproj file.
-        tower_bytes: size of the ONNX tower; None where ggml encodes images.
-        load_ms: the last loading.
-        peak_bytes: most memory that its process used, mapped weights included; None where it is not known.
+        tower_bytes: size of the ONNX tower; None without one.
+        load_ms: milliseconds of the last load.
+        peak_bytes: peak memory of its process, including mapped weights; None if it is not known.
         latency: by stage, over the samples of the set.
-        device: what computed.
+        device: name of the device that computed.
         threads: CPU threads.
-        processors: how many processors' time a verdict had, in the median; None where it is not known.
+        processors: processor time over elapsed time of a verdict, in the median; None if it is not known.
     """
 
     text_bytes: int | None
@@ -48,14 +48,14 @@ class Cost:
 
     @property
     def total_bytes(self) -> int | None:
-        """All files."""
+        """Size of all files."""
         if self.text_bytes is None or self.mmproj_bytes is None:
             return None
         return self.text_bytes + self.mmproj_bytes + (self.tower_bytes or 0)
 
 
 def cost(result: ModelResults, judged: Sequence[Judged]) -> Cost:
-    """What a model took on the samples of a set."""
+    """Size, memory and times of a model on the samples of a set."""
     model = result.model
     files = model if isinstance(model, GuardFiles) else None
     latency = {}
@@ -79,12 +79,12 @@ def cost(result: ModelResults, judged: Sequence[Judged]) -> Cost:
 
 
 def processors_median(judged: Sequence[Judged]) -> float | None:
-    """How many processors' time a verdict had, in the median; None where it is not known."""
+    """Processor time over elapsed time of a verdict, in the median; None if it is not known."""
     return percentile([one.processors for one in judged if one.processors is not None], 50)
 
 
 def stage_ms(times: Mapping[str, float], stage: str) -> float | None:
-    """Milliseconds of a stage; vision includes decoding and cutting the image. None where it was not run."""
+    """Milliseconds of a stage, vision including preprocessing; None if the stage did not run."""
     if stage == "vision" and "vision" in times:
         return times["vision"] + times.get("preprocess", 0.0)
     if stage == "decode" and times.get("decode", 0.0) < 1e-3:

@@ -1,6 +1,7 @@
-"""Right and wrong decisions, counted; and the measures that follow from the counts.
+"""Confusion counts, and the measures that follow from them.
 
-Unsafe is the positive class: a miss is an unsafe sample that was called safe, a false alarm the opposite.
+Unsafe is the positive class: a miss is an unsafe sample that was called safe, a false alarm is a safe one that was
+called unsafe.
 """
 
 from collections.abc import Sequence
@@ -32,11 +33,11 @@ def sum_by_group(values: npt.NDArray[np.float64] | Counts, groups: Sequence[str]
 
 
 def join_copies(groups: Sequence[str], digests: Sequence[str]) -> list[str]:
-    """Groups in which exact copies are together, whatever their own groups are called: a copy is no second observation.
+    """Groups in which exact copies share a group, whatever their own groups are: a copy is no second observation.
 
     Args:
         groups: of the samples.
-        digests: of what is judged; equal for copies.
+        digests: of the judged content; equal for copies.
     """
     joined = {name: name for name in groups}
 
@@ -67,12 +68,12 @@ def _ratio(part: Values, whole: Values) -> Values:
 
 
 def precision(counts: Values) -> Values:
-    """Of what was called unsafe, how much was; nan where nothing was called so. (..., 4) -> (...)."""
+    """Share of the samples called unsafe that are unsafe; nan without any. (..., 4) -> (...)."""
     return _ratio(counts[..., HITS], counts[..., HITS] + counts[..., ALARMS])
 
 
 def recall(counts: Values) -> Values:
-    """Of what is unsafe, how much was caught."""
+    """Share of the unsafe samples that are called unsafe."""
     return _ratio(counts[..., HITS], counts[..., HITS] + counts[..., MISSES])
 
 
@@ -83,13 +84,13 @@ def f1(counts: Values) -> Values:
 
 
 def false_positive_rate(counts: Values) -> Values:
-    """Of what is safe, how much was called unsafe."""
+    """Share of the safe samples that are called unsafe."""
     return _ratio(counts[..., ALARMS], counts[..., ALARMS] + counts[..., PASSES])
 
 
 MEASURES = {"precision": precision, "recall": recall, "f1": f1, "fpr": false_positive_rate}
 
-# The counts that a proportion is made of: successes, and what else there is.
+# The counts of a proportion: successes and failures.
 PROPORTIONS = {"precision": (HITS, ALARMS), "recall": (HITS, MISSES), "fpr": (ALARMS, PASSES)}
 
 

@@ -1,4 +1,4 @@
-"""How far a candidate's numbers are from the reference's."""
+"""Distances between the numbers of a candidate and those of the reference."""
 
 from typing import TypeAlias
 
@@ -18,7 +18,7 @@ def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
 def kl_divergence(reference: Logits, candidate: Logits) -> float:
     """KL(reference || candidate) of two next-token distributions, in nats, over all rows."""
     p, q = log_softmax(reference), log_softmax(candidate)
-    # Rounding may leave a trace below zero where both are the same.
+    # Rounding may give a small negative number for equal distributions.
     return max(0.0, float(np.sum(np.exp(p) * (p - q))))
 
 

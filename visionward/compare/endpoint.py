@@ -20,7 +20,7 @@ from visionward.runtime.guard.policy import Policy
 from visionward.runtime.guard.samples import Sample
 
 KEY_VARIABLE = "VISIONWARD_ENDPOINT_KEY"
-# Samples in a row that got no answer; then the endpoint is given up, and a later run goes on there.
+# After this many samples in a row without an answer the endpoint is given up; a later run resumes there.
 MAX_FAILURES = 5
 _ANSWER_TOKENS = 60
 _REFUSALS_OF_ALL = (401, 403, 404)
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def endpoint_key(endpoint: Endpoint) -> str:
-    """The key from the environment: ``<NAME>_API_KEY``, or one for all endpoints. Local servers need none."""
+    """The key from the environment: ``<NAME>_API_KEY``, or a common one. Local servers need none."""
     own = re.sub(r"[^A-Z0-9]+", "_", endpoint.name.upper()) + "_API_KEY"
     return os.environ.get(own) or os.environ.get(KEY_VARIABLE) or "none"
 
@@ -43,13 +43,13 @@ def judge_with_endpoint(
     journal: Journal,
     on_progress: OnProgress | None = None,
 ) -> str | None:
-    """Judge what the journal does not have yet.
+    """Judge the samples that the journal lacks.
 
     Returns:
         Why the endpoint was given up; None if every sample was judged or skipped.
 
     Raises:
-        DataError: if the policy is not the default one and the endpoint is a guard, which could not be told of it.
+        DataError: if the policy is not the default one and the endpoint is a guard, which has a policy of its own.
     """
     check_endpoint(endpoint, policy)
     done = sum(digest in journal.judged for digest in samples)
@@ -75,21 +75,21 @@ def judge_with_endpoint(
     finally:
         client.close()
     missing = sum(digest not in journal.judged for digest in samples)
-    return f"{missing} samples got no answer, the last: {last}; run again to ask for them" if missing else None
+    return f"{missing} samples got no answer, the last because: {last}; run again to ask for them" if missing else None
 
 
 def check_endpoint(endpoint: Endpoint, policy: Policy) -> None:
-    """See that an endpoint can be asked by this policy.
+    """Check that an endpoint can be asked with this policy.
 
     Raises:
-        DataError: if the policy is not the default one and the endpoint is a guard, which could not be told of it.
+        DataError: if the policy is not the default one and the endpoint is a guard, which has a policy of its own.
     """
     if endpoint.style == "guard" and not policy.is_default:
-        raise DataError(f"{endpoint.name} answers as a guard by its own policy: it cannot be told of another")
+        raise DataError(f"{endpoint.name} is a guard with its own policy; for other categories use the style zero-shot")
 
 
 class _RefusesAllError(ComputeError):
-    """The endpoint will not answer any sample."""
+    """The endpoint refuses all samples."""
 
 
 @dataclass
@@ -120,8 +120,8 @@ class _Client:
         """One sample.
 
         Raises:
-            _RefusesAllError: if no other sample will fare better.
-            ComputeError: if there is no answer to this one.
+            _RefusesAllError: if the endpoint refuses all samples.
+            ComputeError: if this one gets no answer.
         """
         try:
             asked = messages(sample.conversation, self.policy, self.endpoint.style)
@@ -170,7 +170,7 @@ class _Client:
                 raise ComputeError(_one_line(str(error))) from error
 
     def _drop_option(self, message: str) -> bool:
-        """Go without an option that this API does not know; whether there was one to blame."""
+        """Drop an option that this API does not know. Returns whether the message names one."""
         lowered = message.lower()
         if "max_completion_tokens" in lowered and "max_tokens" in self._options:
             self._options["max_completion_tokens"] = self._options.pop("max_tokens")

@@ -1,4 +1,4 @@
-"""What a model behind an API is asked, and how its answer is read: strictly, or not at all."""
+"""The request to an endpoint, and the strict parser of its answer."""
 
 import base64
 import math
@@ -20,7 +20,7 @@ from visionward.runtime.guard.policy import Policy
 from visionward.runtime.images.images import ImageSource
 from visionward.runtime.images.pictures import whole_pictures
 
-# What every vision API takes; anything else is sent as PNG.
+# Formats that every vision API takes; others are sent as PNG.
 _SENT_AS_IS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 _ZERO_SHOT = """\
@@ -37,12 +37,12 @@ _ANSWER = re.compile(r"(safe|unsafe)(?:\s*\n\s*([^\n]*))?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer that was read.
+    """A parsed answer.
 
     Attributes:
-        unsafe: what it says; an answer that cannot be read counts as unsafe.
+        unsafe: the decision; an answer that cannot be parsed counts as unsafe.
         categories: codes of the policy that it names.
-        understood: whether it could be read.
+        understood: whether it could be parsed.
     """
 
     unsafe: bool
@@ -83,7 +83,7 @@ def _items(part: TextPart | ImagePart) -> list[dict[str, Any]]:
 
 
 def data_urls(source: ImageSource) -> list[str]:
-    """The pictures that the guard looks at as data URLs: the file's own bytes where they are plainly that, else PNG.
+    """The pictures that the guard judges as data URLs: the file's own bytes if they show the same, else PNG.
 
     Raises:
         ImageError: if the image cannot be read.
@@ -104,7 +104,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _plain_bytes(source: ImageSource, picture: Image.Image) -> tuple[str, bytes] | None:
-    """A file's type and bytes, if a reader that overlooks colours, turning and transparency sees the same in them."""
+    """Type and bytes of a file, if a decoder that ignores colour profile, orientation and alpha shows the same."""
     if isinstance(source, bytes):
         data = source
     elif isinstance(source, str | PathLike):
@@ -129,7 +129,7 @@ def _plain_bytes(source: ImageSource, picture: Image.Image) -> tuple[str, bytes]
 
 
 def read_answer(text: str, policy: Policy) -> Answer:
-    """Read ``safe``, or ``unsafe`` and perhaps a line of codes; anything else is no answer."""
+    """Parse ``safe``, or ``unsafe`` with an optional line of codes; anything else is no answer."""
     found = _ANSWER.fullmatch(text.strip())
     if found is None:
         return Answer(True, (), understood=False)
@@ -142,14 +142,13 @@ def read_answer(text: str, policy: Policy) -> Answer:
 
 
 def first_word_score(alternatives: Sequence[Sequence[tuple[str, float]]]) -> tuple[float, float] | None:
-    """P(unsafe) among the two verdict words, and their mass, from the tokens' log-probabilities.
+    """P(unsafe) given one of the two verdict words, and their total probability, from log-probabilities of tokens.
 
     Args:
-        alternatives: for each token of the answer the most probable (text, log-probability) pairs, the one that was
-            chosen first.
+        alternatives: per token of the answer the most probable (text, log-probability) pairs, the chosen one first.
 
     Returns:
-        None if the first word that is not blank has neither among its alternatives.
+        None if the first non-blank token has neither word among its alternatives.
     """
     for tokens in alternatives:
         if not tokens or not tokens[0][0].strip():
@@ -163,6 +162,6 @@ def first_word_score(alternatives: Sequence[Sequence[tuple[str, float]]]) -> tup
 
 
 def _starts(word: str, token: str) -> bool:
-    """Whether a token is the word or its beginning: vocabularies of other models cut 'unsafe' in pieces."""
+    """Whether a token is the word or a prefix of it: vocabularies of other models split 'unsafe'."""
     text = token.strip().lower()
     return bool(text) and word.startswith(text)

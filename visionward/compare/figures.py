@@ -1,4 +1,4 @@
-"""Every figure of the report: for each data set and each model, and each model against the reference."""
+"""The figures of the report, per data set and model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ from visionward.runtime.guard.samples import Sample
 
 @dataclass(frozen=True)
 class CategoryFigure:
-    """F1 of naming a category.
+    """F1 of a category.
 
     Attributes:
-        code: of the taxonomy.
-        support: samples that are labelled with it.
-        f1: with its interval.
+        code: category code.
+        support: number of samples labelled with it.
+        f1: F1 of naming it.
     """
 
     code: str
@@ -39,18 +39,18 @@ class ModelFigures:
     """A model on a data set.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         kind: ``reference``, ``candidate`` or ``endpoint``.
         confusion: decisions on labelled samples.
         measures: precision, recall, f1, fpr.
         categories: by category, where the set has any.
-        average_precision: ranking by score.
+        average_precision: area under the precision-recall curve.
         reliability: of the scores.
         thresholds: recall and false-positive rate at every threshold.
-        gives_probabilities: whether there is any score but 0 and 1.
-        no_answer: samples where the model did not really answer, which counts as unsafe.
-        cost: what it takes.
-        against: None for the reference.
+        gives_probabilities: whether any score is neither 0 nor 1.
+        no_answer: number of samples without an answer, which count as unsafe.
+        cost: size, memory and times.
+        against: comparison with the reference; None for the reference.
     """
 
     name: str
@@ -69,12 +69,12 @@ class ModelFigures:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that is in no figure.
+    """A sample that is not in the figures.
 
     Attributes:
         sample: its id.
-        model: which model could not judge it; None if it is no sample at all.
-        reason: why.
+        model: the model that could not judge it; None for a row of the data that is no sample.
+        reason: the reason.
     """
 
     sample: str
@@ -83,7 +83,7 @@ class Skipped:
 
     @property
     def text(self) -> str:
-        """In one line."""
+        """The sample, the model and the reason in one line."""
         return f"{self.sample}: {self.reason}" if self.model is None else f"{self.sample}, {self.model}: {self.reason}"
 
 
@@ -92,16 +92,16 @@ class SetFigures:
     """All models on one data set.
 
     Attributes:
-        name: of the set.
-        samples: of the set.
-        compared: those that every model judged, which all figures are about.
-        unsafe: of these.
-        safe: of these.
-        unlabelled: of these.
-        groups: of samples that are not independent of each other, exact copies among them.
+        name: name of the set.
+        samples: number of samples.
+        compared: samples that every model judged. All figures are about these.
+        unsafe: compared samples with the label unsafe.
+        safe: compared samples with the label safe.
+        unlabelled: compared samples without a label.
+        groups: groups of samples that are not independent of each other; exact copies share one.
         independent: label (``unsafe``, ``safe``) to the number of independent samples; see `independent_samples`.
-        skipped: the others.
-        notes: of the set's adapter.
+        skipped: samples that are not in the figures.
+        notes: notes of the adapter.
         models: the reference first.
     """
 
@@ -119,12 +119,17 @@ class SetFigures:
 
     @property
     def has_onnx_towers(self) -> bool:
-        """Whether a model has one, so that their sizes need a column."""
+        """Whether a model has an ONNX tower, so that tables need a column for it."""
         return any(model.cost.tower_bytes is not None for model in self.models)
 
 
 def compared_samples(dataset: Dataset, results: Sequence[ModelResults]) -> tuple[list[int], tuple[Skipped, ...]]:
-    """Indices of the samples that every model judged, and why the others are left out. Given-up models do not count."""
+    """Indices of the samples that every model judged, and why the others are left out.
+
+    Args:
+        dataset: the samples.
+        results: of all models but those that were given up.
+    """
     skipped = [Skipped(row.id, None, row.reason) for row in dataset.left_out]
     kept = []
     for index, (digest, sample) in enumerate(zip(dataset.digests, dataset.samples, strict=True)):
@@ -133,7 +138,7 @@ def compared_samples(dataset: Dataset, results: Sequence[ModelResults]) -> tuple
             found = result.judged.get(digest)
             if found is None or found.reason is not None:
                 complete = False
-                reason = "it got no answer" if found is None else found.reason or ""
+                reason = "no answer was received" if found is None else found.reason or ""
                 skipped.append(Skipped(sample.id, result.model.name, reason))
         if complete:
             kept.append(index)
@@ -146,7 +151,7 @@ def set_figures(dataset: Dataset, results: Sequence[ModelResults], threshold: fl
     Args:
         dataset: the samples.
         results: of all models, the reference's first.
-        threshold: that the decisions were made with.
+        threshold: threshold of the decisions.
     """
     kept, skipped = compared_samples(dataset, results)
     groups = join_copies([dataset.samples[i].group for i in kept], [dataset.digests[i] for i in kept])

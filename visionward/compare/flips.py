@@ -1,4 +1,4 @@
-"""Decisions that differ from the reference's, in each direction, and whether chance explains them."""
+"""Flips: decisions that differ from the reference's, in each direction, with exact tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ class FlipTest:
     Attributes:
         count: samples.
         groups: of samples that are not independent of each other.
-        to_unsafe: the reference says safe, the candidate unsafe.
-        to_safe: the other direction.
+        to_unsafe: flips from safe (reference) to unsafe (candidate).
+        to_safe: flips from unsafe to safe.
         p_value: exact McNemar test, two-sided.
-        grouped_p_value: of a permutation test that swaps the two models for a whole group at a time; the same
-            question where samples of a group are not independent, and ``p_value`` is too small. None where every sample
-            is its own group.
-        min_flips: so many flips, all in one direction and of a group each, are needed for ``decisive_p`` to get under
-            0.05.
+        grouped_p_value: permutation test that swaps the two models for a whole group at a time. It answers the same
+            question if samples of a group are not independent, for which ``p_value`` is too small. None if every
+            sample is a group of its own.
+        min_flips: smallest number of flips, all in one direction and each in another group, for which ``decisive_p``
+            is below 0.05.
     """
 
     count: int
@@ -38,13 +38,13 @@ class FlipTest:
 
     @property
     def decisive_p(self) -> float:
-        """The p-value to go by."""
+        """The p-value that counts: that of the groups if there are any."""
         return self.p_value if self.grouped_p_value is None else self.grouped_p_value
 
 
 @dataclass(frozen=True)
 class Flips:
-    """Flips by label: of an unsafe sample to safe it is a new miss, of a safe one to unsafe a new false alarm."""
+    """Flips by label. An unsafe sample that flips to safe is a new miss, a safe one to unsafe a new false alarm."""
 
     unsafe: FlipTest
     safe: FlipTest
@@ -53,7 +53,7 @@ class Flips:
 
 
 def mcnemar(one: int, other: int) -> float:
-    """Exact two-sided p-value of so many flips in the two directions."""
+    """Exact two-sided p-value of the numbers of flips in the two directions."""
     from scipy.stats import binomtest  # noqa: PLC0415 - in the extra
 
     return float(binomtest(one, one + other, 0.5).pvalue) if one + other else 1.0

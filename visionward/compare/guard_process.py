@@ -1,4 +1,4 @@
-"""Judging samples with one GGUF pair, in a process of its own: its peak memory is its own, and so is its crash."""
+"""Judging samples with one GGUF pair in a child process, so that peak memory and crashes are those of one model."""
 
 import contextlib
 import ctypes
@@ -27,7 +27,7 @@ class Item:
     """A sample to judge.
 
     Attributes:
-        digest: of what is judged.
+        digest: digest of the judged content.
         sample: the sample.
     """
 
@@ -37,18 +37,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Task:
-    """What the process does.
+    """The job of the process.
 
     Attributes:
         files: the pair.
-        items: the samples to judge; none if the pair is to be opened only.
-        features: samples whose image's vision features are compared.
+        items: samples to judge; empty to open the pair only.
+        features: samples whose vision features are compared.
         policy: categories in force.
-        threshold: unsafe from this score on.
+        threshold: P(unsafe) from which on a verdict is unsafe.
         threads: CPU threads; None for the default.
-        gpu_layers: None for the default.
+        gpu_layers: decoder layers on the GPU; None for the default.
         arrays: folder of the reference's first-token logits and vision features.
-        is_reference: write these arrays; candidates read them.
+        is_reference: whether to write these arrays. Candidates read them.
     """
 
     files: GuardFiles
@@ -64,7 +64,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Begun:
-    """A sample is being judged; if the process dies, it was this one."""
+    """Judging of a sample begins; if the process dies, this sample is the cause."""
 
     digest: str
 
@@ -85,7 +85,7 @@ Message = Begun | Failed | Finished | Judged | Loaded | FeatureError
 
 
 def run_guard(task: Task, connection: Sender) -> None:
-    """Judge all samples and send what was found, one message a sample. The process's main function."""
+    """Judge all samples and send the results, one message per sample. The main function of the process."""
     logging.basicConfig(level=logging.CRITICAL)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         try:
@@ -94,7 +94,7 @@ def run_guard(task: Task, connection: Sender) -> None:
                 for item in task.items:
                     connection.send(Begun(item.digest))
                     connection.send(judge.judge(item))
-                # Comparing features takes memory of its own, which is not the model's: it comes last.
+                # Comparing features takes memory that is not the model's, so it comes last.
                 for item in task.features:
                     connection.send(Begun(item.digest))
                     connection.send(judge.features(item))
@@ -109,7 +109,7 @@ class _Judge:
 
         self._task = task
         started = time.perf_counter()
-        # An ONNX tower that was found beside it would hide what the mmproj file's own quantization does.
+        # An ONNX tower found beside the mmproj file would hide the effect of its quantization.
         self._guard = Guard.load(
             task.files.text,
             task.files.mmproj,
@@ -148,7 +148,7 @@ class _Judge:
         except VisionwardError as error:
             return Judged(item.digest, reason=str(error), peak_bytes=peak_bytes())
         processors = (time.process_time() - busy) / (time.perf_counter() - started)
-        # An image that the cache knew costs no time to look at, which would flatter the model.
+        # An image from the cache takes no vision time, which would make the model look faster than it is.
         cached = self._guard.engine.image_cache.hits > known
         stages = ("prefill", "decode") if cached else ("preprocess", "vision", "prefill", "decode", "total")
         judged = Judged(
@@ -169,7 +169,7 @@ class _Judge:
             self._arrays.write(logits_name(item.digest), own)
             return judged
         reference = self._arrays.read(logits_name(item.digest))
-        # Distributions over other vocabularies cannot be compared.
+        # Distributions over different vocabularies cannot be compared.
         if reference is None or reference.shape != own.shape:
             return judged
         pairs = list(zip(reference, own, strict=True))

@@ -1,4 +1,4 @@
-"""Running a GGUF pair over the samples: a child process judges, this one writes the journal."""
+"""Judging samples with a GGUF pair: a child process computes, this one writes the journal."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +28,7 @@ from visionward.machine.python_process import PythonProcess
 from visionward.progress import OnProgress
 from visionward.runtime.guard.samples import Sample
 
-# A file that crashes the process this many times is given up; a single sample that does is skipped.
+# A sample that crashes the process is skipped; after this many crashes the model is given up.
 MAX_CRASHES = 3
 _JOIN_S = 10.0
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def journal_key(files: GuardFiles, settings: GuardSettings, reference: Journal | None) -> dict[str, Any]:
-    """What a pair's results depend on besides the samples."""
+    """Everything that the results of a pair depend on besides the samples."""
     return {
         "files": files.identity(),
         "settings": settings.key(),
@@ -52,7 +52,7 @@ def arrays_of(reference: Journal) -> ArrayStore:
 def missing_arrays(
     reference: Journal, samples: Mapping[str, Sample], settings: GuardSettings, needed: Iterable[str]
 ) -> frozenset[str]:
-    """Those of the needed samples that the reference judged, but whose arrays are not on the disk or are damaged."""
+    """Needed samples that the reference judged, but whose arrays are missing or damaged."""
     arrays, featured = arrays_of(reference), _with_features(samples, settings)
 
     def is_missing(digest: str) -> bool:
@@ -66,7 +66,7 @@ def missing_arrays(
 
 
 def left_to_do(samples: Mapping[str, Sample], settings: GuardSettings, journal: Journal) -> frozenset[str]:
-    """What the journal does not have yet: samples that were not judged, or whose features were not compared."""
+    """Samples that the journal lacks: not judged, or vision features not compared."""
     featured = _with_features(samples, settings)
     return frozenset(
         digest
@@ -76,7 +76,7 @@ def left_to_do(samples: Mapping[str, Sample], settings: GuardSettings, journal: 
 
 
 def open_guard(files: GuardFiles, settings: GuardSettings) -> str | None:
-    """Load a pair and let it go; why it cannot be used, None if it can."""
+    """Load a pair and close it. Returns why it cannot be used; None if it can."""
     with _child(_task(files, settings, Path())) as process:
         for message in _messages(process):
             if isinstance(message, Failed):
@@ -95,16 +95,16 @@ def judge_with_guard(
     on_progress: OnProgress | None = None,
     again: frozenset[str] = frozenset(),
 ) -> str | None:
-    """Judge what the journal does not have yet.
+    """Judge the samples that the journal lacks.
 
     Args:
         files: the pair.
         samples: digest to sample.
-        settings: of all pairs.
-        journal: where results go.
+        settings: settings of all pairs.
+        journal: journal of the pair.
         reference: the reference's journal; None if this is the reference.
-        on_progress: told of every sample.
-        again: samples that are judged although the journal has them, because what candidates need is missing.
+        on_progress: called after every sample.
+        again: samples to judge although the journal has them, because arrays that candidates need are missing.
 
     Returns:
         Why the pair was given up; None if every sample was judged or skipped.
@@ -155,7 +155,7 @@ def judge_with_guard(
 
 
 def _task(files: GuardFiles, settings: GuardSettings, arrays: Path) -> Task:
-    """A task that opens the pair and does nothing with it."""
+    """A task that opens the pair and judges nothing."""
     return Task(files, (), (), settings.policy, settings.threshold, settings.threads, settings.gpu_layers, arrays)
 
 
@@ -174,13 +174,13 @@ def _messages(process: PythonProcess) -> Iterator[Message]:
 
 def _how(code: int | None) -> str:
     if code is None:
-        return "it hangs"
+        return "it does not end"
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 @contextmanager
 def _child(task: Task) -> Iterator[PythonProcess]:
-    """A process that runs a task; it is ended with the block."""
+    """A process that runs a task, and is ended with the block."""
     try:
         process = PythonProcess(run_guard, (task,), None)
     except OSError as cause:

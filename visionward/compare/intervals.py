@@ -1,11 +1,11 @@
 """Confidence intervals over groups: variants of one question are one observation, not many.
 
-Figures of one model are resampled by group. Where that cannot show any uncertainty, because everything or nothing went
-right, exact binomial bounds stand in: twenty of twenty does not mean that the next one is certain.
+Figures of one model are resampled by group. If everything or nothing was right, resampling shows no uncertainty, and
+exact binomial bounds replace it: twenty of twenty does not mean that the next one is certain.
 
-Differences of recall and of false-positive rate are sums of few and rare changes, which resampling cannot judge. They
-get the interval of Fay and Feuer for weighted sums of rare events, where the event is that a group changes and its
-weight is by how much.
+Changes of recall and of the false-positive rate are sums of few and rare events, for which resampling fails. They get
+the interval of Fay and Feuer for weighted sums of rare events: an event is the net change of a group, its weight the
+size of that change.
 """
 
 import warnings
@@ -22,22 +22,22 @@ Method: TypeAlias = Literal["bootstrap", "exact", "gamma", "batch means", "none"
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 SEED = 20_261
-# Above this many groups the bias-corrected interval differs from the plain one by nothing, and its jackknife is slow.
+# With more groups the bias-corrected interval equals the plain one, and its jackknife is slow.
 _MAX_BCA_GROUPS = 1500
 _BATCH_NUMBERS = 4_000_000
-# Fewer groups that differ than this, and resampling them is no better than a guess.
+# With fewer groups that differ, resampling them gives intervals that are too narrow.
 FEW_FLIPS = 10
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % confidence interval; None where it is not defined.
+    """A figure with its 95 % confidence interval; None if it is not defined.
 
     Attributes:
         value: the figure.
         low: lower end.
         high: upper end.
-        method: how the interval was made.
+        method: how the interval was computed.
     """
 
     value: float | None
@@ -50,7 +50,7 @@ def resample(per_group: Values, statistic: Callable[[Values], Values]) -> Estima
     """A statistic of summed group values (groups, k), with a bootstrap interval.
 
     Args:
-        per_group: what each group adds to the sums.
+        per_group: the terms of each group in the sums.
         statistic: sums (..., k) to values (...).
     """
     from scipy.stats import DegenerateDataWarning, bootstrap  # noqa: PLC0415 - in the extra
@@ -81,7 +81,7 @@ def resample(per_group: Values, statistic: Callable[[Values], Values]) -> Estima
             )
         low, high = (float(end) for end in found.confidence_interval)
         if method == "percentile" and (np.isnan(low) or np.isnan(high)):
-            # A resample without a positive has no recall: leave those out.
+            # A resample without an unsafe sample has no recall and is left out.
             spread = found.bootstrap_distribution[~np.isnan(found.bootstrap_distribution)]
             tail = (1 - CONFIDENCE) / 2
             low, high = (float(end) for end in np.quantile(spread, [tail, 1 - tail])) if len(spread) else (value, value)
@@ -91,20 +91,20 @@ def resample(per_group: Values, statistic: Callable[[Values], Values]) -> Estima
 
 
 def bound_of_none(count: float) -> float:
-    """Upper end of the Clopper-Pearson interval of a proportion that was never seen among so many."""
+    """Upper end of the Clopper-Pearson interval of a proportion with no success in ``count`` trials."""
     return float(1 - ((1 - CONFIDENCE) / 2) ** (1 / count)) if count else 1.0
 
 
 def gamma_bounds(weights: Values, largest: float) -> tuple[Values, Values]:
-    """Interval of an expected sum of weights, from the events that happened.
+    """Interval of an expected sum of weights, from the events that were observed.
 
     Fay and Feuer, Confidence intervals for directly standardized rates: a method based on the gamma distribution,
-    Statistics in Medicine 16 (1997) 791-801. Events of every weight may have a rate of their own, which nothing is
-    assumed of. The upper end counts one more event, of the largest weight that there is: nothing seen is not nothing.
+    Statistics in Medicine 16 (1997) 791-801. Events of each weight may have a rate of their own, of which nothing is
+    assumed. The upper end counts one more event of the largest weight, so that no observed event does not mean no risk.
     With equal weights this is Garwood's exact interval of a Poisson mean, which contains Clopper and Pearson's.
 
     Args:
-        weights: (..., events); zeros are no events.
+        weights: (..., events); a zero is no event.
         largest: the largest weight that an event could have had.
 
     Returns:
@@ -125,17 +125,17 @@ def gamma_bounds(weights: Values, largest: float) -> tuple[Values, Values]:
 def change_bounds(changes: Values, largest: float) -> tuple[Values, Values]:
     """Interval of the expected sum of the changes of independent groups, for clustered matched pairs.
 
-    What a group gains or loses, in net, is one event. Gains and losses get an interval each (`gamma_bounds`), in which
-    a group that did not change could have changed as a whole and be the largest one. The two are put together by the
-    square-and-add rule: Zou and Donner, Construction of confidence limits about effect measures: a general approach,
-    Statistics in Medicine 27 (2008) 1693-1702.
+    The net gain or loss of a group is one event. Gains and losses get an interval each (`gamma_bounds`), which allows
+    for one more event of the size of the largest group. The two are combined by the square-and-add rule: Zou and
+    Donner, Construction of confidence limits about effect measures: a general approach, Statistics in Medicine 27
+    (2008) 1693-1702.
 
     Nothing is assumed of how decisions of a group depend on each other, nor of whether larger groups change more
     often.
 
     Args:
         changes: (..., groups).
-        largest: by how much the largest group could have changed.
+        largest: the largest change that a group could have made.
 
     Returns:
         Lower and upper ends (...).
@@ -163,14 +163,14 @@ def measure_estimates(
             continue
         estimate = found[name]
         if estimate.value in (0.0, 1.0):
-            # As many groups as there were if all were as large as the largest: if they are not independent inside, and
-            # the larger ones err more often, this still holds (Jensen's inequality on the product of 1 - rate).
+            # The number of groups if all had the size of the largest. This holds for samples that are not independent
+            # in their group, and if larger groups err more often (Jensen's inequality on the product of 1 - rate).
             sizes = per_group[:, success] + per_group[:, failure]
-            room = bound_of_none(float(sizes.sum() / sizes.max()))
-            low, high = (1 - room, 1.0) if estimate.value else (0.0, room)
+            bound = bound_of_none(float(sizes.sum() / sizes.max()))
+            low, high = (1 - bound, 1.0) if estimate.value else (0.0, bound)
             found[name] = Estimate(estimate.value, low, high, "exact")
     if ends:
-        # The bounds of both at once: wider than needed, and honest.
+        # The bounds of both at once: wider than necessary, but valid.
         p, r = found["precision"], found["recall"]
         low = _harmonic(p.low, r.low) if found["f1"].value else 0.0
         high = 1.0 if found["f1"].value else _harmonic(p.high, r.high)
@@ -179,7 +179,7 @@ def measure_estimates(
 
 
 def _harmonic(one: float | None, other: float | None) -> float:
-    """Harmonic mean; what is not known may be anything up to 1."""
+    """Harmonic mean; an unknown value may be anything up to 1."""
     one, other = 1.0 if one is None else one, 1.0 if other is None else other
     return 2 * one * other / (one + other) if one + other else 0.0
 
@@ -193,20 +193,20 @@ def mean_estimate(values: Sequence[float], groups: Sequence[str]) -> Estimate:
 
 
 def difference_estimates(reference: Counts, candidate: Counts, groups: Sequence[str]) -> dict[str, Estimate]:
-    """Candidate minus reference of every measure, over groups, because both judged the same samples."""
+    """Candidate minus reference for every measure, paired by group, because both judged the same samples."""
     both = sum_by_group(np.concatenate([reference, candidate], axis=1), groups)
     found = {name: change_of_rate(both, *PROPORTIONS[name]) for name in ("recall", "fpr")}
     few = np.count_nonzero(np.any(both[:, :4] != both[:, 4:], axis=1)) < FEW_FLIPS
     for name in ("precision", "f1"):
         measure = MEASURES[name]
         estimate = resample(both, lambda sums, measure=measure: measure(sums[..., 4:]) - measure(sums[..., :4]))  # type: ignore[misc]
-        # No exact bounds are known for these, and those of a few resampled flips would look too sure.
+        # There are no exact bounds for these, and resampling a few flips gives intervals that are too narrow.
         found[name] = Estimate(estimate.value) if few else estimate
     return {name: found[name] for name in MEASURES}
 
 
 def change_of_rate(both: Values, success: int, failure: int) -> Estimate:
-    """Change of a proportion whose denominator follows from the labels, and so is the same for both models.
+    """Change of a proportion whose denominator depends on the labels alone, and so is the same for both models.
 
     Args:
         both: (groups, 8): the four counts of the reference and then those of the candidate.

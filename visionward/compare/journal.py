@@ -1,4 +1,4 @@
-"""What each model said, kept on the disk line by line, so that an interrupted comparison goes on where it was."""
+"""Journals: every model's answers on disk, line by line, so that an interrupted comparison can be resumed."""
 
 import hashlib
 import json
@@ -16,24 +16,24 @@ _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class Judged:
-    """What a model said of a sample, or why it said nothing.
+    """The answer of a model to a sample, or why there is none.
 
     Attributes:
-        sample: digest of what was judged.
-        unsafe: the decision; None where there is none.
-        score: P(unsafe); 0 or 1 where the model gives no probabilities.
-        answer_mass: probability of the two verdict words together; None where it is not known.
+        sample: digest of the judged content.
+        unsafe: the decision; None if there is none.
+        score: P(unsafe); 0 or 1 if the model gives no probabilities.
+        answer_mass: P(safe) + P(unsafe); None if it is not known.
         categories: codes that the model named.
         reason: why the sample was skipped; None if it was judged.
         no_answer: the model answered something else, which counts as unsafe.
-        times_ms: stages to milliseconds: preprocess, vision, prefill, decode, total; without the first two and the last
-            where the image was known from the sample before.
-        processors: processor time of the whole judgement over its elapsed time; None where it is not known.
+        times_ms: milliseconds by stage: preprocess, vision, prefill, decode, total; without preprocess, vision and
+            total if the image came from the image cache.
+        processors: processor time over elapsed time; None if it is not known.
         tiles: of the image.
         prompt_tokens: of the prompt.
         kl: divergence of the first-token distribution from the reference's, in nats.
         logit_error: relative error of the first-token logits.
-        peak_bytes: most memory that the process had used so far.
+        peak_bytes: peak memory of the process so far.
     """
 
     sample: str
@@ -57,9 +57,9 @@ class Loaded:
     """A model was loaded.
 
     Attributes:
-        load_ms: how long it took.
-        rows: of the decoder's head.
-        device: what computes.
+        load_ms: load time in milliseconds.
+        rows: rows of the decoder's head.
+        device: name of the device that computes.
         threads: CPU threads.
         library: build of the llama.cpp library; None in journals of earlier versions.
     """
@@ -73,10 +73,10 @@ class Loaded:
 
 @dataclass(frozen=True)
 class FeatureError:
-    """The vision features of an image against the reference's.
+    """Distance between the vision features of an image and the reference's.
 
     Attributes:
-        sample: digest of the sample whose image it is.
+        sample: digest of the sample with the image.
         error: relative error; None for the reference itself.
     """
 
@@ -90,16 +90,16 @@ _TUPLES = ("categories",)
 
 
 class Journal:
-    """One model's results, in a file of their own.
+    """The results of one model, in one file.
 
-    The file's name holds a hash of the model and the settings: results of other files or settings are never mixed in.
-    Each entry is on the disk before the next one begins, with a checksum. A half-written last line is dropped; other
-    lines that are damaged count as missing, so that what they held is judged again.
+    The name of the file has a hash of the model and the settings, so that results of other files or settings are never
+    mixed in. Each entry is on disk, with a checksum, before the next sample begins. An incomplete last line is dropped.
+    Other damaged lines count as missing, and their samples are judged again.
 
     Args:
-        folder: where the file is.
-        name: of the model.
-        key: whatever the results depend on besides the samples.
+        folder: folder of the file.
+        name: name of the model.
+        key: everything that results depend on besides the samples.
 
     Attributes:
         damaged: lines that could not be read.
@@ -117,7 +117,7 @@ class Journal:
         self._read()
 
     def others(self) -> list[Path]:
-        """Journals of the same model's name that were written for other files or settings."""
+        """Journals of the same model name for other files or settings."""
         stem = self.path.name.removesuffix(f"{self.key}.jsonl")
         pattern = re.compile(re.escape(stem) + r"[0-9a-f]{16}\.jsonl")
         return [
@@ -147,7 +147,7 @@ class Journal:
             self.loaded.append(entry)
 
     def append(self, entry: Entry) -> None:
-        """Write an entry; it is on the disk when this returns."""
+        """Write an entry. It is on disk when this returns."""
         if self._file is None:
             self._file = self.path.open("ab")
         kind = next(name for name, cls in _KINDS.items() if isinstance(entry, cls))

@@ -1,4 +1,4 @@
-"""Judging all samples with all models, one after the other."""
+"""Judging all samples with all models, one model after the other."""
 
 import json
 import logging
@@ -33,17 +33,17 @@ if sys.platform != "win32":
     import fcntl
 
 EMBEDDING = "token_embd.weight"
-# Smaller stores are not worth a line.
+# Smaller stores are not logged.
 _MIN_NOTED_BYTES = 100_000_000
 
 logger = logging.getLogger(__name__)
 
 
 def judge_all(plan: ComparisonPlan, work: Path, on_progress: OnProgress | None = None) -> list[ModelResults]:
-    """Run every model over every sample that it has not judged yet; the reference comes first.
+    """Judge every sample that a model has not judged yet, the reference first.
 
-    Every candidate that has something to do is opened before the first sample is judged: a file that cannot be used is
-    better known now than after a night.
+    Every candidate with samples left is opened before the first sample is judged, so that a file that cannot be used is
+    found at once.
 
     Args:
         plan: models, samples and settings.
@@ -107,14 +107,14 @@ class _Run:
         return journal
 
     def _endpoint_journal(self, endpoint: Endpoint) -> Journal:
-        # Threads and devices are ours: what was paid for is not asked again because of them.
+        # Threads and devices do not matter to an endpoint: answers that were paid for are kept.
         asked = {name: self.plan.settings.key()[name] for name in ("policy", "threshold")}
         journal = Journal(self.work, endpoint.name, {"endpoint": endpoint.identity(), **asked})
         _note_damage(journal)
         return journal
 
     def _open_candidates(self, pairs: list[tuple[GuardFiles, Journal]]) -> None:
-        """Open every candidate that has something to do; the reference is the first to judge, and so is opened then."""
+        """Open every candidate with samples left. The reference judges first, and is opened then."""
         failed = {}
         for files, journal in pairs:
             if not left_to_do(self.samples, self.plan.settings, journal):
@@ -126,7 +126,7 @@ class _Run:
         if failed:
             reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failed.items())
             which = f"{len(failed)} of {len(pairs)} candidates cannot be used"
-            raise ComputeError(f"nothing was judged, because {which}: {reasons}")
+            raise ComputeError(f"no sample was judged, because {which}: {reasons}")
 
     def _note_arrays(self, reference: Journal, again: frozenset[str]) -> None:
         """Log how much disk the reference's arrays take, and which of them have to be computed again."""

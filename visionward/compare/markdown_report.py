@@ -54,7 +54,7 @@ def _set_parts(report: Report, one: SetReport, dataset: Dataset, results: Sequen
     for found in one.conclusions:
         parts.append(f"**{markdown_text(found.headline)}.** {markdown_text(' '.join(found.sentences))}")
     for name, reason in report.given_up.items():
-        parts.append(f"{_code(name)} could not be run and is in no figure: {markdown_code(reason, None)}")
+        parts.append(f"{_code(name)} could not be run: {markdown_code(reason, None)}. It is not in the figures.")
     parts += ["## Decisions", _counts(figures), _decisions(figures)]
     if len(figures.models) > 1:
         parts.append(_against(figures))
@@ -70,7 +70,10 @@ def _set_parts(report: Report, one: SetReport, dataset: Dataset, results: Sequen
         parts += ["## F1 by category", _categories(figures, quoted=report.quoted)]
     parts += ["## Numerical differences", _differences(figures)]
     if figures.skipped:
-        parts += ["## Samples in no figure", _list(_code(skipped.text) for skipped in figures.skipped[:MAX_SKIPPED])]
+        parts += [
+            "## Samples not in the figures",
+            _list(_code(skipped.text) for skipped in figures.skipped[:MAX_SKIPPED]),
+        ]
         if len(figures.skipped) > MAX_SKIPPED:
             parts.append(f"and {len(figures.skipped) - MAX_SKIPPED} more in samples.csv")
     if figures.notes:

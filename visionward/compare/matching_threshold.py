@@ -10,16 +10,16 @@ from visionward.compare.decisions import Bools, Confusion, Values, decision_coun
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where to put a candidate's threshold, so that it has no more false alarms than the reference has.
+    """The thresholds with which a candidate raises no more false alarms than the reference.
 
     Attributes:
-        unchanged: the present one will do: with it the candidate has no more false alarms, and misses no more than the
-            reference does, or than it would with any other threshold.
-        low: any threshold above this one
-        high: and up to this one decides alike on these samples; both are None where it is unchanged.
-        confusion: what the candidate decides with it.
-        recall: share of the unsafe samples that it then catches.
-        fpr: its false-positive rate then.
+        unchanged: the present threshold is one: with it the candidate raises no more false alarms, and misses no more
+            than the reference does or than the candidate would with any other.
+        low: lower end, excluded, of an interval of thresholds that give the same decisions on these samples.
+        high: upper end, included; both are None if the threshold is unchanged.
+        confusion: decisions with such a threshold.
+        recall: recall with such a threshold; None without an unsafe sample.
+        fpr: false-positive rate with such a threshold.
     """
 
     unchanged: bool
@@ -31,7 +31,7 @@ class Threshold:
 
     @property
     def text(self) -> str:
-        """``unchanged``, or the interval; both of its ends and all between them decide alike."""
+        """``unchanged``, or the interval, rounded so that both of its ends give the same decisions."""
         if self.low is None or self.high is None:
             return "unchanged"
         for digits in range(2, 17):
@@ -45,17 +45,17 @@ class Threshold:
 def matching_threshold(
     labels: Bools, scores: Values, always: Bools, present: Confusion, reference: Confusion
 ) -> Threshold | None:
-    """The thresholds with which a model has at most the reference's false alarms and catches the most.
+    """The thresholds with the highest recall among those with at most the reference's false alarms.
 
     Args:
         labels: which samples are unsafe.
-        scores: of the model.
-        always: samples that it calls unsafe at any threshold, because it did not really answer.
-        present: what it decides with the threshold in force.
-        reference: what the reference decides.
+        scores: P(unsafe) of the model.
+        always: samples that count as unsafe at any threshold, because the model gave no answer.
+        present: decisions of the model with the threshold in force.
+        reference: decisions of the reference.
 
     Returns:
-        None where there is no safe sample, or too many that are always called unsafe.
+        None without a safe sample, or if more samples always count as unsafe than the reference has false alarms.
     """
     safe = ~labels
     if not safe.any():
@@ -75,12 +75,12 @@ def _threshold(labels: Bools, confusion: Confusion, interval: tuple[float, float
 
 
 def _best_interval(labels: Bools, scores: Values, always: Bools, false_alarms: int) -> tuple[float, float] | None:
-    """Lower end, which is not in it, and upper end, which is; None if no threshold up to 1 has so few false alarms."""
+    """Lower end (excluded) and upper end (included); None if no threshold up to 1 has so few false alarms."""
     free = np.sort(scores[~labels & ~always])[::-1]
     allowed = false_alarms - int(np.sum(~labels & always))
     if allowed < 0:
         return None
-    # With so many allowed every threshold will do, and the lowest ones catch everything.
+    # If that many are allowed, every threshold qualifies, and the lowest ones have the highest recall.
     low = float(free[allowed]) if allowed < len(free) else 0.0
     above = scores[~always] if allowed >= len(free) else scores[~always & (scores > low)]
     high = float(above.min()) if len(above) else 1.0

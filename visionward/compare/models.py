@@ -1,4 +1,4 @@
-"""What is compared: GGUF pairs, with or without an ONNX tower, and models behind an API."""
+"""The models that are compared: GGUF pairs, with or without an ONNX tower, and endpoints."""
 
 import hashlib
 import re
@@ -23,10 +23,10 @@ class GuardFiles:
     """A GGUF pair.
 
     Attributes:
-        name: what the report calls it.
+        name: its name in the report.
         text: the text file.
         mmproj: the mmproj file.
-        tower: the ONNX tower that encodes images with ONNX Runtime; None where ggml does it from the mmproj file.
+        tower: the ONNX tower with which ONNX Runtime encodes images; None for ggml and the mmproj file.
     """
 
     name: str
@@ -38,10 +38,10 @@ class GuardFiles:
     def parse(cls, value: str) -> "GuardFiles":
         """From ``[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]``.
 
-        Without a name it is called after its text file, and its tower if it has one.
+        The default name is that of the text file, followed by that of the tower if there is one.
 
         Raises:
-            DataError: it is not of that form.
+            DataError: the value has another form.
         """
         name, equals, rest = value.partition("=")
         files = rest if equals and _NAME.fullmatch(name) else value
@@ -51,14 +51,14 @@ class GuardFiles:
             tower = Path(last.strip())
         text, comma, mmproj = pair.rpartition(",")
         if not comma or not text.strip() or not mmproj.strip():
-            raise DataError(f"{value!r} names no pair, expected [NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]")
+            raise DataError(f"{value!r} is not a pair, expected [NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]")
         path = Path(text.strip())
         own = path.stem if tower is None else f"{path.stem} {tower.stem}"
         return cls(name.strip() if files is rest else own, path, Path(mmproj.strip()), tower)
 
     @property
     def size(self) -> int:
-        """Bytes of all its files.
+        """Size of all its files in bytes.
 
         Raises:
             ModelFileError: if one cannot be read.
@@ -72,11 +72,11 @@ class GuardFiles:
 
     @property
     def tower_files(self) -> tuple[Path, ...]:
-        """The ONNX tower's graph and weights; none where ggml runs the tower."""
+        """Graph and weights of the ONNX tower; empty without one."""
         return () if self.tower is None else (self.tower, data_path(self.tower))
 
     def identity(self) -> str:
-        """A hash that changes when one of the files does."""
+        """A hash that changes if one of the files does."""
         return _digest(" ".join(map(file_identity, self.files)))
 
 
@@ -85,10 +85,10 @@ class Endpoint:
     """A model behind an OpenAI-compatible chat API.
 
     Attributes:
-        name: what the report calls it.
-        url: of the API, up to and including its version (``http://127.0.0.1:8000/v1``).
-        model: the name that the API knows it by.
-        style: ``guard`` if it answers as a Llama Guard does, ``zero-shot`` for a general model with our instructions.
+        name: its name in the report.
+        url: of the API, including its version (``http://127.0.0.1:8000/v1``).
+        model: its name in the API.
+        style: ``guard`` for a Llama Guard, ``zero-shot`` for a general model that is told the policy.
     """
 
     name: str
@@ -101,23 +101,23 @@ class Endpoint:
         """From ``NAME=URL,MODEL``.
 
         Raises:
-            DataError: it is not of that form.
+            DataError: the value has another form.
         """
         name, equals, rest = value.partition("=")
         url, comma, model = rest.partition(",")
         parts = urlsplit(url.strip())
         if not equals or not comma or not model.strip() or not _NAME.fullmatch(name.strip()):
-            raise DataError(f"{value!r} names no endpoint, expected NAME=URL,MODEL")
+            raise DataError(f"{value!r} is not an endpoint, expected NAME=URL,MODEL")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise DataError(
-                f"the endpoint {name.strip()} has the URL {url.strip()!r}, expected http://... or https://..."
+                f"the URL of endpoint {name.strip()} is {url.strip()!r}, expected http://... or https://..."
             )
         if parts.username is not None or parts.password is not None:
-            raise DataError(f"the endpoint {name.strip()} has a password in its URL; keys come from the environment")
+            raise DataError(f"the URL of endpoint {name.strip()} has a password; use an environment variable")
         return cls(name.strip(), url.strip().rstrip("/"), model.strip(), style)
 
     def identity(self) -> str:
-        """A hash of what is asked."""
+        """A hash of URL, model and style."""
         return _digest(f"{self.url} {self.model} {self.style}")
 
 
@@ -125,20 +125,20 @@ Model: TypeAlias = GuardFiles | Endpoint
 
 
 def check_names(models: Iterable[Model]) -> None:
-    """See that every model has a name of its own.
+    """Check that names are unique.
 
     Raises:
-        DataError: if two have the same.
+        DataError: if two models have the same name.
     """
     seen: set[str] = set()
     for model in models:
         if model.name in seen:
-            raise DataError(f"two models are called {model.name!r}: give one another name, NAME=TEXT.gguf,MMPROJ.gguf")
+            raise DataError(f"two models are named {model.name!r}: rename one of them, NAME=TEXT.gguf,MMPROJ.gguf")
         seen.add(model.name)
 
 
 def file_identity(path: Path) -> str:
-    """A hash of a file's size, time of change, beginning and end: quick, for files of many gigabytes.
+    """A hash of size, modification time, first and last megabyte: quick even for files of many gigabytes.
 
     Raises:
         ModelFileError: if it cannot be read.
@@ -155,7 +155,7 @@ def file_identity(path: Path) -> str:
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a file.
+    """Size of a file in bytes.
 
     Raises:
         ModelFileError: if it cannot be read.

@@ -1,4 +1,4 @@
-"""What to compare, and how."""
+"""The plan of a comparison: models, samples, settings."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from visionward.compare.settings import EndpointSettings, GuardSettings
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """A comparison to make.
+    """A comparison to run.
 
     Attributes:
         reference: the pair that the others are compared with.

@@ -1,4 +1,4 @@
-"""The report's plots, as SVG text that stands in the page itself."""
+"""The plots of the report, as SVG text inside the page."""
 
 import re
 from collections.abc import Sequence
@@ -94,7 +94,7 @@ def _variable(found: re.Match[str]) -> str:
 
 
 def _drawing(draw: Any) -> Any:
-    """Draw in our style, whatever the user's matplotlibrc says."""
+    """Draw in our style, independent of the user's matplotlibrc."""
 
     def styled(*args: Any) -> str:
         matplotlib = require("matplotlib")
@@ -193,7 +193,7 @@ def score_scatter(
     threshold: float,
     name: str,
 ) -> str:
-    """P(unsafe) of a candidate against the reference's; where they decide differently stands out."""
+    """P(unsafe) of a candidate against the reference's; flips are circled."""
     figure, axis = _figure(4.2, 4.1)
     x = np.array([one.score or 0.0 for one in reference])
     y = np.array([one.score or 0.0 for one in candidate])
@@ -224,7 +224,7 @@ def score_scatter(
 
 @_drawing
 def reliability_plot(models: Sequence[ModelFigures], name: str) -> str:
-    """Mean score of each bin against the share that is unsafe."""
+    """Share of unsafe samples against the mean score, per bin."""
     figure, axis = _figure(4.2, 4.1)
     axis.plot([0, 1], [0, 1], color=_GUIDE, linewidth=1)
     for place, model in enumerate(models):

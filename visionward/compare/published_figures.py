@@ -1,4 +1,4 @@
-"""Figures that Meta published for Llama Guard 3 11B Vision, to be shown beside one's own, marked as quoted.
+"""Figures that Meta published for Llama Guard 3 11B Vision, which a report can quote.
 
 Source: https://github.com/meta-llama/PurpleLlama/blob/main/Llama-Guard3/11B-vision/MODEL_CARD.md, Table 1 and Table 2.
 """
@@ -6,7 +6,7 @@ Source: https://github.com/meta-llama/PurpleLlama/blob/main/Llama-Guard3/11B-vis
 from dataclasses import dataclass
 
 SOURCE = "model card of Llama Guard 3 11B Vision (PurpleLlama, Llama-Guard3/11B-vision/MODEL_CARD.md), Tables 1 and 2"
-CAVEAT = "Quoted: measured by Meta on an internal test set, not on these samples, and so not comparable with them."
+CAVEAT = "Quoted: measured by Meta on an internal test set, not on these samples, and therefore not comparable."
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The report: figures and conclusions of every data set."""
+"""The report: figures and conclusions per data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class SetReport:
     """One data set.
 
     Attributes:
-        figures: of every model on it.
+        figures: figures of every model.
         conclusions: for every model but the reference.
-        choice: in one sentence.
+        choice: the recommendation.
         overview: the table that the report begins with.
-        class_sizes: how many independent samples each label has, and how many the margin takes.
+        class_sizes: independent samples of each class, and the number that the margin needs.
     """
 
     figures: SetFigures
@@ -36,17 +36,17 @@ class SetReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole comparison.
+    """The report of a comparison.
 
     Attributes:
-        created: when, in UTC.
-        version: of visionward.
-        threshold: unsafe from this score on.
-        margin: the loss that counts as none.
-        sets: never pooled.
-        given_up: models that could not be run, and why; they are in no figure.
-        quoted: show the model card's figures.
-        environment: machine, programs and inputs; None where it is not known.
+        created: time in UTC.
+        version: version of visionward.
+        threshold: P(unsafe) from which on a verdict is unsafe.
+        margin: accepted loss of recall and accepted rise of the false-positive rate, 0 to 1.
+        sets: one report per data set.
+        given_up: models that could not be run, with reasons; they are not in the figures.
+        quoted: whether to show the model card's figures.
+        environment: machine, programs and inputs; None if it is not known.
     """
 
     created: str
@@ -68,7 +68,7 @@ def make_report(
     show_quoted: bool = False,
     environment: Environment | None = None,
 ) -> Report:
-    """All figures and conclusions.
+    """Compute all figures and conclusions.
 
     Raises:
         DataError: if no model judged any sample.
@@ -80,7 +80,7 @@ def make_report(
         figures = set_figures(dataset, usable, threshold)
         if not figures.compared:
             first = figures.skipped[0].reason if figures.skipped else "there are none"
-            raise DataError(f"{dataset.name}: no sample was judged by every model; the first: {first}")
+            raise DataError(f"{dataset.name}: no sample was judged by every model (the first: {first})")
         found = conclusions(figures, margin)
         rows = overview(figures, found, margin, given_up)
         choice = best_choice(figures, found)

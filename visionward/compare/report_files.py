@@ -13,7 +13,7 @@ from visionward.compare.results import ModelResults
 from visionward.compare.samples_csv import samples_csv
 from visionward.formats.output_file import FileKind, OutputError, Outputs, part_files, prepare_folder
 
-# How each begins, whatever the version that wrote it; the page has its title some lines below.
+# The beginning of each file in every version; the title of the page comes some lines below.
 _MARKS = {
     "report.json": b'{\n "format": ',
     "samples.csv": b"set,sample,group,label,",
@@ -34,37 +34,37 @@ _REPORT_FILE = FileKind("file of a comparison's report", _is_of_a_report)
 
 
 def report_outputs(folder: Path, inputs: tuple[Path, ...] = ()) -> Outputs:
-    """The report's files in a folder: they may replace those of an older report, and nothing else.
+    """The files of the report in a folder. They may replace those of an older report, and nothing else.
 
     Args:
-        folder: of the report.
-        inputs: what the comparison reads.
+        folder: folder of the report.
+        inputs: files that the comparison reads.
     """
     return Outputs(tuple(folder / name for name in _MARKS), _REPORT_FILE, inputs, overwrite=True)
 
 
 def check_folder(folder: Path, inputs: Sequence[Path]) -> None:
-    """See, before hours of judging, that the report can be written and that no input is where results are kept.
+    """Check, before hours of judging, that the report can be written and that no input is in the work folder.
 
     Args:
-        folder: of the report.
-        inputs: what the comparison reads.
+        folder: folder of the report.
+        inputs: files that the comparison reads.
 
     Raises:
-        OutputError: if a file is there that no comparison wrote, or an input is in the folder of the results.
+        OutputError: if the folder has a file that no comparison wrote, or an input is in the work folder.
     """
     report_outputs(folder, tuple(inputs)).check()
     work = (folder / "work").resolve()
     for path in inputs:
         if work in path.resolve().parents:
-            raise OutputError(f"{path} is in {folder / 'work'}, where results are kept: choose another folder for them")
+            raise OutputError(f"{path} is in {folder / 'work'}, the folder for results so far: choose another --out")
 
 
 def write_report(folder: Path, report: Report, datasets: Sequence[Dataset], results: Sequence[ModelResults]) -> None:
     """Write report.html, report.md, report.json and samples.csv.
 
     Raises:
-        OutputError: if the folder cannot be written, or holds a file of one of these names that no comparison wrote.
+        OutputError: if the folder cannot be written, or has a file of one of these names that no comparison wrote.
     """
     texts = {
         "report.json": json.dumps(report_dict(report, results), indent=1, allow_nan=False) + "\n",

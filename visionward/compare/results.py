@@ -16,7 +16,7 @@ class ModelResults:
         judged: sample digest to answer.
         loads: one entry per load.
         features: relative errors of vision features.
-        given_up: why it could not be run over all samples; None if it could.
+        given_up: why the model was given up; None if it judged all samples.
     """
 
     model: Model

@@ -56,7 +56,7 @@ def _rows(datasets: Sequence[Dataset], results: Sequence[ModelResults]) -> Itera
                 }
                 found = result.judged.get(digest)
                 if found is None or found.reason is not None:
-                    yield {**row, "skipped": "it got no answer" if found is None else found.reason}
+                    yield {**row, "skipped": "no answer was received" if found is None else found.reason}
                     continue
                 times = found.times_ms or {}
                 flipped = base is not None and base.reason is None and base.unsafe != found.unsafe
@@ -80,7 +80,7 @@ def _rows(datasets: Sequence[Dataset], results: Sequence[ModelResults]) -> Itera
 
 
 def _cell(value: Any) -> Any:
-    """A value that no spreadsheet takes for a formula: ids and reasons come from other people's files."""
+    """A value that no spreadsheet reads as a formula: ids and reasons come from other people's files."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{value}"
     return value

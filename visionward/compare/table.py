@@ -1,4 +1,4 @@
-"""The table on the terminal."""
+"""The report on the terminal."""
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -26,12 +26,12 @@ _STYLES = {
 
 
 def report_table(report: Report) -> RenderableType:
-    """The conclusions, the main table and the notes of every data set."""
+    """Overview, conclusions, tables and notes per data set."""
     parts: list[RenderableType] = []
     for one in report.sets:
         parts += _set_parts(one, report.margin)
     for name, reason in report.given_up.items():
-        parts.append(Text(f"{name} could not be run and is in no figure: {reason}", style="red"))
+        parts.append(Text(f"{name} could not be run and is not in the figures: {reason}", style="red"))
     if report.quoted:
         parts += [Text(), _quoted_table(), Text(published_figures.CAVEAT, style="dim")]
     return Group(*parts)
@@ -54,7 +54,7 @@ def _set_parts(one: SetReport, margin: float) -> list[RenderableType]:
     if counts:
         missing = figures.samples - figures.compared
         verb = "is" if missing == 1 else "are"
-        parts.append(Text(f"{missing} of {figures.samples} samples {verb} in no figure:", style="yellow"))
+        parts.append(Text(f"{missing} of {figures.samples} samples {verb} not in the figures:", style="yellow"))
         parts += [
             Text(f"  {count} x {'' if model is None else model + ': '}{reason}")
             for (model, reason), count in list(counts.items())[:8]
@@ -101,7 +101,7 @@ def _decision_cells(model: ModelFigures) -> list[str]:
 
 
 def _cost_table(figures: SetFigures) -> Table:
-    table = _table("Cost; times are p50 / p95")
+    table = _table("Size and speed; times are p50 / p95")
     towers = figures.has_onnx_towers
     for name in ("text", "mmproj", *(["ONNX tower"] if towers else []), "peak memory", "loading", *STAGES):
         table.add_column("verdict" if name == "total" else name, justify="right")

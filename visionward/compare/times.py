@@ -1,4 +1,4 @@
-"""Whether one model is faster than another, or the measurements merely differ."""
+"""Whether the times of two models differ by more than the measurement noise."""
 
 import math
 from collections.abc import Sequence
@@ -8,21 +8,21 @@ import numpy as np
 from visionward.compare.intervals import CONFIDENCE, Estimate
 
 _BATCHES = 10
-# What two runs of one program differ by although the times of each agree: clock rates, caches, what else runs.
+# Two runs of one program differ by this much, although the times of each agree: clock rates, caches, other programs.
 BETWEEN_RUNS = 0.05
-# A model that had so much less processor time a second than another was held up by other programs.
+# A model that had this much less processor time per second than another was held up by other programs.
 _HELD_UP = 0.1
 
 
 def ratio_estimate(pairs: Sequence[tuple[float, float]]) -> Estimate:
     """Ratio of two models' times on the same samples, with an interval by batch means.
 
-    What disturbs a measurement lasts longer than a sample, so that neighbours are not independent: the samples are cut
-    into ten batches in the order in which they were judged, and their medians of the logarithm of the ratio are what
-    Student's t is applied to (Law, Simulation Modeling and Analysis, chapter 9: the method of batch means).
+    A disturbance lasts longer than a sample, so that neighbours are not independent. The samples are therefore split
+    into ten batches in the order of judging, and Student's t is applied to the batches' medians of the logarithm of the
+    ratio (Law, Simulation Modeling and Analysis, chapter 9: the method of batch means).
 
     Args:
-        pairs: milliseconds of the one and of the other on each sample.
+        pairs: milliseconds of the one and of the other model, per sample.
     """
     from scipy.stats import t  # noqa: PLC0415 - in the extra
 
@@ -40,20 +40,20 @@ def ratio_estimate(pairs: Sequence[tuple[float, float]]) -> Estimate:
 
 
 def exceeds_noise(ratio: Estimate) -> bool:
-    """Whether the whole interval is further from 1 than two runs of one model may be."""
+    """Whether the whole interval is further from 1 than two runs of one model differ."""
     if ratio.low is None or ratio.high is None:
         return False
     return ratio.low > 1 + BETWEEN_RUNS or ratio.high < 1 / (1 + BETWEEN_RUNS)
 
 
 def equally_free(one: float | None, other: float | None) -> bool:
-    """Whether two models that compute on the CPU had the same processor time a second.
+    """Whether two models on the CPU had the same processor time per second.
 
-    If not, other programs took some of it from one of them, for as long as its whole run perhaps, which the spread of
-    its times does not show.
+    If not, other programs took processor time from one of them, perhaps during its whole run, which the spread of its
+    times does not show.
 
     Args:
-        one: processors that the one had; None where it is not known.
-        other: those of the other.
+        one: processor time per second of the one; None if it is not known.
+        other: that of the other.
     """
     return one is None or other is None or min(one, other) >= (1 - _HELD_UP) * max(one, other)

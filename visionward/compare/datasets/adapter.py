@@ -9,7 +9,7 @@ from visionward.errors import ConversationError, DataError
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.samples import Sample
 
-# For sets of pictures alone; the words that Meta's own example has.
+# The prompt for sets of pictures alone, from Meta's own example.
 NEUTRAL_PROMPT = "Describe the image"
 
 
@@ -19,13 +19,13 @@ class Row:
 
     Attributes:
         id: unique in the set.
-        unsafe: its label; None if it has none, which leaves it out.
-        prompt: what the user says.
-        response: what the assistant answered; then that is judged.
-        image: a file.
+        unsafe: its label; None if it has none, and is left out.
+        prompt: the user's text.
+        response: the assistant's answer, which is judged if there is one.
+        image: an image file.
         category: the set's own name of the hazard.
         group: equal for rows that are not independent.
-        left_out: why it is no sample.
+        left_out: why the row is left out; None if it is a sample.
     """
 
     id: str
@@ -43,12 +43,12 @@ class Adapter:
     """A public set.
 
     Attributes:
-        title: its name, and where it comes from.
-        rows: reads a folder or file; images that are kept inside files are written into the second folder.
-        layout: which files are expected, for messages.
-        mapping: its categories, in lower case, to codes of the taxonomy. Empty where none fits without doubt: such
-            samples count as safe or unsafe, and for no category.
-        notes: what a reader of figures over it should know.
+        title: its name.
+        rows: reads a folder or file; images inside files are written into the second folder.
+        layout: expected files, for messages.
+        mapping: its categories, in lower case, to category codes. A category without a clear counterpart is mapped to
+            none: its samples count as safe or unsafe only.
+        notes: notes for readers of its figures.
     """
 
     title: str
@@ -61,7 +61,7 @@ class Adapter:
         """The set's samples.
 
         Raises:
-            DataError: if the files are not of its form.
+            DataError: if the files have another form.
             MissingExtraError: if a library is missing.
         """
         samples: dict[str, Sample] = {}
@@ -81,14 +81,14 @@ class Adapter:
             raise DataError(f"{cause.filename or path}: {cause.strerror or cause}") from cause
         if not samples:
             reason = f"; the first row: {left_out[0].reason}" if left_out else ""
-            raise DataError(f"{path}: there is no sample in it, expected {self.layout}{reason}")
+            raise DataError(f"{path}: no sample found, expected {self.layout}{reason}")
         return Dataset(self.title, tuple(samples.values()), tuple(left_out), self.notes, self.mapping)
 
     def _sample(self, row: Row, identifier: str) -> Sample | LeftOut:
         if row.left_out is not None:
             return LeftOut(identifier, row.left_out)
         if row.unsafe is None:
-            return LeftOut(identifier, "it has no label")
+            return LeftOut(identifier, "no label")
         if row.image is not None and not row.image.is_file():
             return LeftOut(identifier, f"the image {row.image.name} is missing")
         codes = self.mapping.get((row.category or "").strip().lower(), ()) if row.unsafe else ()
@@ -103,7 +103,7 @@ def choice(value: object, unsafe: str, safe: str) -> bool | None:
     """A label that is one of two words; None for no label.
 
     Raises:
-        DataError: it is another word, which must not pass for safe.
+        DataError: if it is another word, which must not count as safe.
     """
     if value is None or value == "":
         return None

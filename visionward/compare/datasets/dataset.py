@@ -1,4 +1,4 @@
-"""A data set: samples, and what was left out of it."""
+"""A data set: samples, and rows that were left out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from visionward.runtime.guard.samples import Sample
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that is no sample.
+    """A row that was left out.
 
     Attributes:
-        id: of the row.
-        reason: why.
+        id: id of the row.
+        reason: the reason.
     """
 
     id: str
@@ -23,14 +23,14 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples of one source. Figures over several data sets are never pooled.
+    """Samples of one source. Figures are never pooled over data sets.
 
     Attributes:
-        name: what the report calls it.
-        samples: in order.
-        left_out: rows that are no samples, with reasons.
-        notes: what a reader of figures over it should know.
-        mapping: its own categories to codes of the taxonomy; those that are missing are not mapped.
+        name: its name in the report.
+        samples: the samples, in order.
+        left_out: rows that were left out, with reasons.
+        notes: notes for readers of its figures.
+        mapping: its own categories to category codes; others are not mapped.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Dataset:
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """The digest of each sample, in order; reads every image file once."""
+        """The digest of each sample, in order. Every image file is read once."""
         return tuple(sample.digest() for sample in self.samples)
 
     def by_digest(self) -> dict[str, Sample]:
-        """One sample for each thing to judge: the same question is judged once."""
+        """Digest to sample: exact copies are judged once."""
         found: dict[str, Sample] = {}
         for digest, sample in zip(self.digests, self.samples, strict=True):
             found.setdefault(digest, sample)
@@ -53,7 +53,7 @@ class Dataset:
 
 
 def with_own_names(datasets: Sequence[Dataset]) -> tuple[Dataset, ...]:
-    """The data sets, numbered where two have the same name."""
+    """The data sets with unique names: a number is added to a name that occurs again."""
     seen: Counter[str] = Counter()
     named = []
     for dataset in datasets:

@@ -14,7 +14,7 @@ _CELL_IMAGE = re.compile(r"[0-9a-f]{32}")
 
 
 def remove_images(scratch: Path) -> None:
-    """Remove what ``image_cell`` wrote, and the folder unless it holds something else."""
+    """Remove the files that ``image_cell`` wrote, and the folder if it is empty then."""
     for path in scratch.glob("*"):
         if _CELL_IMAGE.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -23,10 +23,10 @@ def remove_images(scratch: Path) -> None:
 
 
 def image_cell(cell: Any, scratch: Path, base: Path) -> Path:
-    """The image of a Parquet cell as a file: written into ``scratch`` if the cell holds its bytes.
+    """The image of a Parquet cell as a file: written into ``scratch`` if the cell has its bytes.
 
     Raises:
-        DataError: the cell holds neither bytes nor a path.
+        DataError: if the cell has neither bytes nor a path.
     """
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     if isinstance(data, bytes):
@@ -37,11 +37,11 @@ def image_cell(cell: Any, scratch: Path, base: Path) -> Path:
         return file
     if isinstance(path, str) and path:
         return base / path
-    raise DataError(f"an image cell holds {type(cell).__name__}, expected bytes or a path")
+    raise DataError(f"an image cell has the type {type(cell).__name__}, expected bytes or a path")
 
 
 def image_called(folder: Path, name: str) -> Path:
-    """The picture with this name and any suffix; a path that does not exist where there is none."""
+    """The image with this name and any suffix; a path that does not exist if there is none."""
     for suffix in _SUFFIXES:
         if (folder / f"{name}{suffix}").is_file():
             return folder / f"{name}{suffix}"

@@ -9,9 +9,9 @@ from visionward.compare.datasets.image_files import image_called, image_cell
 from visionward.compare.datasets.table_files import csv_rows, files, jsonl_rows, parquet_rows
 
 _PICTURES_ALONE = (
-    f"The pictures alone are labelled; each is judged with the user's text {NEUTRAL_PROMPT!r}.",
+    f"Only the pictures are labelled; each is judged with the user's text {NEUTRAL_PROMPT!r}.",
     "The guard judges whether a conversation violates its policy, not what a picture shows.",
-    "Gore or nudity that enables nothing is often no violation: expect low recall, and compare models alone.",
+    "Gore or nudity alone is often no violation: expect low recall, and only compare models with each other.",
 )
 
 
@@ -60,7 +60,7 @@ HATEFUL_MEMES = Adapter(
     _hateful_memes,
     "dev_seen.jsonl or another split, and img/",
     {"hateful": ("S10",)},
-    (*_PICTURES_ALONE, "The meme's words are in the picture; the field 'text' is not given to the model."),
+    (*_PICTURES_ALONE, "The text of the meme is in the picture; the field 'text' is not given to the model."),
 )
 
 
@@ -86,7 +86,7 @@ HARMEME = Adapter(
     (
         *_PICTURES_ALONE,
         "'Somewhat harmful' counts as unsafe, as its authors merge it.",
-        "Harm to a group's or a person's standing is no category of the taxonomy: a weak fit.",
+        "Harm to the reputation of a person or group is not a category of the taxonomy: a weak fit.",
     ),
 )
 
@@ -102,7 +102,7 @@ def _llavaguard(path: Path, scratch: Path) -> Iterator[Row]:  # noqa: ARG001 - t
                 NEUTRAL_PROMPT,
                 image=image_called(file.parent / "images", row["id"]),
                 category=row["category"].partition(":")[0],
-                left_out=None if row["policy"] == common[0][0] else "it is labelled by another policy than most rows",
+                left_out=None if row["policy"] == common[0][0] else "labelled by another policy than most rows",
             )
 
 

@@ -9,8 +9,8 @@ from visionward.compare.datasets.image_files import image_called, image_cell
 from visionward.compare.datasets.table_files import csv_rows, files, json_value, parquet_rows
 from visionward.errors import DataError
 
-_RECALL_ONLY = "Every sample is unsafe: recall alone can be measured, no false alarms."
-_NO_NAMES = "Its categories are not mapped: figures are of safe and unsafe only."
+_RECALL_ONLY = "Every sample is unsafe: only recall can be measured, no false alarms."
+_NO_NAMES = "Its categories are not mapped: figures are about safe and unsafe only."
 
 
 def _vlguard(path: Path, scratch: Path) -> Iterator[Row]:  # noqa: ARG001 - the signature of all readers
@@ -100,7 +100,7 @@ MM_SAFETYBENCH = Adapter(
         "health_consultation": ("S6",),
         "gov_decision": (),
     },
-    (_RECALL_ONLY, "A question's three pictures are one group."),
+    (_RECALL_ONLY, "The three pictures of a question are one group."),
 )
 
 
@@ -127,7 +127,7 @@ XSTEST = Adapter(
     {},
     (
         "Text without a picture: the model is not meant as a text classifier, and runs without its cross-attention.",
-        "Safe prompts look like unsafe ones here: the false-positive rate is what it is for.",
+        "Safe prompts look like unsafe ones here: the set measures the false-positive rate.",
         _NO_NAMES,
     ),
 )
@@ -151,7 +151,7 @@ WILDGUARDMIX = Adapter(
     {},
     (
         "Text without a picture: the model is not meant as a text classifier, and runs without its cross-attention.",
-        "A row's prompt and response are judged apart, and are one group.",
+        "The prompt and the response of a row are judged separately, and are one group.",
         _NO_NAMES,
     ),
 )
@@ -180,7 +180,7 @@ MSTS = Adapter(
     (
         _RECALL_ONLY,
         _NO_NAMES,
-        "Picture and text are harmless apart and unsafe together. A case's prompts are one group.",
+        "Picture and text are each harmless and together unsafe. The prompts of a case are one group.",
     ),
 )
 
@@ -198,7 +198,7 @@ def _vlsu(path: Path, scratch: Path) -> Iterator[Row]:  # noqa: ARG001 - the sig
                 row["prompt"],
                 image=image_called(file.parent / "images", row["uuid"]),
                 group=row["web_path"] or None,
-                left_out=None if known else f"it is graded {grade}",
+                left_out=None if known else f"graded {grade}",
             )
 
 

@@ -1,4 +1,4 @@
-"""Sets that label what the assistant answered: what the guard does best."""
+"""Sets that label the assistant's answer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,5 +53,5 @@ BEAVERTAILS_V = Adapter(
         "terrorism_or_extremism": ("S1",),
         "violence_and_physical_harm": ("S1",),
     },
-    ("Responses are judged. Those to one question are one group.",),
+    ("Responses are judged. The responses to a question are one group.",),
 )

@@ -18,10 +18,10 @@ _BATCH_ROWS = 64
 
 
 def files(path: Path, *patterns: str) -> list[Path]:
-    """A file itself, or what a folder has of the first pattern that fits.
+    """The file itself, or the files of a folder that match the first pattern with a match.
 
     Raises:
-        DataError: if there is none.
+        DataError: if no file matches.
     """
     if path.is_file():
         return [path]
@@ -42,7 +42,7 @@ def json_value(path: Path) -> Any:
     """A JSON file.
 
     Raises:
-        DataError: it is not JSON.
+        DataError: if it is not JSON.
     """
     try:
         return json.loads(read_text(path, MAX_BYTES, "utf-8-sig"))
@@ -54,7 +54,7 @@ def jsonl_rows(path: Path) -> Iterator[Any]:
     """Lines of a JSONL file.
 
     Raises:
-        DataError: a line is not JSON.
+        DataError: if a line is not JSON.
     """
     for number, line in numbered_lines(path):
         try:
@@ -64,17 +64,17 @@ def jsonl_rows(path: Path) -> Iterator[Any]:
 
 
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file, a few at a time: images make them large.
+    """Rows of a Parquet file, read in small batches because images make them large.
 
     Raises:
-        DataError: it is no Parquet file.
+        DataError: if it is not a Parquet file.
     """
     pyarrow = require("pyarrow", "pyarrow.parquet")
     try:
-        # pyarrow opens what it is given a name of, whatever that is.
+        # pyarrow would open a pipe or a device too.
         open_regular(path).close()
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 yield from batch.to_pylist()
     except pyarrow.ArrowInvalid as cause:
-        raise DataError(f"{path}: no Parquet file: {cause}") from cause
+        raise DataError(f"{path}: not a Parquet file: {cause}") from cause
