@@ -8,6 +8,7 @@ from training.evaluate_imitation import FORMS, measure
 from visionward import Guard
 from visionward.convert.demo_guard import demo_pair
 from visionward.demonstration import demo_samples_path
+from visionward.runtime.guard.judgement import SAFE_AS_WRITTEN
 from visionward.runtime.guard.samples import read_samples
 
 COUNT = 12
@@ -28,7 +29,7 @@ def test_an_imitated_turn_does_not_make_unsafe_safe() -> None:
     assert any("imitates markers of the prompt ('Agent:', 'User:')" in warning for warning in fooled.warnings)
     assert verdict.verdict == "unsafe"
     assert verdict.score >= alone.score
-    assert any(warning.startswith("as written, the text would be safe") for warning in verdict.warnings)
+    assert any(warning.startswith(SAFE_AS_WRITTEN) for warning in verdict.warnings)
     assert {category.code for category in alone.categories} <= {category.code for category in verdict.categories}
 
 

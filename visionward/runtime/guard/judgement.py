@@ -18,6 +18,7 @@ from visionward.runtime.guard.verdict import CategoryScore, Timings, TokenCounts
 from visionward.runtime.images.preprocess import Tiles
 
 TEXT_ONLY = "no image was given: the text was judged without the cross-attention layers."
+SAFE_AS_WRITTEN = "as written, the text would be safe"  # how the warning begins
 IMAGE_ALONE = "the judged message has no text: the model is not meant to judge images alone."
 
 # Called with the logits after the prompt, (vocabulary size,), once per picture.
@@ -81,7 +82,7 @@ def judge(question: Question, engine: Engine, answer: AnswerReader) -> Verdict:
         verdicts = [_judge_prompt(question, index, ids, evaluation, engine, answer) for index, ids in enumerate(tokens)]
     whole = combine(verdicts)
     if whole.unsafe and not verdicts[0].unsafe:
-        note = f"as written, the text would be safe: P(unsafe) {verdicts[0].score:.3f}."
+        note = f"{SAFE_AS_WRITTEN}: P(unsafe) {verdicts[0].score:.3f}."
         return replace(whole, warnings=(*whole.warnings, note))
     return whole
 
