@@ -126,13 +126,13 @@ def compare(
     quoted: bool,
     keep: bool,
 ) -> None:
-    """Compare quantized guards on labelled samples: accuracy, size, speed.
+    """Compare the accuracy, size and speed of models.
 
-    Every model judges every sample. The report begins with one table (decision, flips, size and time of every
-    candidate) and the number of samples that the margin needs. Then come the conclusion, precision, recall, F1 and
-    false-positive rate with intervals and exact tests, recall against threshold, memory and times, misses and false
-    alarms, and the environment. Every candidate is opened before the first sample is judged. To resume an interrupted
-    comparison, repeat the command.
+    Every model, such as a guard quantized to another type, judges every labelled sample. The report begins with one
+    table (decision, flips, size and time of every candidate) and the number of samples that the margin needs. Then come
+    the conclusion, precision, recall, F1 and false-positive rate with intervals and exact tests, recall against
+    threshold, memory and times, misses and false alarms, and the environment. Every candidate is opened before the
+    first sample is judged. To resume an interrupted comparison, repeat the command.
 
     \b
     DIR gets report.html, report.md, report.json, samples.csv, and work/ with the results so far. Those of an older

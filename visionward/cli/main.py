@@ -31,7 +31,7 @@ _COMMANDS = {
         "Check that a model's files are intact, and that it sees images.",
     ),
     "bench": ("visionward.cli.bench", "Measure the time of every stage, and the memory."),
-    "compare": ("visionward.cli.compare", "Compare quantized guards on labelled samples: accuracy, size, speed."),
+    "compare": ("visionward.cli.compare", "Compare the accuracy, size and speed of models."),
     "logits": ("visionward.cli.logits", "Write the logits of every position, for comparisons."),
 }
 _SUBJECTS = {
