@@ -10,6 +10,7 @@ import pytest
 from visionward.diagnose import environment
 from visionward.diagnose import system_report as reporting
 from visionward.machine.processor import read_memory, read_processor
+from visionward.machine.shell import pip_command
 from visionward.runtime.ggml import abi
 from visionward.runtime.ggml.kernel_probe import KernelResult, WeightResult
 from visionward.runtime.ggml.native import library_path
@@ -109,3 +110,40 @@ def test_machine():
     assert 1 <= processor.usable_cores <= processor.logical_cores
     if sys.platform == "linux":
         assert memory.total >= memory.available > 0
+
+
+@pytest.mark.usefixtures("kernels")
+def test_extras_that_are_missing(run, monkeypatch):
+    find = reporting.find_spec
+    monkeypatch.setattr(reporting, "find_spec", lambda name: None if name in ("openvino", "rich") else find(name))
+    text = run("doctor").stdout
+    lines = text[text.index("Optional") : text.index("Machine")].splitlines()
+    assert "  openvino          a faster vision tower on processors with AMX: not installed" in lines
+    assert lines[
+        lines.index("  openvino          a faster vision tower on processors with AMX: not installed") + 1
+    ] == (f"    {pip_command('install', 'visionward[openvino]')}")
+    extras = {extra["name"]: extra["missing"] for extra in json.loads(run("doctor", "--json").stdout)["extras"]}
+    assert (extras["openvino"], extras["compare"]) == (["openvino"], ["rich"])
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_requirement_that_is_missing(run, monkeypatch):
+    requires = ["numpy>=1.26", "onnxruntime>=1.23", "lost-package<2,>=1", "rich>=13 ; extra == 'compare'"]
+    monkeypatch.setattr(reporting.importlib.metadata, "requires", lambda _name: requires)
+    monkeypatch.setattr(reporting, "installed_version", lambda name: "1.26" if name == "numpy" else None)
+    advice = json.loads(run("doctor", "--json").stdout)["advice"]
+    # ONNX Runtime can be imported, so it is installed under another name.
+    command = pip_command("install", "lost-package<2,>=1")
+    assert advice == [f"lost-package is not installed, and visionward needs it: `{command}`."]
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(("kind", "advised"), [("CPU", True), ("GPU", False), ("integrated GPU", False)])
+def test_a_gpu_that_the_library_cannot_use(run, monkeypatch, kind, advised):
+    devices = (
+        environment.BackendDevice("x", "x", "x", "CPU", 1, 1),
+        environment.BackendDevice("y", "y", "y", kind, 1, 1),
+    )
+    monkeypatch.setattr(environment, "_devices", lambda: devices)
+    monkeypatch.setattr(reporting.shutil, "which", lambda name: f"/bin/{name}")
+    assert ("built for CPUs alone" in run("doctor").stdout) == advised
