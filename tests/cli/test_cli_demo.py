@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 
 import pytest
 from fake_guard import SAFE, UNSAFE
@@ -53,6 +54,15 @@ def test_shows_every_sample(run, guard, samples):
     assert "   expected:   unsafe S1,S9" in lines
     assert any(line.startswith("2 of 2 as expected.") and "toy" in line for line in lines)
     assert "    visionward convert Llama-Guard-3-11B-Vision models" in lines
+
+
+@pytest.mark.usefixtures("_tiny_demo", "samples")
+def test_what_it_suggests_works_as_pasted(run, guard):
+    guard.enqueue(SAFE, SAFE)
+    commands = [shlex.split(line) for line in run("demo").stdout.splitlines() if line.startswith("    ")]
+    assert [command[:2] for command in commands] == [["visionward", name] for name in ("classify", "doctor", "convert")]
+    guard.enqueue(SAFE)
+    assert json.loads(run(*commands[0][1:]).stdout)["verdict"] == "safe"
 
 
 @pytest.mark.usefixtures("_tiny_demo", "samples")

@@ -3,6 +3,7 @@
 import os
 import sys
 
+import click
 import pytest
 from cli_program import COMMAND, environment
 from hypothesis import given
@@ -90,3 +91,11 @@ def test_numbers_keep_their_units():
         lines = list(wrapped(line, columns))
         assert " ".join(lines) == line
         assert not any(part[-1].isdigit() for part in lines)
+
+
+def test_colours_take_no_room():
+    word = click.style("UNSAFE", fg="red", bold=True)
+    line = f"   verdict:    {word}, S1 Violent Crimes (0.98), S10 Hate (1.00), P(unsafe) 1.000, 186 ms"
+    plain = list(wrapped(click.unstyle(line), 40))
+    assert list(wrapped(line, 40)) == [plain[0].replace("UNSAFE", word), *plain[1:]]
+    assert len(plain) > 1

@@ -15,6 +15,7 @@ import click
 # What stands in for characters at which no line may end, until the text is wrapped.
 _HYPHEN, _SPACE = "\N{NON-BREAKING HYPHEN}", "\N{NO-BREAK SPACE}"
 _COMMAND_INDENT = " " * 4
+_STYLED = re.compile(r"(?:\x1b\[[0-9;]*m)+([^\x1b]+)\x1b\[0m")
 _COMMAND = re.compile(r"`[^`]*`")
 _QUANTITY = re.compile(r"(?<=\d) (?=(?:[mµ]?s|min|h|[GMk]B|bytes?|tiles?|tokens?|layers?|pixels|%)(?!\w))")
 _LABEL = re.compile(r"\s*\S+(?: \S+)*\s{2,}(?=\S)")
@@ -81,9 +82,21 @@ def wrapped(line: str, columns: int) -> Iterator[str]:
     Commands in backquotes stay on one line, so that they can be copied, and so do numbers with their units. What
     follows a label and two spaces, or the indentation, is indented alike on every line.
     """
-    if len(click.unstyle(line)) <= columns or line.startswith(_COMMAND_INDENT):
+    plain = click.unstyle(line)
+    if len(plain) <= columns or line.startswith(_COMMAND_INDENT):
         yield line
         return
+    # Colours take no room: they are put back when the text is wrapped.
+    styled = _STYLED.search(line)
+    for part in _wrapped_plain(plain, columns):
+        if styled is not None and styled[1] in part:
+            yield part.replace(styled[1], styled[0], 1)
+            styled = None
+        else:
+            yield part
+
+
+def _wrapped_plain(line: str, columns: int) -> Iterator[str]:
     found = _LABEL.match(line)
     start = found.end() if found else len(line) - len(line.lstrip())
     label, text = line[:start], _QUANTITY.sub(_SPACE, line[start:])
