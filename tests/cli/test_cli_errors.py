@@ -13,6 +13,8 @@ PROMPT = ("--prompt", "hello")
 WRONG_CALLS = [
     ((), ("clasify",), "unknown command 'clasify'; did you mean 'classify'?"),
     ((), ("frobnicate",), "unknown command 'frobnicate'; `visionward --help` lists the commands"),
+    (("my photo.jpg",), ("my photo.jpg", "hi"), "to classify an image: `visionward classify 'my photo.jpg'`"),
+    ((), ("a\0b",), "`visionward --help` lists the commands"),
     ((), ("--verbos", "demo"), "No such option"),
     ((), ("classify", *PROMPT), "no model was given"),
     (("t.gguf",), ("classify", *PROMPT, "--model", "t.gguf"), "--mmproj MMPROJ.gguf is missing"),

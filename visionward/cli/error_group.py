@@ -8,6 +8,7 @@ import difflib
 import errno
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -82,9 +83,15 @@ class ErrorGroup(click.Group):
         name = args[0]
         if name in self.lazy or name.startswith("-"):
             return super().resolve_command(ctx, args)
+        raise click.UsageError(f"unknown command {name!r}; {self._hint(name)}", ctx)
+
+    def _hint(self, name: str) -> str:
         similar = difflib.get_close_matches(name, self.lazy, 1, _SIMILARITY)
-        hint = f"did you mean {similar[0]!r}?" if similar else "`visionward --help` lists the commands"
-        raise click.UsageError(f"unknown command {name!r}; {hint}", ctx)
+        if similar:
+            return f"did you mean {similar[0]!r}?"
+        if os.path.isfile(name):  # noqa: PTH113 - pathlib raises for what cannot be a name
+            return f"to classify an image: `visionward classify {shlex.quote(name)}`"
+        return "`visionward --help` lists the commands"
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands, which matter more, before the options."""
