@@ -34,7 +34,7 @@ def test_a_sound_pair(run, pair) -> None:
     assert lines[0].startswith(f"{pair.text}  ")
     assert lines[0].endswith("  as it was written")
     assert lines[2] == "The files belong together."
-    assert lines[3].startswith("The model sees the image: two different pictures change the logits by ")
+    assert lines[3].startswith("The model sees images: two different pictures change the logits by ")
 
 
 def test_as_json(run, pair) -> None:

@@ -1,15 +1,20 @@
 """The ``verify`` command."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from visionward.cli.command import Command
 from visionward.cli.model_options import demo_option, device_options, pair_options, resolve_pair
 from visionward.cli.progress import progress_line
-from visionward.quantities import size_text
+from visionward.cli.wrapping import echo_lines
+from visionward.quantities import percent_text, size_text
+
+if TYPE_CHECKING:
+    from visionward.diagnose.verification import VerifiedFile
 
 
 @click.command(cls=Command)
@@ -72,11 +77,15 @@ def verify(
         found = [{"file": str(file.path), "nbytes": file.nbytes, "checksums": file.checksums} for file in files]
         click.echo(json.dumps({"checksums": checksums, "files": found, "picture_difference": difference}))
     else:
-        for file in files:
-            state = "as it was written" if file.checksums else "has no checksums: damage to it may go undetected"
-            click.echo(f"{file.path}  {size_text(file.nbytes)}  {state}")
-        click.echo("The files belong together.")
-        if difference is not None:
-            click.echo(f"The model sees the image: two different pictures change the logits by {difference:.0%}.")
+        echo_lines(_lines(files, difference))
     if not checksums:
         ctx.exit(1)
+
+
+def _lines(files: "tuple[VerifiedFile, ...]", difference: float | None) -> Iterator[str]:
+    for file in files:
+        state = "as it was written" if file.checksums else "has no checksums: damage to it may go undetected"
+        yield f"{file.path}  {size_text(file.nbytes)}  {state}"
+    yield "The files belong together."
+    if difference is not None:
+        yield f"The model sees images: two different pictures change the logits by {percent_text(difference)}."
