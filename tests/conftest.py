@@ -95,6 +95,9 @@ def engine_of(pair_of: PairMaker) -> Iterator[EngineMaker]:
     engines: dict[tuple[object, ...], Engine] = {}
 
     def load(name: str = "plain", kind: str = "f32", **options: int | bool) -> Engine:
+        if options.get("exact"):
+            # NVIDIA GPUs multiply float32 as TF32.
+            options = {"gpu_layers": 0, **options}
         key = (name, kind, *sorted(options.items()))
         if key not in engines:
             pair = pair_of(name, kind)

@@ -13,7 +13,9 @@ def load(path: Path, *, vocab_only: bool = False):
     params.vocab_only = vocab_only
     # Copies in AMX layout crash in libraries that gcc 12 compiled.
     params.use_extra_bufts = False
+    # No device at all.
     params.n_gpu_layers = 0
+    params.split_mode, params.main_gpu = llama_cpp.LLAMA_SPLIT_MODE_NONE, -1
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     assert model, f"llama.cpp could not load {path}"
     return model

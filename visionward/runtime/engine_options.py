@@ -41,6 +41,7 @@ class EngineOptions:
         n_ctx: tokens that a prompt may have.
         ubatch: tokens that the decoder computes in one graph.
         exact: for comparisons: no flash attention, float32 KV cache, padding computed in full, all of it on ggml.
+            ggml multiplies float32 as TF32 on NVIDIA GPUs, which is off by up to 3e-3; ``gpu_layers=0`` is exact.
         image_cache_bytes: memory for encoded images, so that judging a response after its prompt does not encode the
             image again; 0 for no cache. An image of four tiles takes 210 MB with the 11B model.
         kernels: ``plain`` reads the text file's weights where they are mapped; ``packed`` copies them for ggml's faster

@@ -1,10 +1,13 @@
 """What a GPU build does differently, on the CPU: weights that are copied, and hidden states that live elsewhere."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from image_variants import CASES
 
 from visionward import Engine
+from visionward.runtime.decoder import text_model
 from visionward.runtime.ggml.device import Device
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 from visionward.runtime.images.preprocess import Tiles
@@ -14,7 +17,11 @@ CASE = next(case for case in CASES if case.text_before == 15)
 
 @pytest.fixture
 def wanted(engine_of) -> np.ndarray:
-    return engine_of(CASE.checkpoint, "f16").logits(CASE.tokens(), Tiles(CASE.pixels(), CASE.aspect_ratio)).logits
+    return (
+        engine_of(CASE.checkpoint, "f16", gpu_layers=0)
+        .logits(CASE.tokens(), Tiles(CASE.pixels(), CASE.aspect_ratio))
+        .logits
+    )
 
 
 @pytest.mark.parametrize("what", ["weights are uploaded", "hidden states are copied"])
@@ -26,10 +33,25 @@ def test_the_other_path_gives_the_same(pair_of, wanted, monkeypatch, what: str) 
     else:
         monkeypatch.setattr(Device, "holds", lambda *_: bool(used.append("copy")))
     pair = pair_of(CASE.checkpoint, "f16")
-    engine = Engine(pair.text, pair.mmproj, n_ctx=256)
+    engine = Engine(pair.text, pair.mmproj, n_ctx=256, gpu_layers=0)
     try:
         found = engine.logits(CASE.tokens(), Tiles(CASE.pixels(), CASE.aspect_ratio)).logits
     finally:
         engine.close()
     assert used
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_no_layer_on_the_gpu_means_no_gpu(pair_of, monkeypatch) -> None:
+    """llama.cpp would compute long batches on a GPU that holds no layer: on CUDA off by 1.5e-3 (TF32)."""
+    seen = []
+    load = text_model.llama.llama_model_load_from_file
+
+    def spy(path: bytes, params: Any) -> Any:
+        seen.append((params.split_mode, params.main_gpu))
+        return load(path, params)
+
+    monkeypatch.setattr(text_model.llama, "llama_model_load_from_file", spy)
+    pair = pair_of(CASE.checkpoint, "f16")
+    Engine(pair.text, pair.mmproj, n_ctx=256, gpu_layers=0).close()
+    assert seen == [(text_model.llama.LLAMA_SPLIT_MODE_NONE, -1)]

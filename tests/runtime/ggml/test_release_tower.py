@@ -27,7 +27,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("wide")
     checkpoint = write_tiny_checkpoint(folder / "wide", vision_width=512, vision_heads=8)
     pair = convert_checkpoint(checkpoint, folder, text_type="f32", mmproj_type="f32")
-    with closing(Engine(pair.text, pair.mmproj, n_ctx=64, threads=1, vision_backend="ggml")) as engine:
+    with closing(Engine(pair.text, pair.mmproj, n_ctx=64, threads=1, gpu_layers=0, vision_backend="ggml")) as engine:
         yield engine
 
 

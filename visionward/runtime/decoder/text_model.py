@@ -43,6 +43,9 @@ class TextModel:
         take_errors()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = ALL_LAYERS if gpu_layers is None else gpu_layers
+        if gpu_layers == 0:
+            # No device at all: otherwise llama.cpp computes batches of 32 tokens or more on a GPU that holds no layer.
+            params.split_mode, params.main_gpu = llama.LLAMA_SPLIT_MODE_NONE, -1
         # Plain weights stay memory-mapped and shared between processes, and are free of ggml's AMX buffers, which crash
         # in libraries that gcc 12 compiled (docs/kernels.md).
         params.use_extra_bufts = packed
