@@ -24,7 +24,7 @@ from visionward.compare.report import make_report
 from visionward.compare.report_files import write_report
 from visionward.compare.report_json import report_dict
 from visionward.compare.samples_csv import COLUMNS
-from visionward.compare.table import report_table
+from visionward.compare.terminal_report import terminal_report
 from visionward.errors import DataError
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.samples import Sample
@@ -166,7 +166,7 @@ def test_nothing_flips_and_nothing_is_to_be_recalibrated(tmp_path):
     assert report.sets[0].figures.models[1].against.threshold.text == "unchanged"
     assert "--threshold" not in " ".join(report.sets[0].conclusions[0].sentences)
     stream = io.StringIO()
-    Console(file=stream, width=200).print(report_table(report))
+    Console(file=stream, width=200).print(terminal_report(report))
     assert "unchanged" in stream.getvalue()
     write_report(tmp_path, report, [dataset], results)
     assert "unchanged" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -466,9 +466,23 @@ def test_csv_holds_no_formulas(tmp_path, simulated):
     assert "\nsimulated,'=1+1," in (tmp_path / "samples.csv").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 160])
+def test_nothing_is_cut_on_the_terminal(written, width):
+    """Words are whole at every width, and a table that does not fit is named instead."""
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(terminal_report(written[1]))
+    text = stream.getvalue()
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "\u2026" not in text
+    for row in written[1].sets[0].overview:
+        assert {word for cell in row.cells for word in cell.split()} <= set(re.split(r"[\s;:]+", text))
+    assert ("simulated: 240 samples" in text) is ("misses" in text)
+    assert (width >= 160) is ("see report.md" not in text)
+
+
 def test_the_terminal_table(written):
     stream = io.StringIO()
-    Console(file=stream, width=160).print(report_table(written[1]))
+    Console(file=stream, width=160).print(terminal_report(written[1]))
     text = stream.getvalue()
     assert text.index("equivalent within 5 points") < text.index("q4_0 is worse") < text.index("precision")
     assert "Quoted" in text

@@ -160,7 +160,7 @@ def compare(
     from visionward.compare.plan import ComparisonPlan  # noqa: PLC0415
     from visionward.compare.report_files import check_folder  # noqa: PLC0415
     from visionward.compare.settings import EndpointSettings, GuardSettings  # noqa: PLC0415
-    from visionward.compare.table import report_table  # noqa: PLC0415
+    from visionward.compare.terminal_report import terminal_report  # noqa: PLC0415
     from visionward.machine.shell import visionward_command  # noqa: PLC0415
     from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy  # noqa: PLC0415
 
@@ -201,7 +201,7 @@ def compare(
 
     # A pipe has no width; the table needs some.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(report_table(comparison.report))
+    console.print(terminal_report(comparison.report))
     click.echo(f"{out / 'report.html'}")
     if comparison.report.given_up:
         ctx.exit(1)

@@ -9,6 +9,7 @@ from rich.text import Text
 from visionward.compare import published_figures
 from visionward.compare.cost import STAGES, Latency
 from visionward.compare.figures import ModelFigures, SetFigures
+from visionward.compare.fitting_table import FittingTable, words_table
 from visionward.compare.intervals import Estimate
 from visionward.compare.number_text import p_text
 from visionward.compare.overview import COLUMNS, class_size_text
@@ -25,29 +26,27 @@ _STYLES = {
 }
 
 
-def report_table(report: Report) -> RenderableType:
+def terminal_report(report: Report) -> RenderableType:
     """Overview, conclusions, tables and notes per data set."""
     parts: list[RenderableType] = []
     for one in report.sets:
-        parts += _set_parts(one, report.margin)
+        parts += _set_parts(report, one)
     for name, reason in report.given_up.items():
         parts.append(Text(f"{name} could not be run and is not in the figures: {reason}", style="red"))
     if report.quoted:
-        parts += [Text(), _quoted_table(), Text(published_figures.CAVEAT, style="dim")]
+        parts += [_fitting(_quoted_table()), Text(published_figures.CAVEAT, style="dim")]
     return Group(*parts)
 
 
-def _set_parts(one: SetReport, margin: float) -> list[RenderableType]:
+def _set_parts(report: Report, one: SetReport) -> list[RenderableType]:
     figures = one.figures
-    parts: list[RenderableType] = [_overview_table(one)]
-    parts += [Text(class_size_text(size, margin)) for size in one.class_sizes]
+    parts: list[RenderableType] = [_overview(one)]
+    parts += [Text(class_size_text(size, report.margin)) for size in one.class_sizes]
     parts += [Text(), Text(one.choice, style="bold"), Text()]
     for conclusion in one.conclusions:
         parts.append(Text(conclusion.headline, style=f"bold {_STYLES[conclusion.finding]}"))
         parts += [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in conclusion.sentences]
-    parts += [Text(), _main_table(figures), _cost_table(figures)]
-    if any(model.categories for model in figures.models):
-        parts.append(_category_table(figures))
+    parts += [Text(), _figures(figures)]
     counts: dict[tuple[str | None, str], int] = {}
     for skipped in figures.skipped:
         counts[skipped.model, skipped.reason] = counts.get((skipped.model, skipped.reason), 0) + 1
@@ -64,14 +63,27 @@ def _set_parts(one: SetReport, margin: float) -> list[RenderableType]:
     return parts
 
 
-def _overview_table(one: SetReport) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, justify="right" if name in ("size", "time") else "left")
+def _overview(one: SetReport) -> RenderableType:
+    """The overview as a table; on a narrow terminal a line per model."""
+    rows, lines = [], []
     for row in one.overview:
-        model, decision, *others = row.cells
-        table.add_row(Text(model), Text(decision, style=_STYLES.get(row.state, "")), *map(Text, others))
-    return table
+        model, *others = row.cells
+        style = _STYLES.get(row.state, "")
+        rows.append([Text(model), Text(others[0], style=style), *map(Text, others[1:])])
+        lines.append(Text(f"{model}: {'; '.join(filter(None, others))}", style=style))
+    return FittingTable(words_table(COLUMNS, ("size", "time"), rows), Group(*lines, Text()), wrap=True)
+
+
+def _figures(figures: SetFigures) -> RenderableType:
+    """The tables of figures, each if it fits the terminal."""
+    tables = [_main_table(figures), _cost_table(figures)]
+    if any(model.categories for model in figures.models):
+        tables.append(_category_table(figures))
+    return Group(*map(_fitting, tables))
+
+
+def _fitting(table: Table) -> FittingTable:
+    return FittingTable(table, Text(f"{table.title}: see report.md", style="dim"))
 
 
 def _main_table(figures: SetFigures) -> Table:
