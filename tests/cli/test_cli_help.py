@@ -24,6 +24,11 @@ DOCUMENTED = {
     "imatrix": ("--model", "--mmproj", "--data", "--out", "--limit", "--threads", "--gpu-layers", "--force"),
     "inspect": ("--model", "--mmproj", "--demo", "--template", "--json"),
     "verify": ("--model", "--mmproj", "--demo", "--onnx-tower", "--files-only", "--json", "--threads", "--gpu-layers"),
+    "serve": (
+        *("--model", "--mmproj", "--demo", "--host", "--port", "--api-key-file", "--alias", "--allow-image-host"),
+        *("--max-waiting", "--max-body", "--max-messages", "--max-images", "--deadline", "--grace"),
+        *("--threshold", "--categories", "--exclude", "--threads", "--gpu-layers", "--memory-limit"),
+    ),
     "use": ("--none",),
     "doctor": ("--fresh", "--json"),
     "bench": (

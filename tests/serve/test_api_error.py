@@ -19,7 +19,7 @@ from visionward.serve.model_list import ModelList
         (ConversationError("message 1: no"), 400, None),
         (ImageError("no image"), 400, "invalid_image"),
         (ContextLengthError("too long"), 400, "context_length_exceeded"),
-        (ComputeError("broken"), 500, "classification_failed"),
+        (ComputeError("the secret path of a file"), 500, "classification_failed"),
         (ClassificationCancelledError("cancelled"), 503, "cancelled"),
         (RuntimeError("the secret of the message"), 500, "internal_error"),
         (ApiError(429, "full", code="x"), 429, "x"),

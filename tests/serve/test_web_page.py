@@ -201,7 +201,7 @@ def test_failures_are_shown_and_never_safe(page, server, guard):
     assert judged(page) == "✓ SAFE"
     write(page, " error")
     page.click("#judge")
-    assert failed(page) == "the numbers are not finite."
+    assert "there is no verdict" in failed(page)
     server.server.stop()
     until(lambda: not server._thread.is_alive())
     page.click("#judge")

@@ -24,6 +24,8 @@ _SUBJECTS = {
         "limit",
     ),
     "Verdict": ("threshold", "categories", "exclude", "category_scores", "imitation"),
+    "Server": ("host", "port", "api_key_file", "alias", "allow_image_host", "deadline", "grace"),
+    "Limits": ("max_waiting", "max_body", "max_messages", "max_images"),
     "Measuring": ("runs", "warmup", "against"),
     "Computation": (
         *("threads", "gpu_layers", "kernels", "n_ctx", "ubatch", "exact"),

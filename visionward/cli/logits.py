@@ -77,7 +77,7 @@ def logits(
     vision_backend: Any,
     **engine_options: Any,  # whatever the shared options are, the engine takes them under the same names
 ) -> None:
-    """Write the logits of every position, for comparisons.
+    """Write the logits of every position.
 
     OUT.npz contains logits (tokens x real rows of the head, float32) and, with an image, features (real tiles x tokens
     per tile x decoder width, after the projector) and pixels (real tiles x 3 x H x W).

@@ -10,6 +10,7 @@ from visionward.cli.error_group import ErrorGroup
 _COMMANDS = {
     "demo": ("visionward.cli.demo", "Classify the packaged samples with a small demonstration guard."),
     "classify": ("visionward.cli.classify", "Say whether an image and a conversation are safe."),
+    "serve": ("visionward.cli.serve", "Serve OpenAI's API."),
     "use": ("visionward.cli.use", "Choose the default model, or show it."),
     "doctor": ("visionward.cli.doctor", "Report on this machine, the libraries and the CPU kernels."),
     "convert": (
@@ -32,10 +33,10 @@ _COMMANDS = {
     ),
     "bench": ("visionward.cli.bench", "Measure the time of every stage, and the memory."),
     "compare": ("visionward.cli.compare", "Compare the accuracy, size and speed of models."),
-    "logits": ("visionward.cli.logits", "Write the logits of every position, for comparisons."),
+    "logits": ("visionward.cli.logits", "Write the logits of every position."),
 }
 _SUBJECTS = {
-    "Classify": ("demo", "classify", "use"),
+    "Classify": ("demo", "classify", "serve", "use"),
     "Make model files": ("convert", "quantize", "imatrix", "export-onnx"),
     "Check": ("doctor", "inspect", "verify"),
     "Measure": ("bench", "compare", "logits"),

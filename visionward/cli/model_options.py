@@ -114,7 +114,12 @@ def kernels_option(command: Command) -> Command:
     )(command)
 
 
-def _byte_count(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+def byte_count(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """The callback of options that take an amount of memory, such as 9GiB.
+
+    Raises:
+        click.BadParameter: the value is no amount.
+    """
     if value is None:
         return None
     match = _SIZE.fullmatch(value.strip())
@@ -138,7 +143,7 @@ def vision_options(command: Command) -> Command:
     command = click.option(
         "--memory-limit",
         metavar="SIZE",
-        callback=_byte_count,
+        callback=byte_count,
         help="Maximum memory of the process, such as 9GiB. `--vision-backend auto` keeps to it and to a container's "
         "limit; an image whose decoding would exceed it is refused.",
     )(command)

@@ -17,6 +17,9 @@ EXTRAS = {
     "rich": ("rich", "compare"),
     "openvino": ("openvino", "openvino"),
     "pillow_heif": ("pillow-heif", "heif"),
+    "starlette": ("starlette", "serve"),
+    "uvicorn": ("uvicorn", "serve"),
+    "prometheus_client": ("prometheus-client", "serve"),
 }
 
 

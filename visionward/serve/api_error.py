@@ -63,13 +63,11 @@ class InvalidRequestError(ApiError):
         super().__init__(400, message, param=param, code=code)
 
 
-# The first class that fits counts. The sentences of these name no content but what the client sent itself.
-_TOLD: tuple[tuple[type[VisionwardError], int, str | None], ...] = (
-    (ContextLengthError, 400, "context_length_exceeded"),
-    (ImageError, 400, "invalid_image"),
-    (ConversationError, 400, None),
-    (ClassificationCancelledError, 503, "cancelled"),
-    (VisionwardError, 500, "classification_failed"),
+# What is wrong with a request is told in full. Anything else may name files of the server.
+_TOLD: tuple[tuple[type[VisionwardError], str | None], ...] = (
+    (ContextLengthError, "context_length_exceeded"),
+    (ImageError, "invalid_image"),
+    (ConversationError, None),
 )
 
 
@@ -82,7 +80,12 @@ def as_api_error(error: Exception, param: str | None = None) -> ApiError:
     """
     if isinstance(error, ApiError):
         return error
-    for kind, status, code in _TOLD:
+    for kind, code in _TOLD:
         if isinstance(error, kind):
-            return ApiError(status, str(error), param=param if status == 400 else None, code=code)
-    return ApiError(500, "the request could not be classified; the server's log has the cause.", code="internal_error")
+            return InvalidRequestError(str(error), param, code)
+    if isinstance(error, ClassificationCancelledError):
+        return ApiError(503, "the classification was cancelled before there was a verdict.", code="cancelled")
+    code = "classification_failed" if isinstance(error, VisionwardError) else "internal_error"
+    return ApiError(
+        500, "the classification failed and there is no verdict; the server's log has the cause.", code=code
+    )

@@ -7,6 +7,8 @@ import traceback
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
+from visionward.errors import VisionwardError
+
 
 class JsonLog:
     """Writes one JSON object a line.
@@ -36,7 +38,14 @@ class JsonLog:
             self._stream.flush()
 
 
-def places(error: BaseException) -> list[str]:
-    """Where an unexpected exception came from, innermost last. Its message is left out: it may quote a conversation."""
+def described(error: Exception) -> dict[str, Any]:
+    """The fields of an error that no client caused.
+
+    The sentence of our own errors is one of them. Any other message is left out: it may quote a conversation.
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    return {
+        "error": type(error).__name__,
+        "message": str(error) if isinstance(error, VisionwardError) else None,
+        "places": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    }

@@ -1,6 +1,8 @@
-"""What one request may have."""
+"""What one request may have, and how many may wait."""
 
 from dataclasses import dataclass
+
+DEFAULT_MAX_WAITING = 32
 
 
 @dataclass(frozen=True)

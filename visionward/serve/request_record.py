@@ -8,7 +8,7 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from visionward.runtime.guard.verdict import Verdict
-from visionward.serve.json_log import JsonLog, places
+from visionward.serve.json_log import JsonLog, described
 from visionward.serve.metrics import Metrics
 from visionward.serve.web_page import PAGE_FILES
 
@@ -107,9 +107,7 @@ class Recorded:
         finally:
             self._metrics.count_request(record.route, record.status, time.perf_counter() - record.started)
             if record.failure is not None:
-                self._log.write(
-                    "failure", id=record.id, error=type(record.failure).__name__, places=places(record.failure)
-                )
+                self._log.write("failure", id=record.id, **described(record.failure))
             self._log.write("request", **record.values())
 
 

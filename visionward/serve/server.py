@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -79,15 +79,24 @@ class HttpServer(uvicorn.Server):
         self._queue = queue
         self._log = log
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_started: Callable[[], None] | None = None
 
-    def serve_until_stopped(self, bound: socket.socket) -> None:
+    def serve_until_stopped(self, bound: socket.socket, on_started: Callable[[], None] | None = None) -> None:
         """Answer requests until a signal.
 
         Args:
             bound: as `bind` gave it; closed at the end.
+            on_started: called when clients can connect.
         """
+        self._on_started = on_started
         with _uvicorn_logs_to(self._log):
             self.run(sockets=[bound])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        if self._on_started is not None:
+            self._on_started()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests in a running event loop."""

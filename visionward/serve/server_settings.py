@@ -7,9 +7,7 @@ from visionward.names import DEFAULT_THRESHOLD
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
 from visionward.serve.api_keys import ApiKeys
 from visionward.serve.model_list import ModelList
-from visionward.serve.request_limits import RequestLimits
-
-DEFAULT_MAX_WAITING = 32
+from visionward.serve.request_limits import DEFAULT_MAX_WAITING, RequestLimits
 
 
 @dataclass(frozen=True)
