@@ -24,6 +24,14 @@ class QuantizeError(VisionwardError, ValueError):
     """A file cannot be quantized, or an importance matrix cannot be used."""
 
 
+class OutputError(VisionwardError, OSError):
+    """A file cannot be written: the disk is full, a permission is missing, or the folder does not exist."""
+
+
+class MissingExtraError(VisionwardError, ImportError):
+    """A library of an extra is not installed."""
+
+
 class ImageError(VisionwardError, ValueError):
     """An image cannot be used."""
 

@@ -168,8 +168,8 @@ def test_says_where_a_type_does_not_fit(tmp_path):
     checkpoint = write_tiny_checkpoint(tmp_path / "odd", text_width=192)
     result = invoke(checkpoint, tmp_path, "--text-type", "q4_k_m", "--mmproj-type", "q8_0")
     assert result.exit_code == 0
-    assert "with rows of 192 values got Q5_0, the nearest type that holds such rows: token_embd" in result.stderr
-    assert "note: 1 matrix with rows of 588 values got F16, the nearest type that holds such rows: v.p" in result.stderr
+    assert "with rows of 192 values became Q5_0, the nearest type for such rows: token_embd" in result.stderr
+    assert "note: 1 matrix with rows of 588 values became F16, the nearest type for such rows: v.p" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mmproj-odd-Q8_0.gguf", "odd", "odd-text-Q4_K_M.gguf"]
 
 

@@ -113,7 +113,7 @@ def test_folders_of_killed_conversions_are_removed(tmp_path):
 
 def test_package_without_the_checkpoint(package):
     (package / "demo_guard" / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="without the demo guard"):
+    with pytest.raises(CheckpointError, match="does not contain the checkpoint of the demonstration guard"):
         demo_guard.demo_pair()
 
 

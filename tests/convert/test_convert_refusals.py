@@ -31,10 +31,10 @@ def refused(folder: Path, message: str, **options):
 
 
 TEXT = {
-    "first layer": ({"cross_attention_layers": [0, 3]}, "cross-attention layer 0 has no self-attention layer in front"),
+    "first layer": ({"cross_attention_layers": [0, 3]}, "layer 0 has no self-attention layer before it"),
     "last layer": ({"cross_attention_layers": [1, 5]}, "cross-attention layer 5 is the last layer"),
-    "beyond": ({"cross_attention_layers": [1, 6]}, r"cross_attention_layers is \[1, 6\], expected a rising list"),
-    "unordered": ({"cross_attention_layers": [3, 1]}, "a rising list"),
+    "beyond": ({"cross_attention_layers": [1, 6]}, r"cross_attention_layers is \[1, 6\], expected an ascending list"),
+    "unordered": ({"cross_attention_layers": [3, 1]}, "an ascending list"),
     "none": ({"cross_attention_layers": []}, "at least one"),
     "activation": ({"hidden_act": "gelu"}, 'hidden_act is "gelu", expected "silu"'),
     "heads": ({"num_attention_heads": 3}, r"num_attention_heads \(3\) does not divide hidden_size \(256\)"),
@@ -60,7 +60,7 @@ VISION = {
     "heads": ({"attention_heads": 5}, r"attention_heads \(5\) does not divide hidden_size \(64\)"),
     "patch": ({"patch_size": 15}, r"patch_size \(15\) does not divide image_size \(56\)"),
     "epsilon": ({"norm_eps": 1e-6}, "norm_eps is 1e-06, expected 1e-05"),
-    "intermediate": ({"intermediate_layers_indices": [2, 4]}, "a rising list of layers below 4"),
+    "intermediate": ({"intermediate_layers_indices": [2, 4]}, "an ascending list of layers below 4"),
     "output": ({"vision_output_dim": 7680}, "vision_output_dim is 7680, expected 192"),
     "ratios": ({"supported_aspect_ratios": [[1, 1], [2, 2]]}, "supported_aspect_ratios"),
 }
@@ -78,7 +78,7 @@ PREPROCESSING = {
     "no padding": ({"do_pad": False}, "do_pad is false, expected true"),
     "no conversion": ({"do_convert_rgb": False}, "do_convert_rgb"),
     "scale": ({"rescale_factor": 1 / 127.5}, "rescale_factor"),
-    "size": ({"size": {"height": 56, "width": 112}}, "size is .*expected the tower's tile size, 56"),
+    "size": ({"size": {"height": 56, "width": 112}}, "size is .*expected the tile size of the tower, 56"),
     "tiles": ({"max_image_tiles": 6}, "max_image_tiles is 6, expected 4"),
     "mean": ({"image_mean": [0.5, 0.5]}, "image_mean is .* expected three numbers"),
     "std": ({"image_std": [0.5, 0.5, 0]}, "image_std"),
@@ -105,9 +105,9 @@ def test_missing_and_broken_files(folder, file):
 
 def test_other_models(folder, tmp_path):
     edit(folder, "config.json", quantization_config={"quant_method": "bitsandbytes"})
-    refused(folder, "quantized already")
+    refused(folder, "the checkpoint is quantized")
     edit(folder, "config.json", architectures=["LlamaForCausalLM"], model_type="llama")
-    refused(folder, "the model is LlamaForCausalLM of type 'llama'; only MllamaForConditionalGeneration")
+    refused(folder, "the model class is LlamaForCausalLM of type 'llama'; only MllamaForConditionalGeneration")
     refused(folder / "config.json", "not a folder")
     refused(tmp_path / "nowhere", "no such folder")
 
@@ -148,9 +148,9 @@ def test_missing_unknown_and_misshaped_tensors(folder):
     rewritten(folder, change)
     refused(
         folder,
-        r"tensors are 9 missing: .*input_layernorm\.weight, .* and 4 more; "
-        r"1 unknown: language_model\.model\.layers\.0\.lora_A\.weight; "
-        r"1 of a shape that contradicts config\.json: multi_modal_projector\.bias \[2\] instead of \[256\]",
+        r"tensor mismatch: 9 missing \(.*input_layernorm\.weight, .* and 4 more\), "
+        r"1 unknown \(language_model\.model\.layers\.0\.lora_A\.weight\), "
+        r"1 with a shape that contradicts config\.json \(multi_modal_projector\.bias \[2\] instead of \[256\]\)",
     )
 
 
@@ -163,7 +163,7 @@ def test_old_buffers_are_ignored(folder, tmp_path):
 
 def test_one_tensor_under_two_names(folder):
     rewritten(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["language_model.lm_head.weight"]}))
-    refused(folder, r"both 'language_model\.lm_head\.weight' and 'lm_head\.weight'")
+    refused(folder, r"the tensors 'language_model\.lm_head\.weight' and 'lm_head\.weight'")
 
 
 def test_other_element_types(folder):
@@ -177,7 +177,7 @@ def test_weights_beyond_f16(tmp_path):
     values = tiny_weights(tiny_config())[name]
     values[3, 3] = 1e6
     folder = write_tiny_checkpoint(tmp_path / "source", dtype="BF16", weights={name: values})
-    refused(folder, rf"'{name}' holds 999424, beyond the largest F16 value 65504; convert to bf16 or f32")
+    refused(folder, rf"'{name}' has the value 999424, and the largest F16 value is 65504; convert to bf16 or f32")
     convert_checkpoint(folder, tmp_path / "out", text_type="bf16")
 
 

@@ -117,10 +117,10 @@ REFUSALS = {
     "byte fallback": (lambda c: c["model"].update(byte_fallback=True), "byte_fallback"),
     "normalizer": (lambda c: c.update(normalizer={"type": "NFC"}), "normalizer.*NFC"),
     "stripping token": (lambda c: c["added_tokens"][0].update(lstrip=True), "begin_of_text.*lstrip"),
-    "id outside": (lambda c: c["added_tokens"][0].update(id=9999), "has id 9999, the embedding has 520 rows"),
-    "shared id": (lambda c: c["added_tokens"][1].update(id=c["added_tokens"][0]["id"]), "share the id"),
-    "image token elsewhere": (set_image_token, r"<\|image\|> is at 512, expected 512 alone"),
-    "broken merge": (lambda c: c["model"].update(merges=["a b c"]), "the merge .* is no pair"),
+    "id outside": (lambda c: c["added_tokens"][0].update(id=9999), "has id 9999, but the embedding has only 520 rows"),
+    "shared id": (lambda c: c["added_tokens"][1].update(id=c["added_tokens"][0]["id"]), "have the same id"),
+    "image token elsewhere": (set_image_token, r"<\|image\|> has several ids, expected only 512"),
+    "broken merge": (lambda c: c["model"].update(merges=["a b c"]), "the merge .* is not a pair"),
 }
 
 

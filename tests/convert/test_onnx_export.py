@@ -23,8 +23,8 @@ from tiny_checkpoint import tiny_config, tiny_weights, write_tiny_checkpoint
 from visionward.convert import ConvertedPair, OutputError, convert_checkpoint
 from visionward.convert.onnx_file import MmprojSource, export_tower, tower_path
 from visionward.convert.onnx_graph import LARGE, LINE, MICROSOFT, PAGE, OnnxGraph
-from visionward.convert.onnx_rows import GELU_LOWEST, Rows, quantized_gelu, quantized_rows
-from visionward.convert.onnx_weights import LARGEST, balance_columns, quantize_columns
+from visionward.convert.onnx_rows import GELU_MINIMUM, Rows, quantized_gelu, quantized_rows
+from visionward.convert.onnx_weights import MAX_INTEGER, balance_columns, quantize_columns
 from visionward.errors import ModelFileError, QuantizeError
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.mmproj_file import read_mmproj_config, tower_hash
@@ -160,9 +160,9 @@ def test_integers_against_the_standards_own_operator(weight: np.ndarray) -> None
     (found,) = ReferenceEvaluator(model).run(None, {})
     assert np.array_equal(found, integers * scales)
     # Half a step off at most: a step is the largest magnitude of a column by the largest integer.
-    step = (np.abs(weight).max(axis=0) / LARGEST).astype(np.float64)
+    step = (np.abs(weight).max(axis=0) / MAX_INTEGER).astype(np.float64)
     assert (np.abs(found.astype(np.float64) - weight) <= step * 0.5001 + np.finfo(np.float32).tiny * 128).all()
-    assert np.abs(integers.astype(int)).max() <= LARGEST
+    assert np.abs(integers.astype(int)).max() <= MAX_INTEGER
 
 
 def small_graph(build: Callable[[OnnxGraph], str]) -> onnx.ModelProto:
@@ -197,9 +197,9 @@ def test_rows_of_integers(engine: str, x: np.ndarray, seed: int) -> None:
     assert (np.abs(around_zero - x) <= step * 0.5001).all()
 
     gelu = run(small_graph(lambda graph: graph.op("Gelu", "x")))
-    assert gelu.min() >= GELU_LOWEST
+    assert gelu.min() >= GELU_MINIMUM
     found = run(small_graph(lambda graph: restored(graph, quantized_gelu(graph, graph.op("Gelu", "x")))))
-    step = (gelu.max(axis=1, keepdims=True) - GELU_LOWEST) / 255
+    step = (gelu.max(axis=1, keepdims=True) - GELU_MINIMUM) / 255
     assert (np.abs(found - gelu) <= step * 0.5001 + 1e-7).all()
 
 
@@ -276,18 +276,18 @@ def test_progress_ends_at_the_size(tiny_pair: ConvertedPair, tmp_path: Path) -> 
 
 
 def test_an_unknown_type(tiny_checkpoint_dir, tiny_pair: ConvertedPair, tmp_path: Path) -> None:
-    message = "'q8_0' is no type of an ONNX tower, expected one of f16, f32, int8"
+    message = "unknown type of an ONNX tower 'q8_0'; choose one of f16, f32, int8"
     with pytest.raises(QuantizeError, match=message):
         export_tower(tiny_pair.mmproj, tmp_path / "vision-x.onnx", weight_type="q8_0")
     with pytest.raises(QuantizeError, match=message):
         convert_checkpoint(tiny_checkpoint_dir, tmp_path / "none", onnx_type="q8_0")
-    with pytest.raises(QuantizeError, match="'int4' is no type of an ONNX tower"):
+    with pytest.raises(QuantizeError, match="unknown type of an ONNX tower 'int4'"):
         export_tower(tiny_pair.mmproj, tmp_path / "vision-x.onnx", weight_type="int4")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_ending(tiny_pair: ConvertedPair, tmp_path: Path) -> None:
-    with pytest.raises(QuantizeError, match=r"tower\.bin must end in \.onnx"):
+    with pytest.raises(QuantizeError, match=r"tower\.bin: the name of an ONNX tower must end in \.onnx"):
         export_tower(tiny_pair.mmproj, tmp_path / "tower.bin")
 
 
@@ -304,7 +304,8 @@ def test_weights_beyond_float16(tmp_path: Path) -> None:
     weights = {name: tiny_weights(tiny_config())[name] * np.float32(1e6)}
     checkpoint = write_tiny_checkpoint(tmp_path / "large", weights=weights)
     pair = convert_checkpoint(checkpoint, tmp_path / "out", text_type="f32", mmproj_type="bf16")
-    with pytest.raises(QuantizeError, match=r"'v\.blk\.1\.ffn_up\.weight' holds .*, too large for f16: export .* f32"):
+    message = r"'v\.blk\.1\.ffn_up\.weight' has the value .*, which is too large for f16: export .* f32"
+    with pytest.raises(QuantizeError, match=message):
         export_tower(pair.mmproj, weight_type="f16")
     assert sorted(pair.text.parent.iterdir()) == sorted([pair.text, pair.mmproj])
     assert export_tower(pair.mmproj, weight_type="f32").exists()
@@ -316,7 +317,7 @@ def test_values_that_are_not_finite(tiny_pair: ConvertedPair, tmp_path: Path) ->
     weight = file.tensor("v.blk.0.attn_q.weight")
     weight.data = np.float32(np.nan).tobytes() + weight.data[4:]
     file.write(mmproj)
-    with pytest.raises(ModelFileError, match=r"v\.blk\.0\.attn_q\.weight holds values that are infinite or not num"):
+    with pytest.raises(ModelFileError, match=r"v\.blk\.0\.attn_q\.weight has values that are not fin"):
         export_tower(mmproj)
     assert list(tmp_path.iterdir()) == [mmproj]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from visionward.errors import MissingExtraError
 from visionward.machine import extras
-from visionward.machine.extras import EXTRAS, MissingExtraError, require
+from visionward.machine.extras import EXTRAS, require
 from visionward.machine.packages import installed_version
 
 if sys.version_info >= (3, 11):

@@ -225,7 +225,7 @@ def test_text_is_quantized_with_it(f16_pair, quantized, matrix_file, tmp_path, k
     """Weighted by what goes in, the products come nearer to those of the f16 file."""
     target = tmp_path / "t.gguf"
     result = quantize_file(f16_pair.text, target, kind, imatrix=matrix_file, threads=1)
-    assert "no statistics for 2 matrices that were quantized: output.weight, token_embd.weight" in result.notes[0]
+    assert "no statistics for 2 quantized matrices: output.weight, token_embd.weight" in result.notes[0]
     assert keys(target)["quantize.imatrix.chunks_count"] == 3
     matrix, source = read_imatrix(matrix_file).importance, values(f16_pair.text)
     weighted, plain = values(target), values(quantized(kind).text)
@@ -263,7 +263,7 @@ def test_files_that_are_no_importance_matrix(f16_pair, tmp_path):
     (tmp_path / "legacy.dat").write_bytes(b"\x01\x00\x00\x00")
     with pytest.raises(ModelFileError, match="not a GGUF file"):
         quantize_file(f16_pair.text, target, "q4_0", imatrix=tmp_path / "legacy.dat")
-    with pytest.raises(QuantizeError, match="makes no difference to bf16"):
+    with pytest.raises(QuantizeError, match="has no effect on bf16"):
         quantize_file(f16_pair.text, target, "bf16", imatrix=f16_pair.mmproj)
     other = tmp_path / "other.gguf"
     for statistics, message in (

@@ -17,9 +17,10 @@ from visionward.compare.datasets import remove_images
 from visionward.compare.report_files import check_folder, report_outputs
 from visionward.convert import convert_checkpoint
 from visionward.convert.onnx_file import export_tower
+from visionward.errors import OutputError
 from visionward.formats.imatrix_file import Statistics, write_imatrix
 from visionward.formats.onnx_format import data_path, read_identity
-from visionward.formats.output_file import GGUF, OutputError, Outputs, part_files
+from visionward.formats.output_file import GGUF, Outputs, part_files
 from visionward.quant.quantize import quantize_file
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links")

@@ -29,7 +29,7 @@ def test_mmproj_with_types_by_name(f16_pair, tmp_path):
     target = tmp_path / "new" / "m.gguf"
     result = invoke(f16_pair.mmproj, target, "q8_0", "--tensor-type", r"^cross\.=q6_k", "--tensor-type", "cross=q4_0")
     assert result.exit_code == 0
-    assert "note: 1 matrix with rows of 588 values got F16" in result.stderr
+    assert "note: 1 matrix with rows of 588 values became F16" in result.stderr
     assert tensors(target)["cross.blk.0.ffn_up.weight"][0].name == "Q6_K"
 
 

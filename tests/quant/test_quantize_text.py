@@ -14,8 +14,7 @@ from quantize_reference import KINDS, keys, relative_error, tensors
 from tiny_checkpoint import VOCABULARY, write_tiny_checkpoint
 
 from visionward.convert import convert_checkpoint
-from visionward.errors import ModelFileError, QuantizeError
-from visionward.formats.output_file import OutputError
+from visionward.errors import ModelFileError, OutputError, QuantizeError
 from visionward.quant.quantize import quantize_file
 from visionward.quant.tensor_types import RECIPES, TypeOverride
 
@@ -78,7 +77,7 @@ def test_report_and_progress(f16_pair, tmp_path):
     reports = []
     target = tmp_path / "t.gguf"
     result = quantize_file(f16_pair.text, target, "Q4_K_M", threads=1, on_progress=reports.append)
-    reports = [report for report in reports if report.stage != "checking"]  # done before, unless this test runs alone
+    reports = [report for report in reports if report.stage != "checking file"]  # skipped if done before
     assert stages(reports) == ["quantizing", "checksums"]
     quantizing = [report for report in reports if report.stage == "quantizing"]
     assert {report.total for report in quantizing} == {result.source_nbytes}
@@ -103,7 +102,7 @@ def test_types_by_name(f16_pair, tmp_path):
 def test_rows_that_no_k_quant_holds(tmp_path):
     pair = convert_checkpoint(write_tiny_checkpoint(tmp_path / "odd", text_width=192), tmp_path)
     result = quantize_file(pair.text, tmp_path / "t.gguf", "q4_k_m", threads=1)
-    assert any("rows of 192 values got Q5_0" in note for note in result.notes)
+    assert any("rows of 192 values became Q5_0" in note for note in result.notes)
     assert not any("rows of 256" in note for note in result.notes)
     kinds = {kind.name for kind, _ in tensors(tmp_path / "t.gguf").values()}
     assert kinds == {"Q5_0", "Q8_0", "F32"}
@@ -121,9 +120,9 @@ def test_quantized_sources_are_refused_unless_allowed(quantized, tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "kind", "message"),
     [
-        ("attn_k_norm=q8_0", "q4_0", "matches the name of no matrix"),
-        ("ffn_norm=q8_0", "q4_0", "matches the name of no matrix"),
-        ("ffn_up=q8_0", "bf16", "only together with a quantized type"),
+        ("attn_k_norm=q8_0", "q4_0", "matches no matrix"),
+        ("ffn_norm=q8_0", "q4_0", "matches no matrix"),
+        ("ffn_up=q8_0", "bf16", "need a quantized file type"),
     ],
 )
 def test_types_by_name_that_mean_nothing(f16_pair, tmp_path, pattern, kind, message):
@@ -133,14 +132,14 @@ def test_types_by_name_that_mean_nothing(f16_pair, tmp_path, pattern, kind, mess
 
 @pytest.mark.parametrize("text", ["q8_0", "=q8_0", "ffn=", "ffn=q9", "(=q8_0"])
 def test_malformed_types_by_name(text):
-    with pytest.raises(ValueError, match=r"PATTERN=TYPE|no element type|no regular expression"):
+    with pytest.raises(ValueError, match=r"PATTERN=TYPE|unknown element type|not a regular expression"):
         TypeOverride.parse(text)
 
 
 def test_sources_that_will_not_do(f16_pair, tmp_path):
     with pytest.raises(OutputError, match="is an input and would be replaced"):
         quantize_file(f16_pair.text, f16_pair.text, "q4_0", overwrite=True)
-    with pytest.raises(QuantizeError, match="'q3_k' is no type that visionward writes"):
+    with pytest.raises(QuantizeError, match="unknown file type 'q3_k'"):
         quantize_file(f16_pair.text, tmp_path / "t.gguf", "q3_k")
     with pytest.raises(ModelFileError, match="cannot be read"):
         quantize_file(tmp_path / "nothing.gguf", tmp_path / "t.gguf", "q4_0")

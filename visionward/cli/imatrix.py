@@ -60,12 +60,19 @@ def imatrix(
     # Fail now instead of after an hour.
     Outputs((out,), GGUF, inputs, overwrite=force).check()
     # Only ggml exposes the inputs of its products.
-    engine = Engine(text_gguf, mmproj_gguf, threads=threads, gpu_layers=gpu_layers, vision_backend="ggml")
-    try:
-        with progress_line() as on_progress:
+    with progress_line() as on_progress:
+        engine = Engine(
+            text_gguf,
+            mmproj_gguf,
+            threads=threads,
+            gpu_layers=gpu_layers,
+            vision_backend="ggml",
+            on_progress=on_progress,
+        )
+        try:
             found = compute_importance(engine, samples, on_progress)
-    finally:
-        engine.close()
+        finally:
+            engine.close()
     tokens = round(found.tokens / found.prompts)
     write_imatrix(
         out,

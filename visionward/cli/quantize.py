@@ -31,23 +31,27 @@ def _overrides(_ctx: click.Context, _parameter: click.Parameter, values: tuple[s
 @click.command(cls=Command)
 @click.argument("source", metavar="IN.gguf", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT.gguf", type=click.Path(path_type=Path))
-@click.argument("kind", metavar="TYPE", type=click.Choice(TYPES, case_sensitive=False))
-@click.option("--imatrix", metavar="FILE.gguf", type=EXISTING_FILE, help="An importance matrix: visionward imatrix.")
+@click.argument("file_type", metavar="TYPE", type=click.Choice(TYPES, case_sensitive=False))
+@click.option(
+    "--imatrix", metavar="FILE.gguf", type=EXISTING_FILE, help="An importance matrix of `visionward imatrix`."
+)
 @click.option(
     "--tensor-type",
     "overrides",
     metavar="PATTERN=TYPE",
     multiple=True,
     callback=_overrides,
-    help="The type of the matrices whose name holds a match of a regular expression; repeatable, the first counts.",
+    help="The type of the matrices whose name matches a regular expression. Repeatable; the first match applies.",
 )
 @click.option("--threads", metavar="N", type=click.IntRange(1, 512), help="CPU threads.  [default: all cores]")
-@click.option("--allow-requantize", is_flag=True, help="Take a file that is quantized already; it gets worse.")
+@click.option(
+    "--allow-requantize", is_flag=True, help="Accept a file that is already quantized. This adds to the error."
+)
 @force_option
 def quantize(
     source: Path,
     target: Path,
-    kind: str,
+    file_type: str,
     imatrix: Path | None,
     overrides: "list[TypeOverride]",
     threads: int | None,
@@ -56,9 +60,9 @@ def quantize(
 ) -> None:
     """Quantize the text file or the mmproj file of a pair.
 
-    TYPE is one of f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_k_s, iq4_xs, q4_0. IN.gguf is what `visionward
-    convert` wrote in f32, f16 or bf16. In the mmproj file TYPE is for the cross-attention layers: the vision tower is
-    never made smaller than q8_0 unless --tensor-type says so.
+    TYPE is one of f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_k_s, iq4_xs, q4_0. IN.gguf is a file of type f32, f16
+    or bf16 that `visionward convert` wrote. In an mmproj file TYPE applies to the cross-attention layers. The vision
+    tower is at least q8_0, unless --tensor-type sets another type.
 
     \b
     Examples:
@@ -72,7 +76,7 @@ def quantize(
         result = quantize_file(
             source,
             target,
-            kind,
+            file_type,
             imatrix=imatrix,
             threads=threads,
             overrides=overrides,

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     envvar="VISIONWARD_ONNX_TOWER",
     show_envvar=True,
-    help="An ONNX tower of the pair: checked too, and used for the pictures.  [default: check all beside the mmproj "
-    "file that belong to it]",
+    help="An ONNX tower of the pair, which is checked and used to encode the pictures.  [default: check all towers of "
+    "the pair in the mmproj file's folder]",
 )
-@click.option("--files-only", is_flag=True, help="Check the files alone, without loading the model.")
+@click.option("--files-only", is_flag=True, help="Check only the files, without loading the model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @device_options
 @click.pass_context
@@ -42,16 +42,16 @@ def verify(
     onnx_tower: Path | None,
     files_only: bool,
     as_json: bool,
-    **engine_options: Any,  # whatever the shared options are, the engine takes them under the same names
+    **engine_options: Any,  # the engine has parameters of the same names
 ) -> None:
     """Check that a model's files are intact, and that it sees images.
 
     Every byte is read and compared with the checksums that `visionward convert` and `visionward quantize` wrote, even
-    if that was done before; names, shapes and ranges are checked as at every load. Then two different pictures must
-    change the logits.
+    if the files were checked before. Names, shapes and ranges are checked as at every load. Then two different pictures
+    must give different logits.
 
-    Exit codes: 0 if all is well; 1 if a file has no checksums, so that nobody can tell; 2 for damaged files and other
-    errors.
+    Exit codes: 0 if the model is intact; 1 if a file has no checksums, so that damage may go undetected; 2 for
+    damaged files and other errors.
 
     \b
     Examples:
@@ -67,11 +67,12 @@ def verify(
         files = verify_files(text_gguf, mmproj_gguf, onnx_tower, on_progress)
     difference = None
     if not files_only:
-        engine = Engine(text_gguf, mmproj_gguf, onnx_tower=onnx_tower, **engine_options)
-        try:
-            difference = picture_difference(engine)
-        finally:
-            engine.close()
+        with progress_line() as on_progress:
+            engine = Engine(text_gguf, mmproj_gguf, onnx_tower=onnx_tower, on_progress=on_progress, **engine_options)
+            try:
+                difference = picture_difference(engine)
+            finally:
+                engine.close()
     checksums = all(file.checksums for file in files)
     if as_json:
         found = [{"file": str(file.path), "nbytes": file.nbytes, "checksums": file.checksums} for file in files]
@@ -84,7 +85,7 @@ def verify(
 
 def _lines(files: "tuple[VerifiedFile, ...]", difference: float | None) -> Iterator[str]:
     for file in files:
-        state = "as it was written" if file.checksums else "has no checksums: damage to it may go undetected"
+        state = "intact" if file.checksums else "no checksums: damage may go undetected"
         yield f"{file.path}  {size_text(file.nbytes)}  {state}"
     yield "The files belong together."
     if difference is not None:

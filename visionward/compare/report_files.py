@@ -11,7 +11,8 @@ from visionward.compare.report import Report
 from visionward.compare.report_json import report_dict
 from visionward.compare.results import ModelResults
 from visionward.compare.samples_csv import samples_csv
-from visionward.formats.output_file import FileKind, OutputError, Outputs, part_files, prepare_folder
+from visionward.errors import OutputError
+from visionward.formats.output_file import FileKind, Outputs, part_files, prepare_folder
 
 # The beginning of each file in every version; the title of the page comes some lines below.
 _MARKS = {

@@ -1,4 +1,4 @@
-"""What stands beside the weights in a checkpoint: preprocessing, chat template, end tokens."""
+"""Read the files beside the weights of a checkpoint: preprocessing settings, chat template, end tokens."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,8 @@ from visionward.errors import CheckpointError
 from visionward.formats.checkpoint_json import MAX_BYTES, Settings
 from visionward.formats.whole_text import read_text
 
-# Settings of preprocessor_config.json that the runtime implements in exactly one way, with the defaults of
-# Transformers' MllamaImageProcessor. resample 2 is PIL's bilinear filter.
+# Settings of preprocessor_config.json with only one supported value, which is the default of Transformers'
+# MllamaImageProcessor. resample 2 is Pillow's bilinear filter.
 _FIXED_PREPROCESSING: dict[str, object] = {
     "do_convert_rgb": True,
     "do_resize": True,
@@ -24,7 +24,7 @@ _FIXED_PREPROCESSING: dict[str, object] = {
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Mean and standard deviation of the three channels, which pixels are normalized by."""
+    """Mean and standard deviation of the three channels, for normalizing pixels."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -44,14 +44,14 @@ def _channels(settings: Settings, key: str, default: tuple[float, ...]) -> tuple
 
 
 def read_preprocessing(checkpoint: Path, config: ModelConfig) -> ChannelStatistics:
-    """Check ``preprocessor_config.json`` against what the runtime does, and read what varies.
+    """Read the channel statistics from ``preprocessor_config.json``, and check the other settings.
 
     Raises:
-        CheckpointError: if it asks for anything that the runtime does not do.
+        CheckpointError: if a setting has a value that the runtime does not support.
     """
     settings = Settings.load(checkpoint / "preprocessor_config.json")
-    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or "MllamaImageProcessor"
-    if kind not in ("MllamaImageProcessor", "MllamaImageProcessorFast"):
+    processor = settings.get("image_processor_type") or settings.get("feature_extractor_type") or "MllamaImageProcessor"
+    if processor not in ("MllamaImageProcessor", "MllamaImageProcessorFast"):
         raise settings.wrong("image_processor_type", '"MllamaImageProcessor"')
     for key, expected in _FIXED_PREPROCESSING.items():
         settings.require(key, expected, default=expected)
@@ -60,7 +60,7 @@ def read_preprocessing(checkpoint: Path, config: ModelConfig) -> ChannelStatisti
     side = config.vision.tile_size
     size = settings.section("size")
     if size.get("height") != side or size.get("width") != side:
-        raise settings.wrong("size", f"the tower's tile size, {side} in height and width")
+        raise settings.wrong("size", f"the tile size of the tower, {side} in height and width")
     settings.require("max_image_tiles", config.vision.max_tiles, default=4)
     std = _channels(settings, "image_std", (0.5, 0.5, 0.5))
     if min(std) <= 0:
@@ -69,9 +69,9 @@ def read_preprocessing(checkpoint: Path, config: ModelConfig) -> ChannelStatisti
 
 
 def read_chat_template(checkpoint: Path) -> str | None:
-    """The chat template that Transformers' processor would render, None where there is none.
+    """The chat template that Transformers' processor would render; None if there is none.
 
-    The order is that of ProcessorMixin.get_processor_dict (4.53.3), then the tokenizer's own.
+    Files are searched in the order of ProcessorMixin.get_processor_dict (4.53.3), then the tokenizer's.
     """
     legacy, raw = checkpoint / "chat_template.json", checkpoint / "chat_template.jinja"
     if legacy.exists():
@@ -82,7 +82,7 @@ def read_chat_template(checkpoint: Path) -> str | None:
         except OSError as error:
             raise CheckpointError(f"{raw}: cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise CheckpointError(f"{raw}: not a readable text file: {error}") from error
+            raise CheckpointError(f"{raw}: not a valid text file: {error}") from error
     for name in ("processor_config.json", "tokenizer_config.json"):
         template = _one_template(Settings.load_optional(checkpoint / name))
         if template is not None:
@@ -91,7 +91,7 @@ def read_chat_template(checkpoint: Path) -> str | None:
 
 
 def _one_template(settings: Settings) -> str | None:
-    """The template of a JSON file: text, or the default one of a list of named ones."""
+    """The template in a JSON file: a text, or the template ``default`` in a list of named templates."""
     value = settings.get("chat_template")
     if isinstance(value, list):
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
@@ -102,12 +102,13 @@ def _one_template(settings: Settings) -> str | None:
 
 
 def read_end_token_ids(checkpoint: Path, config: ModelConfig, tokenizer: GgufTokenizer) -> tuple[int, ...]:
-    """The tokens that end an answer.
+    """The ids of the tokens that end an answer.
 
-    From ``generation_config.json``, else from ``config.json``, else the tokenizer's; the end of a turn always is one.
+    They come from ``generation_config.json``, else from ``config.json``, else from the tokenizer. The end-of-turn token
+    is always among them.
 
     Raises:
-        CheckpointError: if they are no ids of the vocabulary.
+        CheckpointError: if they are not ids of the vocabulary.
     """
     ids: list[int] = []
     generation = Settings.load_optional(checkpoint / "generation_config.json")

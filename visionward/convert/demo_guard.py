@@ -1,4 +1,4 @@
-"""The demonstration guard that is packaged with visionward, converted at first use."""
+"""The demonstration guard, which comes with visionward as a checkpoint and is converted at first use."""
 
 import atexit
 import contextlib
@@ -14,22 +14,21 @@ from platformdirs import user_cache_dir
 
 from visionward.convert.conversion import ConvertedPair, convert_checkpoint
 from visionward.demonstration import DEMO_GUARD_NAME
-from visionward.errors import CheckpointError, ModelFileError
+from visionward.errors import CheckpointError, ModelFileError, OutputError
 from visionward.formats.mmproj_format import FORMAT_VERSION
-from visionward.formats.output_file import OutputError
 from visionward.formats.pair_files import PairFiles
 from visionward.machine.packages import installed_version
 
 _FOLDER = "demo_guard"
 
-# Conversion takes seconds; what is older than this was left by a killed process.
+# Conversion takes seconds. An older unfinished folder was left by a killed process.
 _ABANDONED_AFTER_S = 3600.0
 
 _UNFINISHED = ".converting-"
 
 
 def _fingerprint(checkpoint: Path) -> str:
-    """A hash of the checkpoint's files, so that another checkpoint of the same version is converted anew."""
+    """A hash of the checkpoint's files, so that a changed checkpoint of the same version is converted again."""
     digest = hashlib.sha256()
     for path in sorted(path for path in checkpoint.iterdir() if path.is_file()):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
@@ -40,7 +39,7 @@ def _fingerprint(checkpoint: Path) -> str:
 
 
 def _pair_in(folder: Path) -> ConvertedPair | None:
-    """The pair in a folder; None if it is not complete or, read in full the first time, not as it was written."""
+    """The pair in a folder; None if it is incomplete or damaged."""
     texts = list(folder.glob(f"{DEMO_GUARD_NAME}-text-*.gguf"))
     mmprojs = list(folder.glob(f"mmproj-{DEMO_GUARD_NAME}-*.gguf"))
     if not (texts and mmprojs):
@@ -60,46 +59,48 @@ def _remove_abandoned(cache: Path) -> None:
 
 
 def _convert_into(checkpoint: Path, final: Path, text_type: str, mmproj_type: str) -> ConvertedPair:
-    """Convert aside and rename, so that the final folder is complete whenever it exists."""
+    """Convert into a temporary folder and rename it, so that the final folder is always complete."""
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(final.parent)
-    aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=final.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=final.parent))
     try:
-        convert_checkpoint(checkpoint, aside, text_type=text_type, mmproj_type=mmproj_type, name=DEMO_GUARD_NAME)
-        # What lost a file, or was damaged since, would be refused for ever: only this program knows what it is.
+        convert_checkpoint(checkpoint, temporary, text_type=text_type, mmproj_type=mmproj_type, name=DEMO_GUARD_NAME)
+        # A damaged or incomplete pair in the cache would be refused at every start.
         if _pair_in(final) is None:
             shutil.rmtree(final, ignore_errors=True)
         with contextlib.suppress(OSError):
-            aside.rename(final)
+            temporary.rename(final)
     finally:
-        # Gone after the rename, unless another process was faster: its folder holds the same files.
-        shutil.rmtree(aside, ignore_errors=True)
+        # Still there if another process was faster. That process wrote the same files.
+        shutil.rmtree(temporary, ignore_errors=True)
     pair = _pair_in(final)
     if pair is None:
-        raise OutputError(f"{final}: the converted demo guard could not be put here")
+        raise OutputError(f"{final}: the converted demonstration guard could not be written here")
     return pair
 
 
 @lru_cache
 def demo_pair(text_type: str = "f16", mmproj_type: str = "f16") -> ConvertedPair:
-    """The demonstration guard's two files, converted into the user's cache directory if they are not there, whole.
+    """The two files of the demonstration guard, which are converted into the user's cache if they are not there.
 
-    Where that directory cannot be written, a temporary one is used that is removed at exit.
+    If the cache cannot be written, a temporary folder is used that is removed at exit.
 
     Raises:
-        CheckpointError: if this installation comes without the checkpoint.
-        OutputError: if the files can be written nowhere.
+        CheckpointError: if this installation does not contain the checkpoint.
+        OutputError: if the files cannot be written.
     """
     with resources.as_file(resources.files("visionward").joinpath(_FOLDER)) as checkpoint:
         if not (checkpoint / "config.json").is_file():
-            raise CheckpointError("this installation of visionward comes without the demo guard's checkpoint")
-        kind = f"v{FORMAT_VERSION}-{text_type}-{mmproj_type}"
-        key = f"{installed_version('visionward') or 'uninstalled'}-{_fingerprint(checkpoint)}-{kind}".lower()
+            raise CheckpointError(
+                "this installation of visionward does not contain the checkpoint of the demonstration guard"
+            )
+        types = f"v{FORMAT_VERSION}-{text_type}-{mmproj_type}"
+        key = f"{installed_version('visionward') or 'uninstalled'}-{_fingerprint(checkpoint)}-{types}".lower()
         final = Path(user_cache_dir("visionward")) / DEMO_GUARD_NAME / key
         try:
             return _pair_in(final) or _convert_into(checkpoint, final, text_type, mmproj_type)
         except OSError:
-            # Read-only home, full disk, a file in the way: the demo is small enough to be converted every time.
+            # A read-only home folder or a full disk: the model is small enough to be converted at every start.
             temporary = Path(tempfile.mkdtemp(prefix="visionward-"))
             atexit.register(shutil.rmtree, temporary, ignore_errors=True)
             return _convert_into(checkpoint, temporary / key, text_type, mmproj_type)

@@ -1,4 +1,4 @@
-"""The mmproj file: vision tower, projector and cross-attention layers, everything that an image adds."""
+"""Plan the mmproj file: tensors and keys of the vision tower, the projector and the cross-attention layers."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from visionward.formats.mmproj_format import VisionConfig, tensor_shapes
 from visionward.formats.safetensors_reader import CheckpointTensor
 from visionward.quant.tensor_types import Recipe, element_type
 
-# The tables whose rows for unused tiles must be zero: (name in the mmproj file, whether it has a row for each token).
+# Tables whose rows for unused tiles must be zero if padding is collapsed: (name, whether it has a row per token).
 _TILE_TABLES = (
     ("v.pre_tile_embd.weight", False),
     ("v.post_tile_embd.weight", False),
@@ -39,7 +39,7 @@ def plan_mmproj(config: ModelConfig, stored: Mapping[str, CheckpointTensor], rec
 
 
 def _unused_rows_are_zero(table: CheckpointTensor, vision: VisionConfig, tile_length: int) -> bool:
-    """Whether a table's rows for the tiles that a canvas does not have are zero; id 0, no image, is never asked for."""
+    """Whether the rows for tiles that a canvas does not have are zero. Id 0, which means no image, is never used."""
     used = [high * wide for high, wide in vision.aspect_ratios]
     # The sign of a zero does not matter, so it is shifted out.
     chunks = table.chunks(tile_length)
@@ -55,7 +55,7 @@ def _unused_rows_are_zero(table: CheckpointTensor, vision: VisionConfig, tile_le
 
 
 def padding_collapses(config: ModelConfig, stored: Mapping[str, CheckpointTensor]) -> bool:
-    """Whether all padding tiles are identical, so that one may stand for all of them."""
+    """Whether all padding tiles are identical, so that one can stand for all of them."""
     vision = config.vision
     sources = {name: stored[source_name] for source_name, name in mmproj_names(config).items()}
     return all(

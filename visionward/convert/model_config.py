@@ -1,6 +1,6 @@
-"""Read ``config.json`` into the shapes that the two files are made from, and refuse what they cannot hold.
+"""Read ``config.json``, and check that the model can be converted.
 
-Missing settings take the defaults of Transformers' Mllama configuration classes.
+Missing settings have the defaults of Transformers' Mllama configuration classes.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from visionward.formats.checkpoint_json import Settings
 from visionward.formats.mmproj_format import CrossAttentionConfig, VisionConfig, all_aspect_ratios
 from visionward.formats.safetensors_reader import download_hint
 
-# Rows that MllamaTextModel gives its embedding on top of the vocabulary; <|image|> is the first of them.
+# Rows of MllamaTextModel's embedding after the vocabulary. <|image|> is the first of them.
 EXTRA_EMBEDDING_ROWS = 8
 
-# MllamaVisionModel builds its first and last LayerNorm with torch's default epsilon, whatever norm_eps says, so only
-# with this value all of the tower's norms agree.
+# MllamaVisionModel creates its first and last LayerNorm with torch's default epsilon, whatever norm_eps is. Only with
+# this value are all norms of the tower equal.
 LAYER_NORM_EPSILON = 1e-5
 
 _CLASS = "MllamaForConditionalGeneration"
@@ -35,14 +35,14 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """What the text file says about the decoder, cross-attention aside.
+    """The decoder without its cross-attention layers.
 
     Attributes:
         layer_count: all text layers of the checkpoint, cross-attention layers included.
-        context_length: longest sequence that it was made for.
+        context_length: maximum length of a sequence.
         rope_theta: base of the rotary frequencies.
-        rope_scaling: Llama 3's scaling, None for plain RoPE.
-        tied: whether the output head is the embedding.
+        rope_scaling: Llama 3's scaling; None for plain RoPE.
+        tied: whether the output head is tied to the embedding.
     """
 
     layer_count: int
@@ -54,13 +54,13 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A checkpoint's ``config.json``, checked.
+    """The ``config.json`` of a checkpoint that can be converted.
 
     Attributes:
-        vision: the tower; mean, std and padding_collapses are filled in from elsewhere.
-        cross_attention: the cross-attention layers, and the decoder's sizes.
+        vision: the vision tower. Mean, standard deviation and padding_collapses come from other files.
+        cross_attention: the cross-attention layers, and the sizes of the decoder.
         text: the rest of the decoder.
-        settings: the file as it stands.
+        settings: all settings of the file.
         text_settings: its ``text_config``.
     """
 
@@ -77,7 +77,7 @@ class ModelConfig:
 
     @property
     def self_attention_layers(self) -> tuple[int, ...]:
-        """Index in the checkpoint of each layer of the text file, in order."""
+        """The index in the checkpoint of each layer of the text file, in order."""
         return tuple(i for i in range(self.text.layer_count) if i not in self.cross_attention.layers)
 
 
@@ -90,11 +90,11 @@ def _rope_scaling(text: Settings) -> RopeScaling | None:
     if "rope_scaling" not in text:
         return None
     scaling = text.section("rope_scaling")
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind == "default":
+    rope_type = scaling.get("rope_type") or scaling.get("type") or "default"
+    if rope_type == "default":
         return None
-    if kind != "llama3":
-        raise CheckpointError(f"{scaling.where}: rope_type is {kind!r}; 'default' and 'llama3' can be converted")
+    if rope_type != "llama3":
+        raise CheckpointError(f"{scaling.where}: rope_type is {rope_type!r}, expected 'default' or 'llama3'")
     low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
     if not low < high:
         raise CheckpointError(f"{scaling.where}: low_freq_factor ({low}) must be below high_freq_factor ({high})")
@@ -104,15 +104,14 @@ def _rope_scaling(text: Settings) -> RopeScaling | None:
 def _cross_layers(text: Settings, layer_count: int) -> tuple[int, ...]:
     layers = text.integers("cross_attention_layers", _DEFAULT_CROSS_LAYERS)
     if not layers or list(layers) != sorted(set(layers)) or layers[-1] >= layer_count:
-        raise text.wrong("cross_attention_layers", f"a rising list of layers below {layer_count}, at least one")
-    # The layers are put in behind a self-attention layer's output, and the last one's holds only the rows whose
-    # logits were asked for.
+        raise text.wrong("cross_attention_layers", f"an ascending list of layers below {layer_count}, at least one")
+    # A cross-attention layer follows the output of a self-attention layer. The output of the last layer has only the
+    # rows whose logits were requested.
     if layers[0] == 0:
-        raise CheckpointError(f"{text.where}: cross-attention layer 0 has no self-attention layer in front of it")
+        raise CheckpointError(f"{text.where}: cross-attention layer 0 has no self-attention layer before it")
     if layers[-1] == layer_count - 1:
         raise CheckpointError(
-            f"{text.where}: cross-attention layer {layers[-1]} is the last layer; it must be followed by a "
-            "self-attention layer"
+            f"{text.where}: cross-attention layer {layers[-1]} is the last layer; a self-attention layer must follow it"
         )
     return layers
 
@@ -125,11 +124,11 @@ def _decoder(settings: Settings, text: Settings) -> tuple[DecoderConfig, CrossAt
     vocab_rows = text.integer("vocab_size", 128256)
     _divides(text, "num_attention_heads", "hidden_size", heads, width)
     _divides(text, "num_key_value_heads", "num_attention_heads", heads_kv, heads)
-    _divides(text, "2 (RoPE turns pairs)", "the width of a head", 2, width // heads)
+    _divides(text, "2 (RoPE rotates pairs)", "the width of a head", 2, width // heads)
     image_token_id = settings.integer("image_token_index", 128256, minimum=0)
     if image_token_id >= vocab_rows + EXTRA_EMBEDDING_ROWS:
         raise CheckpointError(
-            f"{settings.where}: image_token_index is {image_token_id}, the embedding has only "
+            f"{settings.where}: image_token_index is {image_token_id}, but the embedding has only "
             f"{vocab_rows + EXTRA_EMBEDDING_ROWS} rows"
         )
     cross_layers = _cross_layers(text, layer_count)
@@ -168,12 +167,14 @@ def _vision(vision: Settings) -> VisionConfig:
     local_layers = vision.integer("num_hidden_layers", 32)
     intermediate = vision.integers("intermediate_layers_indices", _DEFAULT_INTERMEDIATE_LAYERS)
     if not intermediate or list(intermediate) != sorted(set(intermediate)) or intermediate[-1] >= local_layers:
-        raise vision.wrong("intermediate_layers_indices", f"a rising list of layers below {local_layers}, at least one")
+        raise vision.wrong(
+            "intermediate_layers_indices", f"an ascending list of layers below {local_layers}, at least one"
+        )
     vision.require("vision_output_dim", width * (1 + len(intermediate)), default=7680)
 
     max_tiles = vision.integer("max_num_tiles", 4)
     ratios = all_aspect_ratios(max_tiles)
-    # Ids count the canvases that preprocessing can choose, so the configuration's own list can be no other one.
+    # Aspect ratio ids count the canvases that preprocessing can choose, so only this list is possible.
     vision.require("supported_aspect_ratios", [list(ratio) for ratio in ratios], [list(ratio) for ratio in ratios])
     return VisionConfig(
         tile_size=tile_size,
@@ -197,7 +198,7 @@ def read_model_config(checkpoint: Path) -> ModelConfig:
     """Read and check ``config.json``.
 
     Raises:
-        CheckpointError: if the directory holds no mllama checkpoint, or one that cannot be converted.
+        CheckpointError: if the folder has no mllama checkpoint, or one that cannot be converted.
     """
     if not checkpoint.is_dir():
         state = "not a folder" if checkpoint.exists() else "no such folder"
@@ -208,11 +209,11 @@ def read_model_config(checkpoint: Path) -> ModelConfig:
     architectures = settings.get("architectures") or [_CLASS]
     if settings.get("model_type") != "mllama" or _CLASS not in architectures:
         raise CheckpointError(
-            f"{settings.where}: the model is {', '.join(map(str, architectures))} of type "
+            f"{settings.where}: the model class is {', '.join(map(str, architectures))} of type "
             f"{settings.get('model_type')!r}; only {_CLASS} of type 'mllama' can be converted"
         )
     if "quantization_config" in settings:
-        raise CheckpointError(f"{settings.where}: the checkpoint is quantized already; convert the original one")
+        raise CheckpointError(f"{settings.where}: the checkpoint is quantized; convert the original checkpoint")
     text = settings.section("text_config")
     decoder, cross = _decoder(settings, text)
     return ModelConfig(_vision(settings.section("vision_config")), cross, decoder, settings, text)

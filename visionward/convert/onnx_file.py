@@ -30,11 +30,11 @@ _MMPROJ_NAME = re.compile(r"mmproj-(.+)-[A-Za-z0-9_]+")
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """The tensors of a checkpoint that an mmproj file was made of.
+    """The tensors of a checkpoint that an mmproj file was made from.
 
     Attributes:
-        config: as the mmproj file spells it: numbers are rounded there.
-        tower_hash: of the mmproj file.
+        config: the configuration in the mmproj file, where numbers are rounded.
+        tower_hash: the tower hash of the mmproj file.
         plans: its tensors by name.
     """
 
@@ -44,7 +44,7 @@ class PlannedSource:
 
     @classmethod
     def of(cls, mmproj: Path, plans: Iterable[PlannedTensor]) -> "PlannedSource":
-        """The source for a file that was written by these plans."""
+        """The source for a file that was written from these plans."""
         file = GgufHeader(mmproj, mmproj_format.MMPROJ_ARCHITECTURE)
         return cls(read_mmproj_config(file), tower_hash(file), {plan.name: plan for plan in plans})
 
@@ -60,14 +60,14 @@ class MmprojSource:
     """The tensors of an mmproj file of any type.
 
     Raises:
-        ModelFileError: if the file is damaged or of another kind.
+        ModelFileError: if the file is damaged or of another format.
     """
 
     def __init__(self, path: Path, on_progress: OnProgress | None = None) -> None:
         self._file = GgufHeader(path, mmproj_format.MMPROJ_ARCHITECTURE)
         self.config = read_mmproj_config(self._file)
         check_mmproj_tensors(self._file, self.config)
-        counter = ProgressCounter(on_progress, "checking", self._file.data_nbytes, "bytes")
+        counter = ProgressCounter(on_progress, "checking file", self._file.data_nbytes, "bytes")
         check_checksums([self._file], counter.advance)
         self.tower_hash = tower_hash(self._file)
         self._data = np.memmap(path, np.uint8, "r")
@@ -78,12 +78,12 @@ class MmprojSource:
         stored = self._data[tensor.offset : tensor.offset + tensor.nbytes]
         values = decode_rows(np.array(stored), tensor.dtype, tensor.shape[-1]).reshape(tensor.shape)
         if not np.isfinite(values).all():
-            raise ModelFileError(f"{self._file.path}: tensor {name} holds values that are infinite or not numbers.")
+            raise ModelFileError(f"{self._file.path}: tensor {name} has values that are not finite.")
         return values
 
 
 def tower_path(mmproj: Path, weight_type: str) -> Path:
-    """Where the tower of an mmproj file goes unless a name is given: beside it."""
+    """The default path of a tower: beside its mmproj file."""
     match = _MMPROJ_NAME.fullmatch(mmproj.stem)
     name = match[1] if match else mmproj.stem
     return mmproj.with_name(f"vision-{name}-{weight_type}.onnx")
@@ -97,12 +97,12 @@ _TOWER = FileKind("ONNX tower that visionward exported, or its data file", _is_t
 
 
 def tower_outputs(target: Path, inputs: tuple[Path, ...], *, overwrite: bool) -> Outputs:
-    """The two files of a tower.
+    """The two files of a tower, as outputs.
 
     Args:
         target: the ONNX file.
-        inputs: files that they must not replace.
-        overwrite: whether they may replace another tower.
+        inputs: files that must not be replaced.
+        overwrite: whether another tower may be replaced.
     """
     return Outputs((data_path(target), target), _TOWER, inputs, overwrite)
 
@@ -115,49 +115,49 @@ def export_tower(
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Path:
-    """Export the vision tower of an mmproj file as ONNX; its weights go to ``<target>.data``.
+    """Export the vision tower of an mmproj file as ONNX. Its weights go to ``<target>.data``.
 
-    Quantized weights are taken as they are: export from an f16 or bf16 file, or from the checkpoint, to lose nothing
-    twice.
+    Weights of a quantized file are rounded a second time. Export from an f16 or bf16 file or from the checkpoint to
+    avoid that.
 
     Args:
         mmproj: the mmproj file.
-        target: the ONNX file; beside the mmproj file unless given.
+        target: the ONNX file; by default beside the mmproj file.
         weight_type: one of ``onnx_format.WEIGHT_TYPES``.
-        overwrite: replace a tower that is there.
-        on_progress: called with the progress of each stage, in bytes: ``checking``, ``ONNX tower``.
+        overwrite: replace an existing tower.
+        on_progress: called with the progress of each stage, in bytes: ``checking file``, ``ONNX tower``.
 
     Returns:
         The ONNX file.
 
     Raises:
-        ModelFileError: if the mmproj file is missing, damaged or of another kind.
+        ModelFileError: if the mmproj file is missing, damaged or of another format.
         QuantizeError: if the type is unknown or cannot hold a weight.
-        OutputError: if the files cannot be written, or something is there that must not be replaced.
+        OutputError: if the files cannot be written, or would replace something that must not be replaced.
     """
     check_weight_type(weight_type)
     source = MmprojSource(mmproj, on_progress)
     target = tower_path(mmproj, weight_type) if target is None else target
     if target.suffix != ".onnx":
-        raise QuantizeError(f"{target} must end in .onnx, by which towers are found.")
+        raise QuantizeError(f"{target}: the name of an ONNX tower must end in .onnx.")
     outputs = tower_outputs(target, (mmproj,), overwrite=overwrite)
     return write_tower(source, outputs, weight_type=weight_type, on_progress=on_progress)
 
 
 def check_weight_type(weight_type: str) -> None:
-    """Refuse a name that is not in ``onnx_format.WEIGHT_TYPES``.
+    """Check that a name is in ``onnx_format.WEIGHT_TYPES``.
 
     Raises:
         QuantizeError: if it is not.
     """
     if weight_type not in WEIGHT_TYPES:
-        raise QuantizeError(f"{weight_type!r} is no type of an ONNX tower, expected one of {', '.join(WEIGHT_TYPES)}.")
+        raise QuantizeError(f"unknown type of an ONNX tower {weight_type!r}; choose one of {', '.join(WEIGHT_TYPES)}.")
 
 
 def write_tower(
     source: PlannedSource | MmprojSource, outputs: Outputs, *, weight_type: str, on_progress: OnProgress | None = None
 ) -> Path:
-    """Write a source's tower, weight by weight; both files, which ``tower_outputs`` names, get their names at the end.
+    """Write a tower, weight by weight. Both files of ``tower_outputs`` are renamed to their final names at the end.
 
     Raises:
         CheckpointError, ModelFileError: if a weight cannot be read.

@@ -1,4 +1,4 @@
-"""Building one ONNX graph: thin methods that read like the formula; weights go to a file of their own."""
+"""Build an ONNX graph whose weights are in a separate data file."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 Array = npt.NDArray[Any]
 
-# Gelu needs version 20; the engines were measured with 21, which IR version 10 goes with.
+# Gelu needs opset 20. The engines were measured with opset 21, which belongs to IR version 10.
 OPSET, IR_VERSION = 21, 10
 MICROSOFT = "com.microsoft"
-# Large weights begin on a page, so that engines can map them; smaller ones on a cache line.
+# Large weights begin on a page, so that engines can map them, smaller ones on a cache line.
 PAGE, LINE = 4096, 64
 LARGE = 2**20
 
@@ -24,12 +24,12 @@ class ExternalTensor:
     """A weight in the data file.
 
     Attributes:
-        name: in the graph.
+        name: its name in the graph.
         data_type: ONNX's number of its element type.
-        shape: as ONNX has it.
-        nbytes: in the data file.
-        offset: in the data file.
-        load: makes its bytes.
+        shape: its shape in ONNX.
+        nbytes: bytes in the data file.
+        offset: offset in the data file.
+        load: returns its values.
     """
 
     name: str
@@ -49,7 +49,7 @@ class ExternalTensor:
 
 
 class OnnxGraph:
-    """A graph under construction. Methods take and give names of values."""
+    """A graph under construction. Methods take and return names of values."""
 
     def __init__(self) -> None:
         self.external: list[ExternalTensor] = []
@@ -62,20 +62,20 @@ class OnnxGraph:
         self._nodes.append(helper.make_node(operator, list(inputs), [output], domain=domain, **attributes))
         return output
 
-    def constant(self, value: npt.ArrayLike, kind: npt.DTypeLike = np.float32) -> str:
-        """A small constant, kept in the graph; equal ones are one."""
-        array = np.asarray(value, kind)
+    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
+        """A small constant, which is stored in the graph. Equal constants are stored once."""
+        array = np.asarray(value, dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = numpy_helper.from_array(array, f"constant_{len(self._constants)}")
         return str(self._constants[key].name)
 
     def integers(self, *values: int) -> str:
-        """A constant vector of int64, as shapes, axes and indices are."""
+        """A constant vector of int64, for shapes, axes and indices."""
         return self.constant(values, np.int64)
 
     def weight(self, name: str, data_type: int, shape: Sequence[int], nbytes: int, load: Callable[[], Array]) -> str:
-        """A weight, kept in the data file."""
+        """A weight, which is stored in the data file."""
         last = self.external[-1] if self.external else None
         end = 0 if last is None else last.offset + last.nbytes
         offset = end + -end % (PAGE if nbytes >= LARGE else LINE)
@@ -83,7 +83,7 @@ class OnnxGraph:
         return name
 
     def reshape(self, x: str, *shape: int) -> str:
-        """X in another shape; -1 once for what is left, 0 for the same extent as before."""
+        """``x`` in another shape. As in ONNX, one extent may be -1 (inferred), and 0 keeps the extent."""
         return self.op("Reshape", x, self.integers(*shape))
 
     def rows(self, x: str, first: str, end: str) -> str:
@@ -91,11 +91,11 @@ class OnnxGraph:
         return self.op("Slice", x, first, end, self.integers(0))
 
     def concat(self, *parts: str, axis: int) -> str:
-        """Parts joined along an axis."""
+        """The parts concatenated along an axis."""
         return self.op("Concat", *parts, axis=axis)
 
     def expand(self, x: str, *extents: str) -> str:
-        """X broadcast to the extents, each a value of shape (1,)."""
+        """``x`` broadcast to the extents, which are values of shape (1,)."""
         return self.op("Expand", x, self.concat(*extents, axis=0))
 
     @property
@@ -104,7 +104,7 @@ class OnnxGraph:
         return self.external[-1].offset + self.external[-1].nbytes
 
     def data(self) -> Iterator[Array]:
-        """The data file's content, piece by piece, padding included."""
+        """The content of the data file, piece by piece, padding included."""
         end = 0
         for tensor in self.external:
             yield np.zeros(tensor.offset - end, np.uint8)
@@ -126,10 +126,10 @@ class OnnxGraph:
         """The finished model.
 
         Args:
-            inputs: the graph's inputs.
-            output: its output.
-            result: the value that the output takes.
-            location: name of the data file, which lies beside the model.
+            inputs: inputs of the graph.
+            output: output of the graph.
+            result: name of the value that becomes the output.
+            location: name of the data file, in the folder of the model.
             metadata: the model's metadata properties.
         """
         nodes = [*self._nodes, helper.make_node("Identity", [result], [output.name])]

@@ -1,10 +1,10 @@
-"""What a product's rows are made of before they meet the weights: nothing, or integers of 8 bits with a scale a row.
+"""Quantize the rows of a matrix product to 8-bit integers with one scale per row.
 
-Rows are divided by their own largest magnitude first, so that one constant scale serves all of them: the standard
-QuantizeLinear and DequantizeLinear take no scale that is only known at run time for each row. In front of a product
-both engines recognise the pair, and multiply integers (ONNX Runtime as MatMulIntegerToFloat, OpenVINO as its quantized
-FullyConnected). The integers are unsigned: x86 multiplies unsigned by signed ones (VNNI), and ONNX Runtime is twenty
-times slower with two signed ones there.
+Every row is first divided by its largest magnitude, so that one constant scale is right for all rows: the standard
+operators QuantizeLinear and DequantizeLinear take no scale per row that is known only at run time. Both engines
+recognise this pair of operators before a product and multiply integers (ONNX Runtime with MatMulIntegerToFloat,
+OpenVINO with its quantized FullyConnected). The integers are unsigned, because x86 multiplies unsigned by signed
+integers (VNNI). With two signed operands ONNX Runtime is twenty times slower there.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ import numpy as np
 
 from visionward.convert.onnx_graph import OnnxGraph
 
-# For rows of zeros, which are divided by it.
+# The divisor of rows of zeros.
 _TINY = 1e-20
-# erf's GELU is never lower: its value at -0.7517916.
-GELU_LOWEST = -0.1699712
+# The minimum of GELU (the erf form), at -0.7517916.
+GELU_MINIMUM = -0.1699712
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows (rows, width) to multiply.
+    """Rows (rows, width) of a product: ``values * scale + shift``.
 
     Attributes:
-        values: what to multiply with the weights.
-        scale: what to multiply the product with, for each row (rows, 1); empty if nothing.
-        shift: what is missing to every value, after the scale.
+        values: the operand that is multiplied with the weights.
+        scale: factors for the product, one per row (rows, 1); empty for none.
+        shift: a constant that must be added to every value.
     """
 
     values: str
@@ -35,16 +35,16 @@ class Rows:
 
 
 def quantized_rows(graph: OnnxGraph, x: str) -> Rows:
-    """Rows as integers around zero: 1 to 255, and 128 is zero."""
+    """Rows as integers around zero: 1 to 255, where 128 is zero."""
     largest = _largest(graph, graph.op("Abs", x))
     return Rows(_rounded(graph, graph.op("Div", x, largest), 1 / 127, zero=128), largest)
 
 
 def quantized_gelu(graph: OnnxGraph, x: str) -> Rows:
-    """Rows that GELU made as integers from 0, its lowest value, to 255: twice as fine as around zero."""
-    above = graph.op("Sub", x, graph.constant(GELU_LOWEST))
+    """Outputs of GELU as integers from 0 (its minimum) to 255, which is twice as fine as around zero."""
+    above = graph.op("Sub", x, graph.constant(GELU_MINIMUM))
     largest = _largest(graph, above)
-    return Rows(_rounded(graph, graph.op("Div", above, largest), 1 / 255, zero=0), largest, GELU_LOWEST)
+    return Rows(_rounded(graph, graph.op("Div", above, largest), 1 / 255, zero=0), largest, GELU_MINIMUM)
 
 
 def _largest(graph: OnnxGraph, x: str) -> str:

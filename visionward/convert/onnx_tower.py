@@ -1,12 +1,12 @@
 """The vision tower as an ONNX graph: pixels of the real tiles in, projected tokens out.
 
-The plan is that of runtime/tower_plan.py (token layout, padding collapse, two attention calls instead of a mask),
-with the number of tiles left open. Attention is com.microsoft's MultiHeadAttention, which ONNX Runtime computes without
-keeping the scores, and which OpenVINO takes apart and fuses in its own way.
+Token layout, padding collapse and the two attention calls in place of a mask are those of
+runtime/vision/tower_plan.py. The number of tiles is open. Attention is MultiHeadAttention of com.microsoft, which ONNX
+Runtime computes without storing the scores, and which OpenVINO decomposes and fuses.
 
-The bias of collapsed keys is put into two more columns of every head, ones in the queries and log m in the keys: a
-bias as such would make ONNX Runtime keep all scores, 2.6 GB for four tiles. Two columns, because bfloat16 needs both
-to hold log m to float32's precision.
+The bias of collapsed keys is in two additional columns of every head: ones in the queries, log m in the keys. A bias
+input would make ONNX Runtime store all scores, 2.6 GB for four tiles. There are two columns because bfloat16 needs both
+to represent log m with float32's precision.
 """
 
 import math
@@ -42,7 +42,7 @@ class TowerEmitter:
         self._quantizes_rows = weight_type == "int8"
 
     def model(self, location: str) -> onnx.ModelProto:
-        """The model, its weights in a file named ``location``; what they are is in ``graph`` then."""
+        """The model. Its weights are in a file named ``location``; afterwards ``graph`` has their content."""
         result = self._emit()
         config, width = self._config, self._source.config.cross_attention.embedding_length
         pixels: list[str | int | None] = ["tiles", 3, config.tile_size, config.tile_size]
@@ -74,7 +74,7 @@ class TowerEmitter:
         return g.reshape(projected, -1, config.tile_tokens, self._source.config.cross_attention.embedding_length)
 
     def _plan(self) -> None:
-        """How many tokens there are of each kind (int64, shape (1,)), and the bias of the collapsed ones."""
+        """The numbers of real, padding and all tokens (int64, shape (1,)), and the columns of the bias."""
         g, config = self.graph, self._config
         self._zero, tile_tokens = g.integers(0), g.integers(config.tile_tokens)
         self._tiles = g.op("Shape", PIXELS, start=0, end=1)
@@ -100,10 +100,10 @@ class TowerEmitter:
         self._query_columns = g.expand(one, self._real, heads, columns)
 
     def _bias_table(self) -> Floats:
-        """What the columns of the collapsed keys hold, by the number of real tiles: (tiles + 1, columns).
+        """The bias columns of the collapsed keys by the number of real tiles: (tiles + 1, columns).
 
-        The product with the ones is scaled like every score; the first column is log m cut to bfloat16, the second
-        what is missing.
+        Their product with the ones in the queries is scaled like every score. The first column is log m truncated to
+        bfloat16, the second the remainder.
         """
         config = self._config
         head_width = config.width // config.head_count
@@ -113,7 +113,7 @@ class TowerEmitter:
         return np.stack([first, whole - first], axis=1)
 
     def _embed(self) -> str:
-        """Patches of the real tiles, class tokens and embeddings: (embedded tiles * tokens a tile, width)."""
+        """Patches of the real tiles, class tokens and embeddings: (embedded tiles * tokens per tile, width)."""
         g, config = self.graph, self._config
         patch, side = config.patch_size, config.tile_size // config.patch_size
         pixels = PIXELS
@@ -133,7 +133,7 @@ class TowerEmitter:
         return g.reshape(g.op("Add", tokens, self._embedding()), -1, config.width)
 
     def _embedding(self) -> str:
-        """What is added to the patches: (embedded tiles, tokens a tile, width)."""
+        """The embedding that is added to the patches: (embedded tiles, tokens per tile, width)."""
         g, config = self.graph, self._config
         ratios, tiles, tokens, width = len(config.aspect_ratios) + 1, config.max_tiles, config.tile_tokens, config.width
         array, gate = self._source.array, self._gate("v.position_embd.gate")
@@ -143,28 +143,26 @@ class TowerEmitter:
             base[0] += array("v.class_embd")
             return base[None]
 
-        def of_tiles() -> Floats:
+        def tile_position() -> Floats:
             return gate * array("v.tile_position_embd.weight").reshape(ratios, tiles, tokens * width)
 
         added = self._float(self._weights.table("position", (1, tokens, width), position))
-        table = self._weights.table("tile_position", (ratios, tiles, tokens * width), of_tiles)
-        added = g.op("Add", added, g.reshape(self._of_ratio(table), -1, tokens, width))
+        table = self._weights.table("tile_position", (ratios, tiles, tokens * width), tile_position)
+        added = g.op("Add", added, g.reshape(self._embedded_rows(table), -1, tokens, width))
         behind_class = np.ones((1, tokens, 1))
         behind_class[:, 0] = 0
-        pre = g.op("Unsqueeze", self._of_ratio(self._tile_table("v.pre_tile_embd")), g.integers(1))
+        pre = g.op("Unsqueeze", self._embedded_rows(self._tile_table("v.pre_tile_embd")), g.integers(1))
         return g.op("Add", added, g.op("Mul", pre, g.constant(behind_class)))
 
     def _post_tile(self) -> str:
-        """What is added between the two transformers: (tokens, width)."""
+        """The embedding that is added between the two transformers: (tokens, width)."""
         g, config = self.graph, self._config
         table, width = self._tile_table("v.post_tile_embd"), g.integers(config.width)
-        of_tiles = g.op("Unsqueeze", self._of_ratio(table), g.integers(1))
-        of_tiles = g.expand(of_tiles, self._embedded, g.integers(config.tile_tokens), width)
-        of_tiles = g.reshape(of_tiles, -1, config.width)
-        all_tiles = self._all_of_ratio(table)
-        of_zeros = g.op("Unsqueeze", all_tiles, g.integers(1))
-        of_zeros = g.expand(of_zeros, g.integers(config.max_tiles), g.integers(config.tile_padding), width)
-        return g.concat(of_tiles, g.reshape(of_zeros, -1, config.width), axis=0)
+        tiles = g.op("Unsqueeze", self._embedded_rows(table), g.integers(1))
+        tiles = g.expand(tiles, self._embedded, g.integers(config.tile_tokens), width)
+        zeros = g.op("Unsqueeze", self._canvas_rows(table), g.integers(1))
+        zeros = g.expand(zeros, g.integers(config.max_tiles), g.integers(config.tile_padding), width)
+        return g.concat(g.reshape(tiles, -1, config.width), g.reshape(zeros, -1, config.width), axis=0)
 
     def _tile_table(self, name: str) -> str:
         """A gated embedding of tiles: (aspect ratio ids, tiles, width)."""
@@ -172,12 +170,12 @@ class TowerEmitter:
         shape = (len(config.aspect_ratios) + 1, config.max_tiles, config.width)
         return self._weights.table(name, shape, lambda: gate * self._source.array(f"{name}.weight"))
 
-    def _of_ratio(self, table: str) -> str:
-        """The rows of a table (aspect ratio ids, tiles, ...) for the image's canvas and its embedded tiles."""
-        return self.graph.rows(self._all_of_ratio(table), self._zero, self._embedded)
+    def _embedded_rows(self, table: str) -> str:
+        """The rows of a table (aspect ratio ids, tiles, ...) for the embedded tiles of the image's canvas."""
+        return self.graph.rows(self._canvas_rows(table), self._zero, self._embedded)
 
-    def _all_of_ratio(self, table: str) -> str:
-        """The same for all tiles that a canvas can have."""
+    def _canvas_rows(self, table: str) -> str:
+        """The rows of a table (aspect ratio ids, tiles, ...) for all tiles of the image's canvas."""
         row = self.graph.op("Gather", table, RATIO_ID, axis=0)
         return self._float(self.graph.op("Squeeze", row, self.graph.integers(0)))
 
@@ -199,20 +197,20 @@ class TowerEmitter:
     def _attention(self, q: str, k: str, v: str) -> str:
         """Real queries over all keys, padding queries over the real keys."""
         g, config = self.graph, self._config
-        of_real = g.rows(q, self._zero, self._real)
+        real = g.rows(q, self._zero, self._real)
         if config.padding_collapses:
-            of_real = self._with_columns(of_real, self._query_columns)
-            mixed = self._attend(of_real, self._with_columns(k, self._key_columns), v)
+            real = self._with_columns(real, self._query_columns)
+            mixed = self._attend(real, self._with_columns(k, self._key_columns), v)
         else:
-            mixed = self._attend(of_real, k, v)
-        # There are always some: a tile has one token more than a square, which is never a multiple of eight.
-        of_padding = self._attend(
+            mixed = self._attend(real, k, v)
+        # There is always padding: a tile has a square number of tokens plus one, which is never a multiple of eight.
+        padding = self._attend(
             g.rows(q, self._real, self._tokens), g.rows(k, self._zero, self._real), g.rows(v, self._zero, self._real)
         )
-        return g.concat(mixed, of_padding, axis=0)
+        return g.concat(mixed, padding, axis=0)
 
     def _with_columns(self, x: str, columns: str) -> str:
-        """Every head of x (tokens, width) with the bias columns at its end."""
+        """The heads of ``x`` (tokens, width), each with the bias columns at its end."""
         g, config = self.graph, self._config
         head_width = config.width // config.head_count
         by_head = g.reshape(x, -1, config.head_count, head_width)
@@ -231,11 +229,11 @@ class TowerEmitter:
         return g.op("Squeeze", mixed, batch)
 
     def _rows(self, x: str) -> Rows:
-        """Rows to multiply; as integers where the weights are integers that are multiplied as such."""
+        """Rows of a product, quantized if the weights are 8-bit integers."""
         return quantized_rows(self.graph, x) if self._quantizes_rows else Rows(x)
 
     def _linear(self, rows: Rows, name: str, *, bias: bool = True, gate: float = 1.0) -> str:
-        """Rows times a matrix, and its bias; what a gate lets through is in the weights already."""
+        """Rows times a matrix, plus its bias. The gate is multiplied into the weights."""
         g = self.graph
         if rows.scale:
             weight = self._weights.integer_matrix(f"{name}.weight", gate=gate)
@@ -251,5 +249,5 @@ class TowerEmitter:
         return self.graph.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=self._config.layer_norm_epsilon)
 
     def _gate(self, name: str) -> float:
-        """What a gate lets through."""
+        """The factor of a gate: tanh of its parameter."""
         return math.tanh(float(self._source.array(name)[0]))

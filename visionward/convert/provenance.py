@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from and under which licence, as far as its folder tells."""
+"""Origin and licence of a checkpoint, as far as its folder states them."""
 
 import re
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from visionward.formats.checkpoint_json import Settings
 
-# The notice that Meta's licence asks every distributed copy to carry.
+# The notice that Meta's licence requires in every distributed copy.
 LLAMA_3_2_NOTICE = (
     "Llama 3.2 is licensed under the Llama 3.2 Community License, Copyright © Meta Platforms, Inc. All Rights Reserved."
 )
 
 _LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 
-# How a licence file is recognized: (id, pattern of its beginning).
+# Licence id and a pattern of the beginning of the licence text.
 _LICENSE_TEXTS = (
     ("llama3.2", re.compile(r"LLAMA\s+3\.2\s+COMMUNITY\s+LICENSE", re.IGNORECASE)),
     ("apache-2.0", re.compile(r"Apache\s+License\s+Version\s+2\.0", re.IGNORECASE)),
@@ -30,9 +30,9 @@ _LICENSES = {
     "mit": ("MIT License", "https://opensource.org/license/mit"),
 }
 
-# A model card's header is at its beginning.
+# The header of a model card is at its beginning.
 _CARD_BYTES = 2**20
-# A key of config.json by which a checkpoint that only shows that the machinery works says so.
+# The key of config.json that marks a demonstration model.
 _DEMONSTRATION = "visionward_demonstration"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -40,15 +40,16 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is known of a checkpoint's origin; None where nothing is.
+    """Origin and licence of a checkpoint; None for what is unknown.
 
     Attributes:
         repository: its id on the Hugging Face hub.
-        base_model: the hub id of the model that it was made from.
-        license: the licence's id.
-        license_name, license_link: for people.
-        license_notice: what the licence asks copies to say.
-        demonstration: whether it says of itself that it is a toy.
+        base_model: hub id of the model that it was trained from.
+        license: id of the licence.
+        license_name: name of the licence.
+        license_link: link to the licence.
+        license_notice: notice that the licence requires in copies.
+        demonstration: whether it is a demonstration model.
     """
 
     repository: str | None = None
@@ -61,7 +62,7 @@ class Provenance:
 
 
 def _front_matter(checkpoint: Path) -> dict[str, str]:
-    """The plain ``key: value`` lines, and the first items of lists, of a model card's YAML header."""
+    """The ``key: value`` lines, and the first items of lists, in the YAML header of a model card."""
     path = checkpoint / "README.md"
     if not path.is_file():
         return {}
@@ -96,15 +97,15 @@ def _license_from_file(checkpoint: Path) -> str | None:
 
 
 def _hub_id(value: object) -> str | None:
-    """A repository's id; local paths, which configurations also hold, are nobody's business."""
+    """A repository id. Configurations also contain local paths, which are private and left out."""
     return value if isinstance(value, str) and _HUB_ID.fullmatch(value) else None
 
 
 def read_provenance(checkpoint: Path, settings: Settings) -> Provenance:
-    """What the model card, the licence file and the configuration say.
+    """Read origin and licence from the model card, the licence file and the configuration.
 
     Raises:
-        CheckpointError: if the configuration does not say clearly whether the model is a toy.
+        CheckpointError: if the mark of a demonstration model is neither true nor false.
     """
     demonstration = settings.get(_DEMONSTRATION)
     if not isinstance(demonstration, bool | None):

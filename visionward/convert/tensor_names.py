@@ -1,7 +1,7 @@
-"""The table of tensors: the checkpoint's names and shapes, and what each is called in the two GGUF files.
+"""Names and shapes of all tensors in the checkpoint, and their names in the two GGUF files.
 
-The checkpoint's names are those of the hub (``language_model.model.layers.0...``), which Transformers' save_pretrained
-writes too; ``canonical_name`` maps the names of its modules in memory onto them.
+The checkpoint's names are those on the hub (``language_model.model.layers.0...``), which save_pretrained of
+Transformers writes too. ``canonical_name`` maps the names of modules in memory to them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ _PREFIXES = {
     "lm_head.": "language_model.lm_head.",
 }
 
-# Buffers that old versions of Transformers saved; they follow from the configuration.
+# Buffers that old versions of Transformers saved. They follow from the configuration.
 _HARMLESS_SUFFIXES = ("rotary_emb.inv_freq", "position_ids")
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
@@ -99,8 +99,8 @@ _VISION_LAYER = {
 
 _GLOBAL_GATES = {"gate_attn": "gate_attn", "gate_ffn": "gate_ffn"}
 
-# How many names an error shows of each kind.
-_SHOWN = 5
+# Names in an error message, per problem.
+_MAX_NAMES = 5
 
 
 def canonical_name(name: str) -> str:
@@ -154,7 +154,7 @@ def _self_layer_shapes(layer: int, cross: CrossAttentionConfig) -> dict[str, tup
 
 
 def _source_shape(gguf_name: str, shape: tuple[int, ...], vision: VisionConfig) -> tuple[int, ...]:
-    """The checkpoint's shape of a tensor of the mmproj file: same elements, other dimensions."""
+    """The shape in the checkpoint of a tensor of the mmproj file, which has the same elements."""
     if gguf_name == "v.patch_embd.weight":
         return (vision.width, 3, vision.patch_size, vision.patch_size)
     if gguf_name in ("v.tile_position_embd.weight", "v.pre_tile_embd.weight", "v.post_tile_embd.weight"):
@@ -167,7 +167,7 @@ def _source_shape(gguf_name: str, shape: tuple[int, ...], vision: VisionConfig) 
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Checkpoint name -> shape of every tensor that the configuration asks for."""
+    """Checkpoint name -> shape of every tensor that follows from the configuration."""
     width = config.cross_attention.embedding_length
     shapes: dict[str, tuple[int, ...]] = {
         EMBEDDING: (config.embedding_rows, width),
@@ -183,26 +183,26 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _listed(kind: str, items: Iterable[str]) -> list[str]:
+def _listed(problem: str, items: Iterable[str]) -> list[str]:
     names = sorted(items)
     if not names:
         return []
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{more}"]
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return [f"{len(names)} {problem} ({', '.join(names[:_MAX_NAMES])}{more})"]
 
 
 def checked_tensors(
     where: str, tensors: Mapping[str, CheckpointTensor], expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, CheckpointTensor]:
-    """The checkpoint's tensors by their names on the hub, after comparing them with what is expected.
+    """The tensors of a checkpoint by their names on the hub, compared with the expected ones.
 
     Args:
-        where: the checkpoint, for messages.
-        tensors: as stored, in either layout.
+        where: the checkpoint, for error messages.
+        tensors: the tensors by their stored names, in either layout.
         expected: name on the hub -> shape.
 
     Raises:
-        CheckpointError: if some are missing, unknown, or of another shape.
+        CheckpointError: if tensors are missing, unknown, or have another shape.
     """
     found: dict[str, CheckpointTensor] = {}
     for name, tensor in tensors.items():
@@ -210,12 +210,12 @@ def checked_tensors(
         if canonical.endswith(_HARMLESS_SUFFIXES):
             continue
         if canonical in found:
-            raise CheckpointError(f"{where}: both {found[canonical].name!r} and {name!r} are there")
+            raise CheckpointError(f"{where}: the tensors {found[canonical].name!r} and {name!r} are the same parameter")
         found[canonical] = tensor
     problems = _listed("missing", expected.keys() - found.keys())
     problems += _listed("unknown", found.keys() - expected.keys())
     problems += _listed(
-        "of a shape that contradicts config.json",
+        "with a shape that contradicts config.json",
         (
             f"{name} {list(found[name].shape)} instead of {list(shape)}"
             for name, shape in expected.items()
@@ -223,5 +223,5 @@ def checked_tensors(
         ),
     )
     if problems:
-        raise CheckpointError(f"{where}: tensors are {'; '.join(problems)}")
+        raise CheckpointError(f"{where}: tensor mismatch: {', '.join(problems)}")
     return found

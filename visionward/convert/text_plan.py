@@ -1,4 +1,4 @@
-"""The text file: the decoder without its cross-attention layers, a plain Llama for stock llama.cpp."""
+"""Plan the text file: the decoder without its cross-attention layers, a plain Llama model for stock llama.cpp."""
 
 import hashlib
 import math
@@ -23,33 +23,36 @@ _ROPE_FACTORS = "rope_freqs.weight"
 
 
 def rope_factors(head_width: int, rope_theta: float, scaling: RopeScaling) -> npt.NDArray[np.float32]:
-    """What llama.cpp divides the rotary frequencies by, for Llama 3's scaling."""
+    """The factors by which llama.cpp divides the rotary frequencies, for Llama 3's scaling.
+
+    The formula is that of ``_compute_llama3_parameters`` in Transformers' modeling_rope_utils.py.
+    """
     frequencies = rope_theta ** (-np.arange(0, head_width, 2, dtype=np.float64) / head_width)
     turns = scaling.original_context_length * frequencies / (2 * math.pi)
-    # Frequencies that turn often within the original context stay, those that hardly turn are divided by the factor.
+    # High frequencies stay, low frequencies are divided by the factor, and those between are interpolated.
     smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     blend = np.clip(smooth, 0.0, 1.0)
     return (1 / ((1 - blend) / scaling.factor + blend)).astype(np.float32)
 
 
 class TextHash:
-    """The content hash that both files of a pair carry, computed while the tensors are being read.
+    """The text hash in both files of a pair, computed while the tensors are read.
 
-    It covers the name (on the hub), dtype, shape and bytes of every source tensor of the text file, in the order of
-    names, and nothing that depends on the element type written.
+    It covers name (on the hub), dtype, shape and bytes of every tensor of the checkpoint that the text file is made
+    from, sorted by name. It does not depend on the type of the text file.
     """
 
     def __init__(self) -> None:
         self._tensors: dict[str, tuple[CheckpointTensor, hashlib._Hash]] = {}
 
     def observe(self, tensor: PlannedTensor, raw: Array) -> None:
-        """Take in a piece of a tensor as the checkpoint has it; pieces of a tensor come in order."""
+        """Add a piece of a tensor as the checkpoint has it. The pieces of a tensor must come in order."""
         if isinstance(tensor.source, CheckpointTensor):
             _, digest = self._tensors.setdefault(tensor.source.name, (tensor.source, hashlib.sha256()))
             digest.update(np.ascontiguousarray(raw).data.cast("B"))
 
     def hexdigest(self) -> str:
-        """The hash, when everything was read."""
+        """The hash of everything that was added."""
         lines = sorted(
             f"{canonical_name(name)}\t{stored.dtype}\t{','.join(map(str, stored.shape))}\t{digest.hexdigest()}\n"
             for name, (stored, digest) in self._tensors.items()
@@ -58,7 +61,7 @@ class TextHash:
 
 
 def _shape(config: ModelConfig, source_name: str, stored: CheckpointTensor) -> tuple[int, ...]:
-    # llama.cpp wants as many rows in the head as in the embedding; the runtime never lets a padded one win.
+    # llama.cpp requires as many rows in the head as in the embedding. The runtime ignores the logits of padding rows.
     return (config.embedding_rows, stored.shape[1]) if source_name == HEAD else stored.shape
 
 
@@ -82,10 +85,10 @@ def plan_text(config: ModelConfig, stored: Mapping[str, CheckpointTensor], recip
     return plans
 
 
-def general_metadata(name: str, kind: str, recipe: Recipe, provenance: Provenance) -> dict[str, MetadataValue]:
-    """The ``general.*`` keys that both files have, the licence's notice, and the mark of a toy."""
+def general_metadata(name: str, model_type: str, recipe: Recipe, provenance: Provenance) -> dict[str, MetadataValue]:
+    """The ``general.*`` keys of both files, the licence notice, and the mark of a demonstration model."""
     metadata: dict[str, MetadataValue] = {
-        Keys.General.TYPE: kind,
+        Keys.General.TYPE: model_type,
         Keys.General.NAME: name,
         Keys.General.FILE_TYPE: int(recipe.file_type),
         Keys.General.QUANTIZATION_VERSION: int(GGML_QUANT_VERSION),

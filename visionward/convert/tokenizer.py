@@ -1,4 +1,4 @@
-"""Carry ``tokenizer.json`` over into GGUF's tokenizer keys, refusing any that llama.cpp would not reproduce."""
+"""Convert ``tokenizer.json`` to GGUF's tokenizer keys, and check that llama.cpp can reproduce the tokenizer."""
 
 import json
 from collections.abc import Sequence
@@ -24,14 +24,17 @@ LLAMA_3_PATTERN = (
 
 @dataclass(frozen=True)
 class GgufTokenizer:
-    """A tokenizer in the form that GGUF has it.
+    """A tokenizer as GGUF stores it.
 
     Attributes:
-        tokens: text of every row of the embedding.
-        token_types: llama.cpp's type of each.
-        merges: pairs, separated by a blank, in order of priority.
-        bos_id, eos_id: of the tokens that begin and end a text.
-        eot_id, eom_id, padding_id: of the tokens that end a turn and a message, and of padding; None where missing.
+        tokens: the text of every row of the embedding.
+        token_types: llama.cpp's type of every row.
+        merges: pairs separated by a space, in order of priority.
+        bos_id: id of the token that begins a text.
+        eos_id: id of the token that ends a text.
+        eot_id: id of the token that ends a turn; None if there is none.
+        eom_id: id of the token that ends a message; None if there is none.
+        padding_id: id of the padding token; None if there is none.
     """
 
     tokens: tuple[str, ...]
@@ -72,8 +75,8 @@ def _check_pre_tokenizer(where: str, pre_tokenizer: Any) -> None:
     )
     if not matches:
         raise TokenizerError(
-            f"{where}: the pre-tokenizer is not Llama 3's (a Split by its regular expression, then ByteLevel without "
-            f"prefix space and without a regular expression of its own); found {_shown(pre_tokenizer)}"
+            f"{where}: the pre-tokenizer is not Llama 3's (Split by its regular expression, then ByteLevel without "
+            f"prefix space and regular expression); found {_shown(pre_tokenizer)}"
         )
 
 
@@ -102,7 +105,7 @@ def _merges(where: str, merges: Any) -> tuple[str, ...]:
     for merge in merges:
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or any(" " in str(part) or not part for part in pair):
-            raise TokenizerError(f"{where}: the merge {_shown(merge)} is no pair")
+            raise TokenizerError(f"{where}: the merge {_shown(merge)} is not a pair")
         joined.append(f"{pair[0]} {pair[1]}")
     return tuple(joined)
 
@@ -127,9 +130,9 @@ def _rows(
 
     def place(text: str, row: int, token_type: TokenType) -> None:
         if not 0 <= row < row_count:
-            raise TokenizerError(f"{where}: {text!r} has id {row}, the embedding has {row_count} rows")
+            raise TokenizerError(f"{where}: {text!r} has id {row}, but the embedding has only {row_count} rows")
         if types[row] != TokenType.UNUSED and tokens[row] != text:
-            raise TokenizerError(f"{where}: {text!r} and {tokens[row]!r} share the id {row}")
+            raise TokenizerError(f"{where}: {text!r} and {tokens[row]!r} have the same id {row}")
         tokens[row], types[row] = text, int(token_type)
 
     for text, row in vocabulary.items():
@@ -141,15 +144,15 @@ def _rows(
         place(IMAGE_TOKEN, image_id, TokenType.CONTROL)
     if types[image_id] != TokenType.CONTROL:
         raise TokenizerError(
-            f"{where}: image_token_index is {image_id}, but {tokens[image_id]!r} there is no special token"
+            f"{where}: image_token_index is {image_id}, but the token {tokens[image_id]!r} with this id is not special"
         )
     if tokens.count(IMAGE_TOKEN) > 1:
-        raise TokenizerError(f"{where}: {IMAGE_TOKEN} is at {tokens.index(IMAGE_TOKEN)}, expected {image_id} alone")
+        raise TokenizerError(f"{where}: {IMAGE_TOKEN} has several ids, expected only {image_id}")
     return tokens, types
 
 
 def _named_token(settings: Settings, key: str) -> str | None:
-    """A special token of tokenizer_config.json, which has it as text or as an object with its content."""
+    """A special token of tokenizer_config.json, where it is a text or an object with its content."""
     value = settings.get(key)
     if isinstance(value, dict):
         value = value.get("content")
@@ -166,9 +169,7 @@ def read_tokenizer(checkpoint: Path, config: ModelConfig) -> GgufTokenizer:
     settings = Settings.load(checkpoint / "tokenizer.json")
     where = settings.where
     if settings.get("normalizer") is not None:
-        raise TokenizerError(
-            f"{where}: there is a normalizer, expected none; found {_shown(settings.get('normalizer'))}"
-        )
+        raise TokenizerError(f"{where}: the normalizer is {_shown(settings.get('normalizer'))}, expected none")
     model = settings.section("model")
     _check_model(where, model)
     _check_pre_tokenizer(where, settings.get("pre_tokenizer"))
@@ -185,7 +186,7 @@ def read_tokenizer(checkpoint: Path, config: ModelConfig) -> GgufTokenizer:
         if text is None:
             return fallback
         if text not in control:
-            raise TokenizerError(f"{names.where}: {key}_token {text!r} is no special token of tokenizer.json")
+            raise TokenizerError(f"{names.where}: {key}_token {text!r} is not a special token of tokenizer.json")
         return control[text]
 
     ids = config.text_settings
@@ -194,7 +195,7 @@ def read_tokenizer(checkpoint: Path, config: ModelConfig) -> GgufTokenizer:
     bos_id, eos_id = token_id("bos", ids.get("bos_token_id")), token_id("eos", fallback_eos)
     for key, row in (("bos", bos_id), ("eos", eos_id)):
         if not isinstance(row, int) or not 0 <= row < len(tokens):
-            raise TokenizerError(f"{names.where}: there is no usable {key}_token, and none in config.json")
+            raise TokenizerError(f"{names.where}: there is no valid {key}_token, nor one in config.json")
     padding_id = token_id("pad", ids.get("pad_token_id"))
     return GgufTokenizer(
         tokens=tuple(tokens),

@@ -52,7 +52,7 @@ def verify_files(
     pair = PairFiles.open(text, mmproj)
     towers = _towers(pair, tower)
     total = pair.nbytes + sum(data_path(path).stat().st_size - CHECKSUM_BYTES for path in towers)
-    advance = ProgressCounter(on_progress, "checking", total, "bytes").advance
+    advance = ProgressCounter(on_progress, "checking files", total, "bytes").advance
     pair.check_checksums(advance, again=True)
     files = [_verified(file.path, has_checksums(file)) for file in (pair.text, pair.mmproj)]
     for path in towers:

@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from visionward.errors import VisionwardError
+from visionward.errors import OutputError, VisionwardError
 from visionward.formats.gguf_header import MAGIC
 from visionward.quantities import size_text
 
 if sys.platform != "win32":
     import fcntl
-
-
-class OutputError(VisionwardError, OSError):
-    """A file cannot be written: the disk is full, a permission is missing, or the folder does not exist."""
 
 
 def describe(error: OSError, path: Path) -> OutputError:

@@ -4,7 +4,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from visionward.errors import VisionwardError
+from visionward.errors import MissingExtraError
 from visionward.machine.shell import pip_command
 
 # Top-level module -> (package, the extra that installs it).
@@ -21,10 +21,6 @@ EXTRAS = {
     "uvicorn": ("uvicorn", "serve"),
     "prometheus_client": ("prometheus-client", "serve"),
 }
-
-
-class MissingExtraError(VisionwardError, ImportError):
-    """A library of an extra is not installed."""
 
 
 def require(*modules: str) -> Any:

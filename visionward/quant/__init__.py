@@ -1,1 +1,1 @@
-"""Quantization: which element type each tensor gets, and how it is made."""
+"""Quantization of text and mmproj files."""

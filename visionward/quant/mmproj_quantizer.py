@@ -1,4 +1,4 @@
-"""The mmproj file, tensor by tensor: types by a recipe, bytes by ggml's own functions."""
+"""Quantize an mmproj file tensor by tensor, with ggml's own functions."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,8 +40,8 @@ class _Target:
         return math.prod(self.shape[:-1]) * row_nbytes(self.element_type, self.shape[-1])
 
 
-def can_have(tensor: GgufTensor, override: TypeOverride) -> bool:
-    """Whether the runtime could load a tensor of an mmproj file with the type that an override would give it."""
+def supports(tensor: GgufTensor, override: TypeOverride) -> bool:
+    """Whether the runtime can load a tensor of an mmproj file with the type of an override."""
     given = fitting_type(override.element_type, tensor.shape[-1])
     return given in expected_tensor(tensor.name, tensor.shape).dtypes
 
@@ -51,14 +51,14 @@ class MmprojQuantizer:
 
     Args:
         source: the file.
-        recipe: what its tensors become.
-        overrides: types by tensor name; one that a tensor cannot have is passed over.
-        importance: tensor name to how much each column matters.
-        imatrix: where that comes from, for the new file's keys; None without.
-        threads: that compute.
+        recipe: the types of its tensors.
+        overrides: types by tensor name. One that the runtime cannot load a tensor with is ignored.
+        importance: importance of each column by tensor name.
+        imatrix: origin of the importance, for the keys of the new file; None without an importance matrix.
+        threads: number of threads.
 
     Raises:
-        ModelFileError: if the file is no mmproj file of visionward.
+        ModelFileError: if the file is not an mmproj file of visionward.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class MmprojQuantizer:
                     stored.shape,
                     layers,
                     importance=imatrix is not None,
-                    overrides=[override for override in overrides if can_have(stored, override)],
+                    overrides=[override for override in overrides if supports(stored, override)],
                 ),
             )
             for stored in source.tensors.values()
@@ -101,11 +101,11 @@ class MmprojQuantizer:
         """Write the new file.
 
         Args:
-            file: to write to, from the beginning.
-            on_tensor: is told the name of every tensor when it is begun.
+            file: the file, at its beginning.
+            on_tensor: called with the name of every tensor when it begins.
 
         Raises:
-            QuantizeError: if numbers are not finite or do not fit into their type.
+            QuantizeError: if values are not finite, or too large for their type.
         """
         file.write(header_bytes(mmproj_format.MMPROJ_ARCHITECTURE, self._metadata(), self._targets))
 
@@ -141,7 +141,7 @@ class MmprojQuantizer:
                 stored = np.fromfile(file, np.uint8, min(step, source.nbytes - start))
                 values = decode_rows(stored, source.dtype, length)
                 if not np.isfinite(values).all():
-                    raise QuantizeError(f"{self._source.path}: {target.name} holds values that are no finite numbers.")
+                    raise QuantizeError(f"{self._source.path}: {target.name} has values that are not finite.")
                 if target.element_type == source.dtype:
                     yield stored
                     continue

@@ -20,23 +20,25 @@ from visionward.formats.tensor_checksums import check_checksums, has_checksums
 from visionward.formats.text_format import TEXT_ARCHITECTURE, read_text_config
 from visionward.machine.processor import usable_cores
 from visionward.progress import OnProgress, ProgressCounter
-from visionward.quant.mmproj_quantizer import MmprojQuantizer, can_have
+from visionward.quant.mmproj_quantizer import MmprojQuantizer, supports
 from visionward.quant.tensor_progress import TensorProgress
 from visionward.quant.tensor_types import RECIPES, UNQUANTIZED, Recipe, TypeOverride
 from visionward.quant.text_quantizer import TextJob, quantize_text
+from visionward.quantities import count_text
 
-_SHOWN = 3
+_MAX_NAMES = 3
 
 
 @dataclass(frozen=True)
 class QuantizedFile:
-    """What came of it.
+    """The result of quantizing a file.
 
     Attributes:
         path: the new file.
-        source_nbytes, nbytes: of the tensors of the source and of the new file.
-        types: element type to number of tensors, the one with most bytes first.
-        notes: what is worth knowing, a sentence each.
+        source_nbytes: bytes of the tensors of the source.
+        nbytes: bytes of the tensors of the new file.
+        types: number of tensors by element type, the type with most bytes first.
+        notes: sentences about tensors that were treated in an unexpected way.
     """
 
     path: Path
@@ -49,7 +51,7 @@ class QuantizedFile:
 def quantize_file(
     source: Path,
     target: Path,
-    kind: str,
+    file_type: str,
     *,
     imatrix: Path | None = None,
     threads: int | None = None,
@@ -60,27 +62,27 @@ def quantize_file(
 ) -> QuantizedFile:
     """Quantize a text file or an mmproj file.
 
-    The new file is written aside and gets its name when it is complete.
+    The new file is written under a temporary name and renamed when it is complete.
 
     Args:
         source: the file, of type f32, f16 or bf16.
         target: the new file.
-        kind: a name of ``RECIPES``.
+        file_type: a name of ``RECIPES``.
         imatrix: an importance matrix, as ``visionward imatrix`` or llama.cpp's tools write it.
-        threads: that compute; all cores unless given.
-        overrides: types by tensor name, the first that matches counts. In an mmproj file one that the runtime could not
-            load a tensor with is passed over, and a note says so.
-        allow_requantize: take a source that is quantized already, too.
-        overwrite: replace a GGUF file that has the new one's name.
-        on_progress: called with the progress of each stage, in bytes: ``checking`` the source, ``quantizing``,
+        threads: number of threads; all cores if not given.
+        overrides: types by tensor name; the first match applies. In an mmproj file, an override that the runtime could
+            not load a tensor with is ignored, with a note.
+        allow_requantize: accept a source that is already quantized.
+        overwrite: replace an existing GGUF file.
+        on_progress: called with the progress of each stage, in bytes: ``checking file`` for the source, ``quantizing``,
             ``checksums`` of the new file.
 
     Raises:
-        ModelFileError: if the source is missing, damaged, or neither of the two kinds.
-        QuantizeError: if it cannot be quantized so.
-        OutputError: if the new file cannot be written, or something is there that must not be replaced.
+        ModelFileError: if the source is missing, damaged, or neither a text file nor an mmproj file.
+        QuantizeError: if it cannot be quantized in this way.
+        OutputError: if the new file cannot be written, or would replace something that must not be replaced.
     """
-    recipe = find_recipe(kind)
+    recipe = find_recipe(file_type)
     header = GgufHeader(source)
     is_text = _is_text(header)
     outputs = Outputs((target,), GGUF, (source,) if imatrix is None else (source, imatrix), overwrite)
@@ -88,13 +90,13 @@ def quantize_file(
     _check_source(header, allow_requantize=allow_requantize)
     _check_overrides(header, overrides, recipe, is_text=is_text)
     if imatrix is not None and not recipe.quantizes:
-        raise QuantizeError(f"an importance matrix makes no difference to {recipe.name}: leave it out.")
+        raise QuantizeError(f"an importance matrix has no effect on {recipe.name}: leave it out.")
     threads = threads or usable_cores()
     matrix = None if imatrix is None else read_imatrix(imatrix)
     importance = {} if matrix is None else _importance(header, matrix, imatrix)
     origin = None if matrix is None else matrix.source
-    # The new file's checksums would otherwise vouch for what was damaged before.
-    check_checksums([header], ProgressCounter(on_progress, "checking", header.data_nbytes, "bytes").advance)
+    # Otherwise a damaged source would get valid checksums.
+    check_checksums([header], ProgressCounter(on_progress, "checking file", header.data_nbytes, "bytes").advance)
     prepare_folder(target.parent, 0)
     with part_files(outputs) as (part,):
         sizes = {name: tensor.nbytes for name, tensor in header.tensors.items()}
@@ -135,22 +137,22 @@ def quantize_file(
         types=_types(result),
         notes=(
             *nearest_notes(result, recipe),
-            *([] if is_text else _passed_over_notes(result, overrides)),
+            *([] if is_text else _ignored_notes(result, overrides)),
             *_importance_notes(result, importance),
             *_checksum_notes(header),
         ),
     )
 
 
-def find_recipe(kind: str) -> Recipe:
-    """The recipe of a name.
+def find_recipe(file_type: str) -> Recipe:
+    """The recipe of a file type.
 
     Raises:
-        QuantizeError: if there is none.
+        QuantizeError: if the file type is unknown.
     """
-    if kind.lower() not in RECIPES:
-        raise QuantizeError(f"{kind!r} is no type that visionward writes, expected one of {', '.join(RECIPES)}.")
-    return RECIPES[kind.lower()]
+    if file_type.lower() not in RECIPES:
+        raise QuantizeError(f"unknown file type {file_type!r}; choose one of {', '.join(RECIPES)}.")
+    return RECIPES[file_type.lower()]
 
 
 def _is_text(header: GgufHeader) -> bool:
@@ -158,7 +160,7 @@ def _is_text(header: GgufHeader) -> bool:
     if architecture not in (TEXT_ARCHITECTURE, mmproj_format.MMPROJ_ARCHITECTURE):
         raise ModelFileError(
             f"{header.path} has architecture {architecture!r}, expected a text file ({TEXT_ARCHITECTURE!r}) or an "
-            f"mmproj file ({mmproj_format.MMPROJ_ARCHITECTURE!r}) of `visionward convert`."
+            f"mmproj file ({mmproj_format.MMPROJ_ARCHITECTURE!r}) that `visionward convert` wrote."
         )
     return architecture == TEXT_ARCHITECTURE
 
@@ -169,7 +171,7 @@ def _types(header: GgufHeader) -> dict[str, int]:
     for tensor in header.tensors.values():
         nbytes[tensor.dtype] = nbytes.get(tensor.dtype, 0) + tensor.nbytes
         count[tensor.dtype] = count.get(tensor.dtype, 0) + 1
-    return {kind.name: count[kind] for kind in sorted(nbytes, key=lambda kind: -nbytes[kind])}
+    return {dtype.name: count[dtype] for dtype in sorted(nbytes, key=lambda dtype: -nbytes[dtype])}
 
 
 def _check_source(header: GgufHeader, *, allow_requantize: bool) -> None:
@@ -177,7 +179,7 @@ def _check_source(header: GgufHeader, *, allow_requantize: bool) -> None:
     if quantized and not allow_requantize:
         raise QuantizeError(
             f"{header.path} is already quantized ({', '.join(quantized)}), and quantizing it again adds to the error: "
-            "start from the f16 or bf16 file, or allow it (--allow-requantize)."
+            "use the f16 or bf16 file, or allow it with --allow-requantize (in Python: allow_requantize=True)."
         )
 
 
@@ -191,94 +193,89 @@ def _check_overrides(header: GgufHeader, overrides: Sequence[TypeOverride], reci
             tensor for tensor in header.tensors.values() if _is_matrix(tensor) and override.matches(tensor.name)
         ]
         if not matrices:
-            raise QuantizeError(f"{override.pattern!r} matches the name of no matrix in {header.path}.")
-        if not is_text and not any(can_have(tensor, override) for tensor in matrices):
+            raise QuantizeError(f"{override.pattern!r} matches no matrix of {header.path}.")
+        if not is_text and not any(supports(tensor, override) for tensor in matrices):
             names = _listed([tensor.name for tensor in matrices])
             raise QuantizeError(
-                f"{override.pattern!r} matches only what cannot be loaded with the type {override.element_type.name} "
-                f"in {header.path}: {names} can be f32, f16 or bf16."
+                f"{override.pattern!r} matches only tensors of {header.path} that do not support "
+                f"{override.element_type.name}: {names} can be f32, f16 or bf16."
             )
     if overrides and is_text and not recipe.quantizes:
-        raise QuantizeError(
-            f"llama.cpp takes types by tensor name only together with a quantized type, and {recipe.name} is none."
-        )
+        raise QuantizeError(f"types by tensor name need a quantized file type, which {recipe.name} is not.")
 
 
 def _importance(header: GgufHeader, matrix: Imatrix, path: Path | None) -> dict[str, npt.NDArray[np.float32]]:
-    """The part of an importance matrix that is about this file."""
+    """The entries of an importance matrix for the tensors of this file."""
     found = {name: values for name, values in matrix.importance.items() if name in header.tensors}
     if not found:
-        raise QuantizeError(f"{path} has no statistics for any matrix of {header.path}: it is of another model.")
+        raise QuantizeError(f"{path} has no statistics for any matrix of {header.path}: it belongs to another model.")
     for name, values in found.items():
         columns = header.tensors[name].shape[-1]
         if values.size != columns:
             raise QuantizeError(
-                f"{path} has {values.size} columns for {name}, {header.path} has {columns}: it is of another model."
+                f"{path} has {values.size} columns for {name}, {header.path} has {columns}: it belongs to another "
+                "model."
             )
     return found
 
 
 def _check_result(source: GgufHeader, result: GgufHeader, *, is_text: bool) -> None:
-    """See that nothing was left out, and that the runtime loads it."""
+    """Check that no tensor is missing, and that the runtime can load the file."""
     expected = {name: tensor.shape for name, tensor in source.tensors.items()}
     found = {name: tensor.shape for name, tensor in result.tensors.items()}
     if found != expected:
-        raise QuantizeError(f"the quantizer wrote other tensors than {source.path} has: nothing was kept.")
+        raise QuantizeError(f"the quantizer wrote other tensors than those of {source.path}: the new file was removed.")
     if is_text:
         read_text_config(result)
     else:
         check_mmproj_tensors(result, read_mmproj_config(result))
 
 
-def _matrices(count: int) -> str:
-    return "1 matrix" if count == 1 else f"{count} matrices"
-
-
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
 
 
 def nearest_notes(result: GgufHeader, recipe: Recipe) -> list[str]:
-    """Which matrices of a file got the nearest type that holds their rows, instead of the one that was meant."""
+    """Notes about matrices that have another type than the recipe's, because their rows do not fit into its blocks."""
     groups: dict[tuple[int, GGMLQuantizationType], list[str]] = {}
     for name, tensor in result.tensors.items():
         length = tensor.shape[-1]
-        block = int(GGML_QUANT_SIZES[_meant_block(name, recipe)][0])
+        block = int(GGML_QUANT_SIZES[_recipe_type(name, recipe)][0])
         if _is_matrix(tensor) and name not in EMBEDDING_TABLES and length % block and tensor.dtype != recipe.matrix:
             groups.setdefault((length, tensor.dtype), []).append(name)
     return [
-        f"{_matrices(len(names))} with rows of {length} values got {kind.name}, the nearest type that holds such rows: "
-        f"{_listed(names)}."
-        for (length, kind), names in groups.items()
+        f"{count_text(len(names), 'matrix', 'matrices')} with rows of {length} values became {dtype.name}, the nearest "
+        f"type for such rows: {_listed(names)}."
+        for (length, dtype), names in groups.items()
     ]
 
 
-def _passed_over_notes(result: GgufHeader, overrides: Sequence[TypeOverride]) -> list[str]:
-    """Which tensors of an mmproj file cannot have the type that was asked for by name."""
+def _ignored_notes(result: GgufHeader, overrides: Sequence[TypeOverride]) -> list[str]:
+    """Notes about tensors of an mmproj file that cannot have the type of an override."""
     notes = []
     for override in overrides:
         names = [
             tensor.name
             for tensor in result.tensors.values()
-            if _is_matrix(tensor) and override.matches(tensor.name) and not can_have(tensor, override)
+            if _is_matrix(tensor) and override.matches(tensor.name) and not supports(tensor, override)
         ]
         if names:
             notes.append(
-                f"{override.pattern}={override.element_type.name.lower()} was passed over for {_matrices(len(names))} "
-                f"that cannot be loaded so: {_listed(names)}."
+                f"{override.pattern}={override.element_type.name.lower()} was ignored for "
+                f"{count_text(len(names), 'matrix', 'matrices')} that cannot have this type: {_listed(names)}."
             )
     return notes
 
 
-def _meant_block(name: str, recipe: Recipe) -> GGMLQuantizationType:
+def _recipe_type(name: str, recipe: Recipe) -> GGMLQuantizationType:
     return recipe.tower if name.startswith(("v.", "mm.")) else recipe.matrix
 
 
 def _checksum_notes(source: GgufHeader) -> list[str]:
     if has_checksums(source):
         return []
-    return [f"{source.path.name} has no checksums, and so the new file has none: convert the model again to have them."]
+    return [f"{source.path.name} has no checksums, so the new file has none: convert the model again to add them."]
 
 
 def _importance_notes(result: GgufHeader, importance: Mapping[str, npt.NDArray[np.float32]]) -> list[str]:
@@ -289,5 +286,5 @@ def _importance_notes(result: GgufHeader, importance: Mapping[str, npt.NDArray[n
     ]
     if not missing:
         return []
-    count = _matrices(len(missing))
-    return [f"the importance matrix has no statistics for {count} that were quantized: {_listed(missing)}."]
+    count = count_text(len(missing), "quantized matrix", "quantized matrices")
+    return [f"the importance matrix has no statistics for {count}: {_listed(missing)}."]

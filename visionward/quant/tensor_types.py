@@ -1,7 +1,7 @@
-"""Which element type each tensor of a file gets: one recipe for each file type, as data.
+"""The element types of the tensors of a file: one recipe per file type.
 
-``convert`` uses all of it. ``quantize`` uses it for the mmproj file; for the text file it hands the file type to
-llama.cpp's own quantizer, whose choices for the decoder the choices for the cross-attention layers follow.
+``convert`` uses recipes for both files, ``quantize`` for the mmproj file. A text file is quantized by llama.cpp's own
+quantizer. The recipes treat the cross-attention layers as llama.cpp treats the layers of the decoder.
 """
 
 import re
@@ -22,7 +22,7 @@ _IQ4_NL, _IQ4_XS = GGMLQuantizationType.IQ4_NL, GGMLQuantizationType.IQ4_XS
 
 UNQUANTIZED = frozenset({_F32, _F16, _BF16})
 
-# What a matrix gets whose rows are no whole number of blocks (256 or 32 elements): llama.cpp's own choices.
+# The type of a matrix whose rows are not a multiple of the block size (256 or 32 elements): llama.cpp's choices.
 NEAREST: Mapping[GGMLQuantizationType, GGMLQuantizationType] = {
     _Q4_K: _Q5_0,
     _Q5_K: _Q5_1,
@@ -36,21 +36,21 @@ NEAREST: Mapping[GGMLQuantizationType, GGMLQuantizationType] = {
     _IQ4_NL: _F16,
 }
 
-# The types that ``--tensor-type`` takes.
+# The types that ``--tensor-type`` accepts.
 TENSOR_TYPES: Mapping[str, GGMLQuantizationType] = {
-    kind.name.lower(): kind for kind in (_F32, _F16, _BF16, *NEAREST.keys())
+    dtype.name.lower(): dtype for dtype in (_F32, _F16, _BF16, *NEAREST.keys())
 }
 
 
 class Layers(Enum):
-    """Which of the cross-attention layers a richer type is for."""
+    """A selection of cross-attention layers."""
 
-    ALL = "all of them"
+    ALL = "all layers"
     FIRST = "the first eighth"
-    SPREAD = "the first and the last eighth, and every third of the others"
+    SPREAD = "the first and the last eighth, and every third of the other layers"
 
     def holds(self, index: int, count: int) -> bool:
-        """Whether layer ``index`` of ``count`` is one of them; llama.cpp's rules for the decoder."""
+        """Whether layer ``index`` of ``count`` is selected, by llama.cpp's rules for the decoder."""
         eighth = count // 8
         if self is Layers.SPREAD:
             return index < eighth or index >= 7 * count // 8 or (index - eighth) % 3 == 2
@@ -58,13 +58,13 @@ class Layers(Enum):
 
 
 @dataclass(frozen=True)
-class Richer:
-    """More bits for a sensitive matrix of some cross-attention layers.
+class LargerType:
+    """A larger type for a sensitive matrix in some cross-attention layers.
 
     Attributes:
-        element_type: what it gets.
-        layers: in which layers.
-        with_importance: whether also where an importance matrix says which columns matter.
+        element_type: the type.
+        layers: the layers.
+        with_importance: whether it applies also with an importance matrix.
     """
 
     element_type: GGMLQuantizationType
@@ -76,16 +76,16 @@ class Richer:
 class Recipe:
     """The element types of one file type.
 
-    Norms, gates, biases and rope factors (everything with one dimension) are f32 in every recipe: they are small, and
-    llama.cpp's kernels want them so.
+    Tensors with one dimension (norms, gates, biases and rope factors) are f32 in every recipe: they are small, and
+    llama.cpp's kernels require it.
 
     Attributes:
-        name: as it stands in the command line and, upper case, in file names.
+        name: name on the command line and, in upper case, in file names.
         file_type: llama.cpp's number, ``general.file_type``.
         matrix: type of the matrices of the cross-attention layers.
-        tower: type of the matrices of the vision tower and of the projector.
-        table: type of the tower's embedding tables.
-        richer: matrix name to what it gets instead of ``matrix`` in some layers.
+        tower: type of the matrices of the vision tower and the projector.
+        table: type of the embedding tables of the tower.
+        larger: types of matrices, by name, that differ from ``matrix`` in some layers.
     """
 
     name: str
@@ -93,16 +93,16 @@ class Recipe:
     matrix: GGMLQuantizationType
     tower: GGMLQuantizationType
     table: GGMLQuantizationType
-    richer: Mapping[str, Richer] = field(default_factory=dict)
+    larger: Mapping[str, LargerType] = field(default_factory=dict)
 
     @property
     def quantizes(self) -> bool:
-        """Whether it makes anything smaller than 16 bits."""
+        """Whether its matrices have less than 16 bits per weight."""
         return self.matrix not in UNQUANTIZED
 
     @property
     def mixes(self) -> bool:
-        """Whether llama.cpp gives matrices of the decoder different types, by rules that only its quantizer knows."""
+        """Whether llama.cpp gives matrices of the decoder different types, by rules of its quantizer."""
         return self.quantizes and self.matrix != _Q8_0
 
 
@@ -120,7 +120,7 @@ RECIPES: Mapping[str, Recipe] = {
             matrix=_Q5_K,
             tower=_Q8_0,
             table=_F16,
-            richer={"attn_v": Richer(_Q6_K, Layers.SPREAD), "ffn_down": Richer(_Q6_K, Layers.SPREAD)},
+            larger={"attn_v": LargerType(_Q6_K, Layers.SPREAD), "ffn_down": LargerType(_Q6_K, Layers.SPREAD)},
         ),
         Recipe(
             "q4_k_m",
@@ -128,7 +128,7 @@ RECIPES: Mapping[str, Recipe] = {
             matrix=_Q4_K,
             tower=_Q8_0,
             table=_F16,
-            richer={"attn_v": Richer(_Q6_K, Layers.SPREAD), "ffn_down": Richer(_Q6_K, Layers.SPREAD)},
+            larger={"attn_v": LargerType(_Q6_K, Layers.SPREAD), "ffn_down": LargerType(_Q6_K, Layers.SPREAD)},
         ),
         Recipe(
             "q4_k_s",
@@ -136,7 +136,7 @@ RECIPES: Mapping[str, Recipe] = {
             matrix=_Q4_K,
             tower=_Q8_0,
             table=_F16,
-            richer={"attn_v": Richer(_Q5_K, Layers.FIRST), "ffn_down": Richer(_Q5_K, Layers.FIRST)},
+            larger={"attn_v": LargerType(_Q5_K, Layers.FIRST), "ffn_down": LargerType(_Q5_K, Layers.FIRST)},
         ),
         Recipe("q4_0", LlamaFileType.MOSTLY_Q4_0, matrix=_Q4_0, tower=_Q8_0, table=_F16),
         Recipe(
@@ -145,9 +145,9 @@ RECIPES: Mapping[str, Recipe] = {
             matrix=_IQ4_XS,
             tower=_Q8_0,
             table=_F16,
-            richer={
-                "attn_v": Richer(_Q5_K, Layers.ALL),
-                "ffn_down": Richer(_Q5_K, Layers.FIRST, with_importance=False),
+            larger={
+                "attn_v": LargerType(_Q5_K, Layers.ALL),
+                "ffn_down": LargerType(_Q5_K, Layers.FIRST, with_importance=False),
             },
         ),
     )
@@ -159,12 +159,12 @@ _CROSS_MATRIX = re.compile(r"cross\.blk\.(\d+)\.(\w+)\.weight")
 def wanted_type(
     recipe: Recipe, name: str, dimensions: int, cross_layers: int, *, importance: bool = False
 ) -> GGMLQuantizationType:
-    """The type that a recipe names for a tensor, whether or not its rows fit.
+    """The type of a tensor in a recipe, even if its rows do not fit into blocks of this type.
 
     Args:
         recipe: one of ``RECIPES``.
         name: the tensor's GGUF name.
-        dimensions: how many it has.
+        dimensions: number of dimensions.
         cross_layers: number of cross-attention layers.
         importance: whether there is an importance matrix.
     """
@@ -175,14 +175,14 @@ def wanted_type(
     if name.startswith(("v.", "mm.")):
         return recipe.tower
     if found := _CROSS_MATRIX.fullmatch(name):
-        richer = recipe.richer.get(found[2])
-        if richer and richer.layers.holds(int(found[1]), cross_layers) and (richer.with_importance or not importance):
-            return richer.element_type
+        larger = recipe.larger.get(found[2])
+        if larger and larger.layers.holds(int(found[1]), cross_layers) and (larger.with_importance or not importance):
+            return larger.element_type
     return recipe.matrix
 
 
 def fitting_type(wanted: GGMLQuantizationType, row_length: int) -> GGMLQuantizationType:
-    """The type itself where rows are a whole number of its blocks, else the nearest that can hold them."""
+    """The type itself if rows are a multiple of its block size, else the nearest type that fits."""
     while row_length % GGML_QUANT_SIZES[wanted][0]:
         wanted = NEAREST[wanted]
     return wanted
@@ -197,7 +197,7 @@ def element_type(
     importance: bool = False,
     overrides: Sequence["TypeOverride"] = (),
 ) -> GGMLQuantizationType:
-    """The element type that a tensor gets.
+    """The element type of a tensor in a file.
 
     Args:
         recipe: one of ``RECIPES``.
@@ -205,7 +205,7 @@ def element_type(
         shape: its shape, rows first.
         cross_layers: number of cross-attention layers.
         importance: whether there is an importance matrix.
-        overrides: what was asked for by name; the first that matches counts, for matrices and tables.
+        overrides: types by tensor name, for matrices and tables; the first match applies.
     """
     wanted = wanted_type(recipe, name, len(shape), cross_layers, importance=importance)
     if len(shape) > 1:
@@ -215,7 +215,7 @@ def element_type(
 
 @dataclass(frozen=True)
 class TypeOverride:
-    """An element type for the tensors whose name holds a match of a regular expression."""
+    """An element type for tensors whose name matches a regular expression anywhere."""
 
     pattern: str
     element_type: GGMLQuantizationType
@@ -225,19 +225,19 @@ class TypeOverride:
         """Read ``PATTERN=TYPE``.
 
         Raises:
-            ValueError: if it has no such form, the pattern is no regular expression, or there is no such type.
+            ValueError: if the text has another form, the pattern is not a regular expression, or the type is unknown.
         """
-        pattern, equals, kind = text.rpartition("=")
+        pattern, equals, type_name = text.rpartition("=")
         if not equals or not pattern:
             raise ValueError(f"{text!r} is not PATTERN=TYPE")
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-        if kind.lower() not in TENSOR_TYPES:
-            raise ValueError(f"{kind!r} is no element type, expected one of {', '.join(TENSOR_TYPES)}")
-        return cls(pattern, TENSOR_TYPES[kind.lower()])
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        if type_name.lower() not in TENSOR_TYPES:
+            raise ValueError(f"unknown element type {type_name!r}; choose one of {', '.join(TENSOR_TYPES)}")
+        return cls(pattern, TENSOR_TYPES[type_name.lower()])
 
     def matches(self, name: str) -> bool:
-        """Whether it is for this tensor."""
+        """Whether it applies to a tensor."""
         return re.search(self.pattern, name) is not None

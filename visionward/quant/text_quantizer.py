@@ -1,4 +1,4 @@
-"""The text file through llama.cpp's own quantizer, in a child process."""
+"""Quantize a text file with llama.cpp's own quantizer, in a child process."""
 
 import ctypes
 import logging
@@ -19,43 +19,44 @@ from visionward.quant.tensor_types import TypeOverride
 from visionward.runtime.ggml import abi
 from visionward.runtime.ggml.native import llama, take_errors
 
-# llama.cpp's default, 8 GiB, is more than many machines have; slabs of this size cost no time.
+# llama.cpp's default of 8 GiB exceeds the memory of many machines. Buffers of this size are as fast.
 BUFFER_BYTES = 256 << 20
 
-# What llama_model_quantize logs in front of each tensor, and at the end of a dry run.
+# What llama_model_quantize logs before each tensor, and at the end of a dry run.
 _TENSOR_LINE = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)")
 _SIZE_LINE = re.compile(r"quant size\s*=\s*([\d.]+) MiB")
 
-# A key override holds 127 bytes of text (llama_model_kv_override).
-_LONGEST_TEXT = 127
+# The maximum text of a key override in bytes (llama_model_kv_override).
+_MAX_TEXT_BYTES = 127
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The size of the file that is going to be written, which llama.cpp tells to 0.01 MiB."""
+    """The size of the file that will be written, which llama.cpp reports to 0.01 MiB."""
 
     nbytes: int
 
 
 @dataclass(frozen=True)
 class Started:
-    """llama.cpp began with a tensor."""
+    """llama.cpp begins with a tensor."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class TextJob:
-    """What llama.cpp is asked to do.
+    """A job for llama.cpp's quantizer.
 
     Attributes:
-        source, target: files; the target is overwritten.
-        file_type: llama.cpp's number.
-        threads: that compute.
+        source: the file to quantize.
+        target: the new file, which is overwritten.
+        file_type: llama.cpp's number of the file type.
+        threads: number of threads.
         allow_requantize: whether the source may be quantized.
-        overrides: types by tensor name; the first that matches counts.
-        importance: tensor name to how much each column matters.
-        imatrix: where that comes from, for the file's keys; None without.
+        overrides: types by tensor name; the first match applies.
+        importance: importance of each column by tensor name.
+        imatrix: origin of the importance, for the keys of the new file; None without an importance matrix.
     """
 
     source: str
@@ -72,9 +73,9 @@ def quantize_text(job: TextJob, on_planned: Callable[[int], None], on_tensor: Ca
     """Quantize a text file.
 
     Args:
-        job: what to do.
-        on_planned: is told the size of the new file before anything is written; may raise.
-        on_tensor: is told the name of every tensor when it is begun.
+        job: the job.
+        on_planned: called with the size of the new file before anything is written. It may raise.
+        on_tensor: called with the name of every tensor when it begins.
 
     Raises:
         QuantizeError: if llama.cpp refuses or crashes.
@@ -86,11 +87,11 @@ def quantize_text(job: TextJob, on_planned: Callable[[int], None], on_tensor: Ca
         elif isinstance(message, Started):
             on_tensor(message.name)
 
-    run_in_child(f"llama.cpp's quantizer of {Path(job.source).name}", _quantize, (job,), receive)
+    run_in_child(f"quantizing {Path(job.source).name} with llama.cpp", _quantize, (job,), receive)
 
 
 def _quantize(job: TextJob, send: Send) -> None:
-    """The child's work."""
+    """The job in the child process."""
     reader = _LogReader(send)
     route_log(reader.receive)
     abi.check()
@@ -99,17 +100,18 @@ def _quantize(job: TextJob, send: Send) -> None:
     params.ftype = job.file_type
     params.allow_requantize = job.allow_requantize
     params.max_buf_size = BUFFER_BYTES
-    kept = (
+    # The arrays must outlive the calls.
+    arrays = (
         _imatrix_array(job.importance),
         _override_array(job.overrides),
         _key_array(job.imatrix),
     )
     if job.importance:
-        params.imatrix = kept[0]
+        params.imatrix = arrays[0]
     if job.overrides:
-        params.tt_overrides = kept[1]
+        params.tt_overrides = arrays[1]
     if job.imatrix is not None:
-        params.kv_overrides = kept[2]
+        params.kv_overrides = arrays[2]
     for dry_run in (True, False):
         params.dry_run = reader.dry_run = dry_run
         take_errors()
@@ -120,7 +122,7 @@ def _quantize(job: TextJob, send: Send) -> None:
 
 
 class _LogReader:
-    """Reads progress out of what llama.cpp logs, and passes every line on."""
+    """Extracts progress from llama.cpp's log, and passes every line on."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -128,7 +130,7 @@ class _LogReader:
         self.planned = 0
 
     def receive(self, message: object) -> None:
-        """Take a line; pieces of a tensor's line come one by one, its beginning first."""
+        """Take a line. The line of a tensor comes in pieces, its beginning first."""
         if isinstance(message, LogLine):
             tensor, size = _TENSOR_LINE.match(message.text), _SIZE_LINE.search(message.text)
             if size:
@@ -141,7 +143,7 @@ class _LogReader:
 
 
 def _imatrix_array(importance: Mapping[str, npt.NDArray[np.float32]]) -> Any:
-    """C structures that point into the arrays; one without a name ends them."""
+    """C structures that point into the arrays, terminated by one without a name."""
     entries = (llama.llama_model_imatrix_data * (len(importance) + 1))()
     for entry, (name, values) in zip(entries, importance.items(), strict=False):
         entry.name = name.encode()
@@ -159,7 +161,7 @@ def _override_array(overrides: Sequence[TypeOverride]) -> Any:
 
 
 def _key_array(imatrix: ImatrixSource | None) -> Any:
-    """The keys by which llama-quantize says that there was an importance matrix; an empty key ends them."""
+    """The keys of an importance matrix as llama-quantize writes them, terminated by an empty key."""
     if imatrix is None:
         return None
     values: dict[str, str | int] = {
@@ -173,7 +175,7 @@ def _key_array(imatrix: ImatrixSource | None) -> Any:
         entry.key = key.encode()
         if isinstance(value, str):
             entry.tag = llama.LLAMA_KV_OVERRIDE_TYPE_STR
-            entry.value.val_str = value.encode()[:_LONGEST_TEXT].decode("utf-8", "ignore").encode()
+            entry.value.val_str = value.encode()[:_MAX_TEXT_BYTES].decode("utf-8", "ignore").encode()
         else:
             entry.tag = llama.LLAMA_KV_OVERRIDE_TYPE_INT
             entry.value.val_i64 = value

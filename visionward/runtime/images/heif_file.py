@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from visionward.errors import ImageError
-from visionward.machine.extras import MissingExtraError, require
+from visionward.errors import ImageError, MissingExtraError
+from visionward.machine.extras import require
 
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 # These say only that the structure is HEIF's. An AVIF file has its own brand among the compatible ones.
