@@ -48,7 +48,7 @@ def test_the_next_command_works_as_pasted(run, tiny_pair: ConvertedPair, tmp_pat
     folder.mkdir()
     _, mmproj = (Path(shutil.copy(path, folder)) for path in (tiny_pair.text, tiny_pair.mmproj))
     result = run("export-onnx", mmproj, *([] if name is None else [folder / name]))
-    program, *arguments = shlex.split(result.stderr.strip().removeprefix("Next: "))
+    program, *arguments = shlex.split(result.stderr.splitlines()[-1])
     assert program == "visionward"
     assert ("--onnx-tower" in arguments) == (name is not None)
     verdict = run(*arguments, "--n-ctx", 2048, "--json")

@@ -10,6 +10,7 @@ from visionward.cli.command import Command
 from visionward.cli.model_options import force_option
 from visionward.cli.next_step import classify_command, model_files
 from visionward.cli.progress import progress_line
+from visionward.cli.wrapping import echo_lines
 from visionward.names import FileType, OnnxWeightType, PresetName
 from visionward.quantities import size_text
 
@@ -77,7 +78,7 @@ def convert(
         types, note = FileTypes(text_type or types.text, mmproj_type or types.mmproj, onnx), None
     elif preset == "laptop":
         note = note or "for 16-bit files: --preset f16"
-    click.echo(f"Converting into: {_types_text(types)}{f' ({note})' if note else ''}", err=True)
+    echo_lines([f"Converting into: {_types_text(types)}{f' ({note})' if note else ''}"], err=True)
     with progress_line() as on_progress:
         pair = convert_checkpoint(
             checkpoint,
@@ -89,10 +90,8 @@ def convert(
             overwrite=force,
             on_progress=on_progress,
         )
-    for path in _files(pair):
-        click.echo(f"{path}  {size_text(path.stat().st_size)}")
-    for line in (*_type_notes(pair, types), *_memory_lines(pair), "", *_next_lines(pair)):
-        click.echo(line, err=True)
+    echo_lines(f"{path}  {size_text(path.stat().st_size)}" for path in _files(pair))
+    echo_lines([*_type_notes(pair, types), *_memory_lines(pair), "", *_next_lines(pair)], err=True)
 
 
 def _onnx_type(name: str) -> OnnxWeightType | None:
@@ -142,5 +141,5 @@ def _next_lines(pair: "ConvertedPair") -> Iterator[str]:
     from visionward.machine.shell import visionward_command  # noqa: PLC0415 - not needed for --help
 
     yield "Next, make it the default model and classify a picture:"
-    yield f"  {visionward_command('use', *model_files(pair.text, pair.mmproj))}"
-    yield f"  {classify_command()}"
+    yield f"    {visionward_command('use', *model_files(pair.text, pair.mmproj))}"
+    yield f"    {classify_command()}"

@@ -10,6 +10,7 @@ from visionward.cli.model_folder import find_pair
 from visionward.cli.model_options import force_option
 from visionward.cli.next_step import classify_command
 from visionward.cli.progress import progress_line
+from visionward.cli.wrapping import echo_lines
 from visionward.errors import ModelFileError
 from visionward.names import OnnxWeightType
 from visionward.quantities import size_text
@@ -50,11 +51,10 @@ def export_onnx(mmproj: Path, out: Path | None, weight_type: str, force: bool) -
             overwrite=force,
             on_progress=on_progress,
         )
-    for path in (tower, data_path(tower)):
-        click.echo(f"{path}  {size_text(path.stat().st_size)}")
+    echo_lines(f"{path}  {size_text(path.stat().st_size)}" for path in (tower, data_path(tower)))
     command = _next_command(mmproj, tower)
     if command is not None:
-        click.echo(f"\nNext: {command}", err=True)
+        echo_lines(["", "Next, classify a picture with it:", f"    {command}"], err=True)
 
 
 def _next_command(mmproj: Path, tower: Path) -> str | None:

@@ -8,6 +8,7 @@ import click
 from visionward.cli.command import Command
 from visionward.cli.model_options import EXISTING_FILE, force_option
 from visionward.cli.progress import progress_line
+from visionward.cli.wrapping import echo_lines
 from visionward.names import FileType
 from visionward.quantities import size_text
 
@@ -85,6 +86,6 @@ def quantize(
             on_progress=on_progress,
         )
     types = ", ".join(f"{name} {count}" for name, count in result.types.items())
-    click.echo(f"{result.path}  {size_text(result.nbytes)} from {size_text(result.source_nbytes)}  ({types})")
-    for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+    sizes = f"{size_text(result.nbytes)} from {size_text(result.source_nbytes)}"
+    echo_lines([f"{result.path}  {sizes}  ({types})"])
+    echo_lines((f"note: {note}" for note in result.notes), err=True)
