@@ -9,21 +9,23 @@ from visionward.cli.wrapping import Context
 
 # The subjects of options in the order of the help, and the parameters of each; whatever is in none is under "Options".
 _SUBJECTS = {
-    "Model": ("model", "mmproj", "demo"),
+    "Model": ("model", "mmproj", "demo", "reference", "candidates"),
+    "Endpoints": ("endpoints", "styles", "endpoint_rate"),
     "Input": (
-        "image",
-        "prompt",
-        "response",
-        "conversation",
-        "merge_turns",
-        "system",
-        "frames",
-        "pixels",
-        "tokens",
-        "data",
-        "limit",
+        *("image", "prompt", "response", "conversation", "merge_turns", "system", "frames"),
+        *("pixels", "tokens", "data", "forms", "limit"),
     ),
-    "Verdict": ("threshold", "categories", "exclude", "category_scores", "imitation"),
+    "Types": (
+        "preset",
+        "text_type",
+        "mmproj_type",
+        "onnx_type",
+        "weight_type",
+        "imatrix",
+        "overrides",
+        "allow_requantize",
+    ),
+    "Verdict": ("threshold", "margin", "categories", "exclude", "category_scores", "imitation"),
     "Server": ("host", "port", "api_key_file", "alias", "allow_image_host", "deadline", "grace"),
     "Limits": ("max_waiting", "max_body", "max_messages", "max_images"),
     "Measuring": ("runs", "warmup", "against"),
@@ -31,7 +33,7 @@ _SUBJECTS = {
         *("threads", "gpu_layers", "kernels", "n_ctx", "ubatch", "exact"),
         *("vision_backend", "onnx_tower", "onnx_provider", "memory_limit"),
     ),
-    "Output": ("out", "as_json", "exit_code", "force"),
+    "Output": ("out", "name", "quoted", "keep", "template", "as_json", "exit_code", "force"),
 }
 _OTHER, _EVERYWHERE = "Options", "General"
 
