@@ -1,8 +1,8 @@
-"""What quantization costs the demonstration guard: `python -m benchmarks.compare_demo OUT_DIR`.
+"""Compare quantized types of the demonstration guard: `python -m benchmarks.compare_demo OUT_DIR`.
 
 Writes the demo guard's held-out samples, converts and quantizes it, compares f16 with q8_0, q4_k_m and q4_0, and prints
-the tables that stand in docs/comparison.md. The demonstration guard is a toy: its figures say nothing about the real
-model's, they show that the machinery measures something.
+the tables of docs/comparison.md. The demonstration guard is a toy model for checking the installation: its figures say
+nothing about those of the real model.
 """
 
 import argparse
@@ -61,27 +61,27 @@ def _visionward(*arguments: object) -> None:
 
 
 def make_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """The demo guard in every type."""
+    """The demonstration guard in every type."""
     from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415
 
     base = demo_pair("f16", "f16")
     folder.mkdir(parents=True, exist_ok=True)
     pairs = {}
-    for kind in (REFERENCE, *CANDIDATES):
-        made = folder / f"demo-text-{kind}.gguf", folder / f"mmproj-demo-{kind}.gguf"
+    for dtype in (REFERENCE, *CANDIDATES):
+        made = folder / f"demo-text-{dtype}.gguf", folder / f"mmproj-demo-{dtype}.gguf"
         for source, target in zip((base.text, base.mmproj), made, strict=True):
             if target.exists():
                 continue
-            if kind == REFERENCE:
+            if dtype == REFERENCE:
                 shutil.copyfile(source, target)
             else:
-                _visionward("quantize", source, target, kind)
-        pairs[kind] = made
+                _visionward("quantize", source, target, dtype)
+        pairs[dtype] = made
     return pairs
 
 
 def markdown(report: Path) -> str:
-    """The report's tables in Markdown."""
+    """The tables of the report as Markdown."""
     (figures,) = (one["figures"] for one in json.loads(report.read_text(encoding="utf-8"))["sets"])
     decided = ("model", "precision", "recall", "F1", "false-positive rate", "missed (new, gone)")
     decided += ("false alarms (new, gone)", "mean KL, nats", "thresholds for the same rate")
@@ -129,8 +129,8 @@ def main() -> None:
     data = write_held_out(arguments.out / "data", arguments.count)
     pairs = make_pairs(arguments.out / "models")
     options: list[object] = ["--reference", f"{REFERENCE}={pairs[REFERENCE][0]},{pairs[REFERENCE][1]}"]
-    for kind in CANDIDATES:
-        options += ["--candidate", f"{kind}={pairs[kind][0]},{pairs[kind][1]}"]
+    for dtype in CANDIDATES:
+        options += ["--candidate", f"{dtype}={pairs[dtype][0]},{pairs[dtype][1]}"]
     if arguments.threads is not None:
         options += ["--threads", arguments.threads]
     _visionward("compare", "--data", data, *options, "--out", arguments.out / "report")

@@ -373,6 +373,7 @@ def test_the_page_has_every_colour_for_light_and_dark(written):
     assert light == dark
     assert used <= light
     for drawing in re.findall(r"<svg.+?</svg>", html, re.DOTALL):
+        assert re.match(r'<svg role="img" aria-label="[^"<>]+ against [^"<>]+" ', drawing)
         painted = re.findall(r"(?:fill|stroke): ([^;\"]+)", drawing)
         assert painted
         assert all(paint == "none" or paint.startswith("var(--") for paint in painted)

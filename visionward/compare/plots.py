@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from html import escape
 from io import StringIO
 from typing import Any, Literal
 
@@ -77,12 +78,13 @@ def _figure(width: float = 4.2, height: float = 3.3) -> Any:
     return figure, figure.subplots()
 
 
-def _svg(figure: Any, name: str) -> str:
+def _svg(figure: Any, name: str, label: str) -> str:
     buffer = StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"(?<=[: ])#[0-9a-f]{6}\b", _variable, text)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
     # Ids must be unique in the whole page.
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     return re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg [^>]*?)height="[^"]*" ', r"\1\2", text, count=1)
@@ -181,7 +183,7 @@ def _with_legend(figure: Any, axis: Any, name: str) -> str:
     if handles:
         columns = max(1, min(len(handles), _LEGEND_CHARACTERS // (8 + max(map(len, labels)))))
         figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False)
-    return _svg(figure, name)
+    return _svg(figure, name, f"{axis.get_ylabel()} against {axis.get_xlabel()}")
 
 
 @_drawing
