@@ -15,7 +15,7 @@ class Answers:
     Attributes:
         judged: in the order of the samples.
         decisions: True for unsafe.
-        scores: P(unsafe); 1 where the model gave no answer.
+        scores: P(unsafe); 1 if the model gave no answer.
         always: samples that are unsafe at any threshold, because the model gave no answer.
     """
 

@@ -62,7 +62,7 @@ class Environment:
     Attributes:
         processor: its name.
         cores: hardware threads that the process may run on.
-        memory_bytes: installed memory; None where the system does not tell.
+        memory_bytes: installed memory; None if the system does not tell.
         system: operating system.
         python: version.
         llama_cpp: build of the llama.cpp library, as the processes that judged reported it; None for results of

@@ -43,7 +43,7 @@ class ModelFigures:
         kind: ``reference``, ``candidate`` or ``endpoint``.
         confusion: decisions on labelled samples.
         measures: precision, recall, f1, fpr.
-        categories: by category, where the set has any.
+        categories: F1 by category; empty if no sample has categories.
         average_precision: area under the precision-recall curve.
         reliability: of the scores.
         thresholds: recall and false-positive rate at every threshold.

@@ -142,10 +142,10 @@ def change_bounds(changes: Values, largest: float) -> tuple[Values, Values]:
     """
     gains, losses = np.maximum(changes, 0), np.maximum(-changes, 0)
     gained, lost = gains.sum(axis=-1), losses.sum(axis=-1)
-    least_gained, most_gained = gamma_bounds(gains, largest)
-    least_lost, most_lost = gamma_bounds(losses, largest)
-    low = gained - lost - np.hypot(gained - least_gained, most_lost - lost)
-    return low, gained - lost + np.hypot(most_gained - gained, lost - least_lost)
+    min_gained, max_gained = gamma_bounds(gains, largest)
+    min_lost, max_lost = gamma_bounds(losses, largest)
+    low = gained - lost - np.hypot(gained - min_gained, max_lost - lost)
+    return low, gained - lost + np.hypot(max_gained - gained, lost - min_lost)
 
 
 def measure_estimates(
