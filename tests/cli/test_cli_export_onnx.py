@@ -11,7 +11,7 @@ from fake_guard import SAFE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visionward.cli.model_options import _byte_count
+from visionward.cli.model_options import byte_count
 from visionward.convert import ConvertedPair
 from visionward.formats.onnx_format import data_path, read_identity
 
@@ -20,7 +20,7 @@ UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**
 
 
 def parsed(text: str) -> int | None:
-    return _byte_count(None, None, text)
+    return byte_count(None, None, text)
 
 
 def test_exports_beside_the_mmproj_file(run, tiny_pair: ConvertedPair, tmp_path: Path) -> None:

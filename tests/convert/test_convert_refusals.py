@@ -228,3 +228,14 @@ def test_no_room_and_no_place(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("visionward.formats.output_file.shutil.disk_usage", lambda _: usage)
     with pytest.raises(OutputError, match=r"the files need .* MB and the disk has .* kB free"):
         convert_checkpoint(folder, tmp_path / "out")
+
+
+def test_no_room_for_the_tower_is_found_before_anything_is_written(folder, tmp_path, monkeypatch):
+    pair = convert_checkpoint(folder, tmp_path / "pair")
+    free = pair.text.stat().st_size + pair.mmproj.stat().st_size
+    usage = type("Usage", (), {"free": free})
+    monkeypatch.setattr("visionward.formats.output_file.shutil.disk_usage", lambda _: usage)
+    convert_checkpoint(folder, tmp_path / "again")
+    with pytest.raises(OutputError, match="the files need"):
+        convert_checkpoint(folder, tmp_path / "out", onnx_type="f16")
+    assert not list((tmp_path / "out").iterdir())

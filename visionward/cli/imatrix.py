@@ -7,6 +7,8 @@ import click
 from visionward.cli.command import Command
 from visionward.cli.model_options import EXISTING_FILE, device_options, force_option, pair_options, resolve_pair
 from visionward.cli.progress import progress_line
+from visionward.cli.wrapping import echo_lines
+from visionward.quantities import count_text
 
 
 @click.command(cls=Command)
@@ -83,4 +85,9 @@ def imatrix(
         inputs=inputs,
         overwrite=force,
     )
-    click.echo(f"{out}  {len(found.statistics)} matrices, {found.prompts} prompts, {found.tokens} tokens")
+    counts = (
+        count_text(len(found.statistics), "matrix", "matrices"),
+        count_text(found.prompts, "prompt"),
+        count_text(found.tokens, "token"),
+    )
+    echo_lines([f"{out}  {', '.join(counts)}"])

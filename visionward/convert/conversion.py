@@ -11,7 +11,14 @@ from gguf import GGUFType
 from visionward.convert.checkpoint import Checkpoint, checkpoint_name, read_checkpoint
 from visionward.convert.encoding import PlannedTensor, encoded_chunks
 from visionward.convert.mmproj_plan import mmproj_metadata, plan_mmproj
-from visionward.convert.onnx_file import PlannedSource, check_weight_type, tower_outputs, tower_path, write_tower
+from visionward.convert.onnx_file import (
+    PlannedSource,
+    approximate_bytes,
+    check_weight_type,
+    tower_outputs,
+    tower_path,
+    write_tower,
+)
 from visionward.convert.tensor_names import text_names
 from visionward.convert.text_plan import TextHash, general_metadata, plan_text, text_metadata
 from visionward.errors import CheckpointError
@@ -104,6 +111,8 @@ def convert_checkpoint(
     if tower_files is not None:
         tower_files.check()
     needed = padded_size(text.plans) + padded_size(mmproj_plans)
+    if onnx_type is not None:
+        needed += approximate_bytes(mmproj_plans, onnx_type)
     prepare_folder(out_dir, needed, (pair.text, pair.mmproj, out_dir / text.unquantized_name))
     with part_files(outputs) as (text_part, mmproj_part):
         text_hash = text.write(text_part)

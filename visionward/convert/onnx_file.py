@@ -1,5 +1,6 @@
 """Export the vision tower as ONNX, from a checkpoint or from an mmproj file."""
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ from visionward.runtime.ggml.row_encoding import decode_rows
 
 Floats = npt.NDArray[np.float32]
 
+_BYTES_PER_WEIGHT = {"f32": 4, "f16": 2, "int8": 1}
 _MMPROJ_NAME = re.compile(r"mmproj-(.+)-[A-Za-z0-9_]+")
 
 
@@ -152,6 +154,12 @@ def check_weight_type(weight_type: str) -> None:
     """
     if weight_type not in WEIGHT_TYPES:
         raise QuantizeError(f"unknown type of an ONNX tower {weight_type!r}; choose one of {', '.join(WEIGHT_TYPES)}.")
+
+
+def approximate_bytes(plans: Iterable[PlannedTensor], weight_type: str) -> int:
+    """About the bytes of the tower that is made from the tensors of an mmproj file, for checking disk space early."""
+    weights = sum(math.prod(plan.shape) for plan in plans if not plan.name.startswith("cross."))
+    return weights * _BYTES_PER_WEIGHT[weight_type]
 
 
 def write_tower(
