@@ -120,7 +120,7 @@ def test_reading(written):
 FOREIGN = [
     ("", "not JSON"),
     ("{", "not JSON"),
-    ('{"program": "visionward bench", "program": "x"}', "occurs twice"),
+    ('{"program": "visionward bench", "program": "x"}', "is repeated in one object"),
     ('{"program": NaN}', "NaN is not JSON"),
     ("[" * 100_000, "nested too deeply"),
     ([], "not a file that `visionward bench --json` wrote"),

@@ -1,8 +1,6 @@
 """The options for the model and for what computes it, shared by the commands."""
 
-import re
 from collections.abc import Callable
-from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -10,6 +8,7 @@ from typing import Any, TypeVar, get_args
 import click
 from click.core import ParameterSource
 
+from visionward.cli.byte_count import byte_count
 from visionward.cli.default_model import read_default_model
 from visionward.cli.model_folder import find_pair
 from visionward.names import CPU_PROVIDER, DEFAULT_N_CTX, Kernels, VisionBackendChoice
@@ -42,13 +41,6 @@ class RegularFile(click.Path):
 
 
 EXISTING_FILE = RegularFile()
-
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B|B)", re.IGNORECASE)
-_UNITS = {"b": 1} | {
-    f"{prefix}{infix}b": base**power
-    for power, prefix in enumerate("kmgt", 1)
-    for infix, base in (("", 1000), ("i", 1024))
-}
 
 _MISSING = (
     "no model was given: name its folder with --model DIR or VISIONWARD_MODEL, or choose a default model with "
@@ -112,21 +104,6 @@ def kernels_option(command: Command) -> Command:
         help="packed: copy the text file's weights for ggml's faster CPU kernels, which takes time and memory when "
         "loading. `visionward doctor` shows whether they work.",
     )(command)
-
-
-def byte_count(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
-    """The callback of options that take an amount of memory, such as 9GiB.
-
-    Raises:
-        click.BadParameter: the value is no amount.
-    """
-    if value is None:
-        return None
-    match = _SIZE.fullmatch(value.strip())
-    size = 0 if match is None else int(Decimal(match[1]) * _UNITS[match[2].lower()])
-    if size < 1:
-        raise click.BadParameter(f"{value!r} is not a size; expected a number and a unit, such as 9GiB or 9.5GB.")
-    return size
 
 
 def _installed(_ctx: click.Context, _parameter: click.Parameter, backend: str) -> str:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from visionward.cli.byte_count import byte_count
 from visionward.cli.command import Command
 from visionward.cli.model_options import (
     EXISTING_FILE,
-    byte_count,
     context_option,
     demo_option,
     device_options,
