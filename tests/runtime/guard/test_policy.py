@@ -105,8 +105,8 @@ def test_lookup_names_the_known_codes():
     ("text", "expected"),
     [
         ("{", "not JSON"),
-        ('{"S1": "a", "S1": "b"}', "the key 'S1' occurs twice"),
-        ('{"S1": {"name": "a", "name": "b"}}', "the key 'name' occurs twice"),
+        ('{"S1": "a", "S1": "b"}', "the key 'S1' is repeated in one object"),
+        ('{"S1": {"name": "a", "name": "b"}}', "the key 'name' is repeated in one object"),
         ('{"S1": NaN}', "NaN is not JSON"),
         ("[" * 100_000, "nested too deeply|not JSON"),
         ('{"S1": ""}', "the name is empty"),
