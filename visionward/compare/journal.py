@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from visionward.formats.append_log import AppendLog
 
 _VERSION = 2
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
@@ -100,9 +100,6 @@ class Journal:
         folder: folder of the file.
         name: name of the model.
         key: everything that results depend on besides the samples.
-
-    Attributes:
-        damaged: lines that could not be read.
     """
 
     def __init__(self, folder: Path, name: str, key: Mapping[str, Any]) -> None:
@@ -112,9 +109,12 @@ class Journal:
         self.judged: dict[str, Judged] = {}
         self.features: dict[str, FeatureError] = {}
         self.loaded: list[Loaded] = []
-        self.damaged = 0
-        self._file: IO[bytes] | None = None
-        self._read()
+        self._log = AppendLog(self.path, lambda _, values: self._remember(_entry(values)))
+
+    @property
+    def damaged(self) -> int:
+        """Lines that could not be read."""
+        return self._log.damaged
 
     def others(self) -> list[Path]:
         """Journals of the same model name for other files or settings."""
@@ -123,20 +123,6 @@ class Journal:
         return [
             path for path in sorted(self.path.parent.iterdir()) if path != self.path and pattern.fullmatch(path.name)
         ]
-
-    def _read(self) -> None:
-        if not self.path.exists():
-            return
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            with self.path.open("rb+") as file:
-                file.truncate(len(whole))
-        for line in whole.split(b"\n")[:-1]:
-            try:
-                self._remember(_entry(json.loads(line)))
-            except (ValueError, TypeError, KeyError, RecursionError):
-                self.damaged += 1
 
     def _remember(self, entry: Entry) -> None:
         if isinstance(entry, Judged):
@@ -148,25 +134,15 @@ class Journal:
 
     def append(self, entry: Entry) -> None:
         """Write an entry. It is on disk when this returns."""
-        if self._file is None:
-            self._file = self.path.open("ab")
         kind = next(name for name, cls in _KINDS.items() if isinstance(entry, cls))
-        values = {"version": _VERSION, "kind": kind, **asdict(entry)}
-        self._file.write(json.dumps({**values, "crc32": _checksum(values)}, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._remember(entry)
+        self._log.append({"version": _VERSION, "kind": kind, **asdict(entry)})
 
     def close(self) -> None:
         """Close the file; calling it again does nothing."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+        self._log.close()
 
 
-def _entry(value: Any) -> Entry:
-    if not isinstance(value, dict) or value.pop("crc32", None) != _checksum(value):
-        raise ValueError("damaged")
+def _entry(value: Mapping[str, Any]) -> Entry:
     if value["version"] != _VERSION:
         raise ValueError("another version")
     cls = _KINDS[value["kind"]]
@@ -174,7 +150,3 @@ def _entry(value: Any) -> Entry:
     arguments = {name: tuple(item) if name in _TUPLES else item for name, item in value.items() if name in known}
     entry: Entry = cls(**arguments)
     return entry
-
-
-def _checksum(values: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(values, allow_nan=False).encode())

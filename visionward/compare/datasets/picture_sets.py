@@ -6,7 +6,7 @@ from pathlib import Path
 
 from visionward.compare.datasets.adapter import NEUTRAL_PROMPT, Adapter, Row, choice
 from visionward.compare.datasets.image_files import image_called, image_cell
-from visionward.compare.datasets.table_files import csv_rows, files, jsonl_rows, parquet_rows
+from visionward.formats.table_files import csv_rows, files, jsonl_rows, parquet_rows
 
 _PICTURES_ALONE = (
     f"Only the pictures are labelled; each is judged with the user's text {NEUTRAL_PROMPT!r}.",

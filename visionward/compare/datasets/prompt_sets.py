@@ -6,8 +6,8 @@ from typing import Any
 
 from visionward.compare.datasets.adapter import Adapter, Row, choice
 from visionward.compare.datasets.image_files import image_called, image_cell
-from visionward.compare.datasets.table_files import csv_rows, files, json_value, parquet_rows
 from visionward.errors import DataError
+from visionward.formats.table_files import csv_rows, files, json_value, parquet_rows
 
 _RECALL_ONLY = "Every sample is unsafe: only recall can be measured, no false alarms."
 _NO_NAMES = "Its categories are not mapped: figures are about safe and unsafe only."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from visionward.compare.datasets.adapter import Adapter, Row, choice
 from visionward.compare.datasets.image_files import image_cell
-from visionward.compare.datasets.table_files import files, parquet_rows
+from visionward.formats.table_files import files, parquet_rows
 
 
 def _beavertails_v(path: Path, scratch: Path) -> Iterator[Row]:

@@ -31,7 +31,7 @@ from visionward.runtime.guard.message import ImagePart, TextPart
 from visionward.runtime.guard.policy import check_code
 from visionward.runtime.guard.verdict import Verdict
 
-_KEYS = ("id", "group", "image", "messages", "prompt", "response", "label", "categories", "extra")
+SAMPLE_KEYS = ("id", "group", "image", "messages", "prompt", "response", "label", "categories", "extra")
 _LABELS = {"safe": False, "unsafe": True}
 
 
@@ -80,6 +80,32 @@ class Sample:
         known = codes if codes or unsafe is False else None
         return cls(identifier, path, conversation, unsafe, known, identifier if group is None else group)
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], name: str, base: Path) -> "Sample":
+        """A sample from a row with the keys that the module describes.
+
+        Args:
+            row: the row. Its image may also be bytes.
+            name: the id if the row has none.
+            base: the folder that paths are relative to.
+
+        Raises:
+            DataError: the row is malformed.
+            ConversationError: there is nothing to judge, or a message is malformed.
+        """
+        unknown = [key for key in row if key not in SAMPLE_KEYS]
+        if unknown:
+            raise DataError(
+                f"unknown key {unknown[0]!r}, expected {', '.join(SAMPLE_KEYS)} (put other data into 'extra')"
+            )
+        return cls.make(
+            _name(row, "id") or name,
+            _conversation(row, base),
+            unsafe=_label(row.get("label")),
+            categories=_categories(row.get("categories")),
+            group=_name(row, "group"),
+        )
+
     def matches(self, verdict: Verdict) -> bool:
         """Whether a verdict agrees with the label and names exactly the categories, if those are known."""
         named = {category.code for category in verdict.categories}
@@ -119,7 +145,7 @@ def read_samples(path: str | PathLike[str]) -> list[Sample]:
     samples: dict[str, Sample] = {}
     for number, line in _lines(path):
         try:
-            sample = _sample(line, number, path.parent)
+            sample = Sample.from_row(_object(line), f"line {number}", path.parent)
         except (DataError, ConversationError) as cause:
             raise DataError(f"{path}: line {number}: {cause}") from cause
         if sample.id in samples:
@@ -144,20 +170,6 @@ def _object(line: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"found {type(value).__name__}, expected an object")
     return value
-
-
-def _sample(line: str, number: int, base: Path) -> Sample:
-    entry = _object(line)
-    unknown = [key for key in entry if key not in _KEYS]
-    if unknown:
-        raise DataError(f"unknown key {unknown[0]!r}, expected {', '.join(_KEYS)} (put other data into 'extra')")
-    return Sample.make(
-        _name(entry, "id") or f"line {number}",
-        _conversation(entry, base),
-        unsafe=_label(entry.get("label")),
-        categories=_categories(entry.get("categories")),
-        group=_name(entry, "group"),
-    )
 
 
 def _name(entry: Mapping[str, Any], key: str) -> str | None:
@@ -187,10 +199,11 @@ def _categories(value: object) -> list[str] | None:
 
 def _conversation(entry: Mapping[str, Any], base: Path) -> Conversation:
     image = entry.get("image")
-    if image is not None and not (isinstance(image, str) and image):
+    if image is not None and not (isinstance(image, str | bytes) and image):
         raise DataError(f"'image' is {image!r}, expected a path")
     if "messages" in entry:
         if any(entry.get(key) is not None for key in ("image", "prompt", "response")):
             raise DataError("'messages' excludes 'image', 'prompt' and 'response': images are parts of the messages")
         return Conversation.from_messages(entry["messages"], base)
-    return Conversation.from_prompt(entry.get("prompt"), entry.get("response"), None if image is None else base / image)
+    source = base / image if isinstance(image, str) else image
+    return Conversation.from_prompt(entry.get("prompt"), entry.get("response"), source)
