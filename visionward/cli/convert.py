@@ -128,7 +128,7 @@ def _memory_lines(pair: "ConvertedPair") -> Iterator[str]:
     need = memory_need(pair)
     most = need.ggml if need.onnx is None else need.onnx
     less = "" if need.onnx is None else f", or {size_text(need.ggml)} without the ONNX tower (--vision-backend ggml)"
-    yield f"Memory for a classification on a CPU: about {size_text(most)}{less}"
+    yield f"Memory for a classification on a CPU: up to {size_text(most)}{less}"
     memory = read_memory()
     installed = min((amount for amount in (memory.total, memory.limit) if amount is not None), default=None)
     if installed is not None and installed < need.ggml:

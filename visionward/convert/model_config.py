@@ -200,9 +200,10 @@ def read_model_config(checkpoint: Path) -> ModelConfig:
     Raises:
         CheckpointError: if the folder has no mllama checkpoint, or one that cannot be converted.
     """
+    if not checkpoint.exists():
+        raise CheckpointError(f"{checkpoint}: no such folder; {download_hint(checkpoint)}")
     if not checkpoint.is_dir():
-        state = "not a folder" if checkpoint.exists() else "no such folder"
-        raise CheckpointError(f"{checkpoint}: {state}; {download_hint(checkpoint)}")
+        raise CheckpointError(f"{checkpoint}: not a folder; name the folder of a Hugging Face checkpoint")
     if not (checkpoint / "config.json").exists():
         raise CheckpointError(f"{checkpoint}: config.json is missing; {download_hint(checkpoint)}")
     settings = Settings.load(checkpoint / "config.json")
