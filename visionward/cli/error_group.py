@@ -1,6 +1,6 @@
 """A click group in which every failure is one line on standard error and exit code 2, never a verdict.
 
-Where the reader of a pipe has gone, there is no line, as with other programs; the exit code is the same.
+If the reader of a pipe has gone, there is no line, as with other programs. The exit code is the same.
 """
 
 import contextlib
@@ -107,7 +107,7 @@ class ErrorGroup(click.Group):
                 formatter.write_dl([(f"{name:<{width}}", self.lazy[name][1]) for name in names])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what click would treat in its own way becomes an exception of ours."""
+        """Run a command. Exceptions that click would handle itself are replaced by our own."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
@@ -149,7 +149,7 @@ class ErrorGroup(click.Group):
         except click.ClickException as error:
             _fail(f"error: {error.format_message()}")
         except (OutputGone, BrokenPipeError, SystemExit):
-            # Click (for --help) and rich leave with 1 where the reader has gone, which other commands say of a verdict.
+            # Click (for --help) and rich exit with 1 if the reader has gone, which means unsafe in other commands.
             _fail(None)
         except Exception as error:  # noqa: BLE001 - whatever happened, it must not end as a verdict
             _fail(f"error: {_describe(error)}")
@@ -168,7 +168,7 @@ def _open_closed_streams() -> None:
 
 
 def _remember_interrupts() -> None:
-    """Note every interrupt: one that comes while a destructor or a callback runs is printed there, and lost."""
+    """Record every interrupt: Python only prints one that arrives in a destructor or a callback, and goes on."""
     _interrupts.clear()
     main_thread = threading.current_thread() is threading.main_thread()
     if main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -181,10 +181,10 @@ def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def check_interrupted() -> None:
-    """For commands, before they print a verdict.
+    """Check for an interrupt that Python swallowed, before a verdict is printed.
 
     Raises:
-        InterruptedByUser: if there was an interrupt that nobody noticed.
+        InterruptedByUser: if there was one.
     """
     if _interrupts:
         raise InterruptedByUser
@@ -213,18 +213,18 @@ def _describe(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text on one line, without anything that a terminal would obey."""
+    """A text on one line, without control characters."""
     return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))
 
 
 def _fail(message: str | None, code: int = EXIT_ERROR) -> NoReturn:
-    """End the program, with a sentence on standard error if there is one to say."""
+    """End the program, with a message on standard error unless it is None."""
     with contextlib.suppress(OSError, ValueError):
         if _debugging():
             traceback.print_exc()
         if message is not None:
             echo_lines([one_line(message)], err=True)
-    # What is left in the buffer of a closed output would raise once more when Python ends.
+    # Unwritten output of a closed stream would raise again when Python exits.
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.exit(code)

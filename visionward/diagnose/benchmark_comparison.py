@@ -54,7 +54,7 @@ def read_benchmark(path: str | PathLike[str]) -> dict[str, Any]:
     """What ``visionward bench --json`` wrote.
 
     Raises:
-        DataError: if the file cannot be read, is of another program or another version, or a figure is no number.
+        DataError: if the file cannot be read, is of another program or another version, or a figure is not a number.
     """
     content = read_json(path, DataError)
     if not isinstance(content, dict) or content.get("program") != PROGRAM:
