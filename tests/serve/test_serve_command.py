@@ -3,12 +3,14 @@
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 
 import pytest
 from click.testing import CliRunner
 from openai import OpenAI
+from process_tree import children
 from served_demo import KEY, ServedDemo
 
 from visionward.cli import serve as serve_module
@@ -82,13 +84,14 @@ def test_the_end_finishes_what_runs():
         assert (outcome["error"].status_code, outcome["error"].code) == (503, "shutting_down")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the children of a process are read from /proc")
 def test_a_crash_of_the_guard_is_an_error_of_one_request():
     with ServedDemo(key=False) as served:
         client = OpenAI(base_url=served.url, api_key="none", max_retries=0)
         ask = lambda: client.chat.completions.create(model="demo-guard-text-F16", messages=HELLO)  # noqa: E731
         before = ask().choices[0].message.content
-        for child in children(served.process.pid):
-            os.kill(child, signal.SIGKILL)
+        (child,) = children(served.process.pid)
+        os.kill(child, signal.SIGKILL)
         with pytest.raises(Exception, match="there is no verdict") as caught:
             ask()
         assert caught.value.status_code == 500
@@ -97,18 +100,6 @@ def test_a_crash_of_the_guard_is_an_error_of_one_request():
         failure = next(line for line in served.log if line["event"] == "failure")
         assert failure["error"] == "GuardProcessError"
         assert "SIGKILL" in failure["message"]
-
-
-def children(pid):
-    listed = f"/proc/{pid}/task/{pid}/children"
-    if not os.path.exists(listed):  # noqa: PTH110
-        pytest.skip("this system does not list the children of a process")
-    found = []
-    for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
-        with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:  # noqa: PTH123
-            found += map(int, file.read().split())
-    assert found
-    return found
 
 
 def test_a_port_that_is_taken():

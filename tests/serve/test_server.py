@@ -1,6 +1,7 @@
 """The HTTP server: routes, keys, limits, the queue, clients that go away, and its end."""
 
 import json
+import signal
 import socket
 import threading
 import time
@@ -293,6 +294,13 @@ def _ask_and_ignore(server):
     with connect(server) as client:
         client.sendall(post(body=chat_body("wait")))
         client.recv(4096)
+
+
+def test_a_signal_while_the_log_is_written(guard):
+    """The handler runs on the thread that it interrupted, which may be inside the log."""
+    with RunningServer(guard) as server, server.server._log._lock:
+        server.server.handle_exit(signal.SIGTERM, None)
+    assert [line["event"] for line in server.log] == ["stopping"]
 
 
 def test_moderations(server):

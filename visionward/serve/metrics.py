@@ -11,6 +11,7 @@ from prometheus_client import (
 )
 
 from visionward.runtime.guard.verdict import Verdict
+from visionward.serve.byte_budget import ByteBudget
 from visionward.serve.request_queue import RequestQueue
 
 # Seconds. A verdict takes milliseconds with the demonstration guard, and minutes with four tiles on a slow CPU.
@@ -21,7 +22,7 @@ _STAGES = ("preprocess", "vision", "prefill", "decode")
 class Metrics:
     """The metrics of one server."""
 
-    def __init__(self, queue: RequestQueue) -> None:
+    def __init__(self, queue: RequestQueue, budget: ByteBudget) -> None:
         self._registry = registry = CollectorRegistry()
         PlatformCollector(registry=registry)
         ProcessCollector(registry=registry)
@@ -43,6 +44,8 @@ class Metrics:
         waiting.set_function(lambda: queue.waiting)
         running = Gauge("visionward_requests_running", "Requests that are computed.", registry=registry)
         running.set_function(lambda: queue.running)
+        held = Gauge("visionward_held_bytes", "Bytes of bodies and downloads that requests hold.", registry=registry)
+        held.set_function(lambda: budget.held)
 
     def count_request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that has ended."""

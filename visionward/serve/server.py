@@ -106,14 +106,18 @@ class HttpServer(uvicorn.Server):
     def stop(self) -> None:
         """Finish what runs, and refuse the rest. Any thread may call it; calling it again does nothing."""
         if self._loop is not None and not self.should_exit:
-            self._loop.call_soon_threadsafe(self._queue.close)
+            # Not at once: a signal may have come while the log or the queue was in use.
+            self._loop.call_soon_threadsafe(self._begin_to_stop)
         self.should_exit = True
+
+    def _begin_to_stop(self) -> None:
+        self._queue.close()
+        self._log.write("stopping")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """The handler of signals: the first stops, a second interrupt does not wait."""
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
-        self._log.write("stopping", signal=signal.Signals(sig).name)
         self.stop()
 
     @contextmanager

@@ -61,9 +61,9 @@ class Service:
     def __init__(self, guard: AsyncGuard, settings: ServerSettings, downloader: ImageDownloader | None = None) -> None:
         self.settings = settings
         self.queue = RequestQueue(settings.max_waiting)
-        self.metrics = Metrics(self.queue)
         self._guard = guard
         self._budget = ByteBudget(settings.max_held_bytes)
+        self.metrics = Metrics(self.queue, self._budget)
         self._downloader = downloader or ImageDownloader(settings.image_hosts)
 
     async def chat(self, request: Request) -> Response:
