@@ -53,7 +53,7 @@ def test_images_in_messages_are_relative_to_the_file(tmp_path):
     [
         ("{", "not JSON"),
         ("[]", "expected an object"),
-        ('{"prompt": "a", "prompt": "b"}', "occurs twice"),
+        ('{"prompt": "a", "prompt": "b"}', "the key 'prompt' is repeated"),
         ({"prompt": "a", "lable": "safe"}, "unknown key 'lable'"),
         ({"prompt": "a", "label": "Safe"}, "the label is 'Safe'"),
         ({"prompt": "a", "label": 0}, "the label is 0"),
@@ -66,7 +66,7 @@ def test_images_in_messages_are_relative_to_the_file(tmp_path):
         ({"prompt": "a", "id": " "}, "'id' is"),
         ({"prompt": "a", "id": True}, "'id' is"),
         ('{"prompt": NaN}', "NaN is not JSON"),
-        (f'{{"prompt": "a", "id": {"7" * 5000}}}', "a number of 5000 digits"),
+        (f'{{"prompt": "a", "id": {"7" * 5000}}}', "a number with 5000 digits is too large"),
         ({"messages": [{"role": "user", "content": "a"}], "image": "x.jpg"}, "excludes"),
         ({"messages": [{"role": "user", "content": "a", "images": ["x.jpg"]}]}, "the key 'images'"),
         ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "under the key 'name'"),
