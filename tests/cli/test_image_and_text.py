@@ -3,9 +3,10 @@
 import click
 import pytest
 from fake_guard import SAFE
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from visionward.cli import image_and_text
 from visionward.cli.image_and_text import sort_arguments
 
 PAIR = ("--model", "t.gguf", "--mmproj", "m.gguf")
@@ -33,6 +34,7 @@ def judged(guard):
         (("photo.jpg", TEXT), "photo.jpg", TEXT),
         ((TEXT, "photo.jpg"), "photo.jpg", TEXT),
         (("photo", TEXT), "photo", TEXT),
+        (("photo.jpg", "hello"), "photo.jpg", "hello"),
         (("my holiday.png",), "my holiday.png", None),
         ((TEXT,), None, TEXT),
         (("See example.com for more",), None, "See example.com for more"),
@@ -66,6 +68,10 @@ def test_what_reaches_the_guard(run, guard, folder, arguments, image, text):
         (("pictures",), "'pictures' is a folder"),
         (("-",), "say --image - or --prompt -"),
         (("",), "an argument is empty"),
+        (("photo.jpg", "phota.jpg"), "'phota.jpg' is not a file; did you mean photo.jpg?"),
+        (("photo.jpg", "nowhere.jpg"), "'nowhere.jpg' is not a file"),
+        (("photo.jpg", "pictures"), "'pictures' is a folder"),
+        (("photo.jpg", "https://example.com/a"), "is a URL, and images are not downloaded"),
         (("photo.jpg", "photo"), "'photo.jpg' and 'photo' are 2 images"),
         ((TEXT, "and more text"), "'What is this?' and 'and more text' are 2 texts"),
         (("photo.jpg", "--image", "photo"), "'photo.jpg' and --image 'photo' exclude each other"),
@@ -85,6 +91,7 @@ def test_what_is_refused(run, guard, arguments, fragment):
 
 @given(st.text(max_size=30))
 def test_whatever_is_not_an_existing_file_is_never_an_image(text):
+    assume(not image_and_text._is_file(text))
     try:
         image, said = sort_arguments((text,))
     except click.UsageError:

@@ -1,6 +1,6 @@
 """Telling the image from the text among arguments that do not say which they are.
 
-A missing photo must never be judged as text, so whatever is neither an existing file nor several words is refused.
+A missing photo must never be judged as text, so a single word is the text only next to an existing file.
 """
 
 import difflib
@@ -26,8 +26,8 @@ _MAX_SHOWN = 60
 def sort_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, str | None]:
     """The image and the text among at most two arguments, in whatever order.
 
-    An existing file is the image. Several words are the text, unless they end like the name of an image or are almost
-    the name of a file in the folder: that image does not exist.
+    An existing file is the image. Several words are the text, and so is a single word next to an image, unless they
+    end like the name of an image, are a URL or a folder, or are almost the name of a file: that image does not exist.
 
     Raises:
         click.UsageError: if an argument may be either, or there are two of one kind.
@@ -39,7 +39,7 @@ def sort_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, str | None]
     images = [argument for argument in arguments if _is_file(argument)]
     texts = [argument for argument in arguments if argument not in images]
     for text in texts:
-        _refuse_what_may_be_an_image(text)
+        _refuse_what_may_be_an_image(text, word_is_text=bool(images))
     for kind, found in (("images", images), ("texts", texts)):
         if len(found) > 1:
             shown = " and ".join(map(repr, found))
@@ -55,10 +55,11 @@ def _is_file(argument: str) -> bool:
         return False
 
 
-def _refuse_what_may_be_an_image(argument: str) -> None:
+def _refuse_what_may_be_an_image(argument: str, *, word_is_text: bool) -> None:
     several_words = len(argument.split()) > 1
     similar = _similar_file(argument)
-    if several_words and similar is None and not _IMAGE_SUFFIX.search(argument):
+    is_path = _IMAGE_SUFFIX.search(argument) or (not several_words and ("://" in argument or _is_folder(argument)))
+    if (several_words or word_is_text) and similar is None and not is_path:
         return
     shown, quoted = repr(argument), shlex.quote(argument)
     if len(argument) > _MAX_SHOWN:
