@@ -29,6 +29,12 @@ DOCUMENTED = {
         *("--max-waiting", "--max-body", "--max-messages", "--max-images", "--deadline", "--grace"),
         *("--threshold", "--categories", "--exclude", "--threads", "--gpu-layers", "--memory-limit"),
     ),
+    "scan": (
+        *("--model", "--mmproj", "--demo", "--prompt", "--captions", "--sidecars", "--column", "--categories"),
+        *("--exclude", "--threshold", "--frames", "--category-scores", "--imitation", "--threads", "--gpu-layers"),
+        *("--kernels", "--vision-backend", "--onnx-tower", "--onnx-provider", "--memory-limit", "--n-ctx", "--jobs"),
+        *("--out", "--exit-code"),
+    ),
     "use": ("--none",),
     "doctor": ("--fresh", "--json"),
     "bench": (

@@ -20,9 +20,9 @@ from visionward.cli.model_options import (
 )
 from visionward.cli.progress import progress_line
 from visionward.cli.standard_input import InputFile
-from visionward.cli.verdict_options import chosen_policy, verdict_options
+from visionward.cli.verdict_options import chosen_policy, judging_options, verdict_options
 from visionward.cli.wrapping import echo_lines
-from visionward.names import DEFAULT_FRAMES, ImitationTreatment, SystemTreatment
+from visionward.names import ImitationTreatment, SystemTreatment
 
 _DETAILS = """\
 One of --image, --prompt, --response and --conversation may be -, which reads standard input: an image's bytes, or UTF-8
@@ -74,26 +74,7 @@ Exit codes: 0 whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for 
 @kernels_option
 @vision_options
 @context_option
-@click.option(
-    "--frames",
-    metavar="N",
-    type=click.IntRange(1, 10000),
-    default=DEFAULT_FRAMES,
-    show_default=True,
-    help="Judge at most N frames of an animation, pages of a document or sizes of an icon: the first, the last, and "
-    "others evenly between. Each takes as long as an image.",
-)
-@click.option(
-    "--category-scores", is_flag=True, help="Score every category for a safe verdict too, which takes longer."
-)
-@click.option(
-    "--imitation",
-    type=click.Choice(get_args(ImitationTreatment)),
-    default="judge",
-    show_default=True,
-    help="Text that imitates the prompt's own markers, such as 'User:'. judge: judge it also without the markers and "
-    "passage by passage, and unsafe wins. warn: only add a warning.",
-)
+@judging_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if the verdict is unsafe.")
 @click.pass_context

@@ -31,7 +31,7 @@ _SUBJECTS = {
     "Measuring": ("runs", "warmup", "against"),
     "Computation": (
         *("threads", "gpu_layers", "kernels", "n_ctx", "ubatch", "exact"),
-        *("vision_backend", "onnx_tower", "onnx_provider", "memory_limit"),
+        *("vision_backend", "onnx_tower", "onnx_provider", "memory_limit", "jobs"),
     ),
     "Output": ("out", "name", "quoted", "keep", "template", "as_json", "exit_code", "force"),
 }

@@ -11,13 +11,14 @@ _COMMANDS = {
     "demo": ("visionward.cli.demo", "Classify the packaged samples with a small demonstration guard."),
     "classify": ("visionward.cli.classify", "Say whether an image and a conversation are safe."),
     "serve": ("visionward.cli.serve", "Serve OpenAI's API."),
+    "scan": ("visionward.cli.scan", "Judge many images."),
     "use": ("visionward.cli.use", "Choose the default model, or show it."),
     "doctor": ("visionward.cli.doctor", "Report on this machine, the libraries and the CPU kernels."),
     "convert": (
         "visionward.cli.convert",
         "Convert a Hugging Face checkpoint into GGUF and ONNX files.",
     ),
-    "quantize": ("visionward.cli.quantize", "Quantize the text file or the mmproj file of a pair."),
+    "quantize": ("visionward.cli.quantize", "Quantize one of a pair's files."),
     "imatrix": (
         "visionward.cli.imatrix",
         "Compute an importance matrix for `visionward quantize`.",
@@ -36,7 +37,7 @@ _COMMANDS = {
     "logits": ("visionward.cli.logits", "Write the logits of every position."),
 }
 _SUBJECTS = {
-    "Classify": ("demo", "classify", "serve", "use"),
+    "Classify": ("demo", "classify", "scan", "serve", "use"),
     "Make model files": ("convert", "quantize", "imatrix", "export-onnx"),
     "Check": ("doctor", "inspect", "verify"),
     "Measure": ("bench", "compare", "logits"),

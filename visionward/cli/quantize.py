@@ -59,7 +59,7 @@ def quantize(
     allow_requantize: bool,
     force: bool,
 ) -> None:
-    """Quantize the text file or the mmproj file of a pair.
+    """Quantize one of a pair's files.
 
     TYPE is one of f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_k_s, iq4_xs, q4_0. IN.gguf is a file of type f32, f16
     or bf16 that `visionward convert` wrote. In an mmproj file TYPE applies to the cross-attention layers. The vision

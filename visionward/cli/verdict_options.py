@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from visionward.cli.model_options import EXISTING_FILE
-from visionward.names import DEFAULT_THRESHOLD
+from visionward.names import DEFAULT_FRAMES, DEFAULT_THRESHOLD, ImitationTreatment
 
 if TYPE_CHECKING:
     from visionward.runtime.guard.policy import Policy
@@ -45,6 +45,30 @@ def verdict_options(command: Command) -> Command:
         metavar="FILE.json",
         type=EXISTING_FILE,
         help='Your own categories: {"S1": {"name": ..., "description": ...}, ...}.  [default: the model\'s S1 to S13]',
+    )(command)
+
+
+def judging_options(command: Command) -> Command:
+    """``--frames``, ``--category-scores`` and ``--imitation``."""
+    command = click.option(
+        "--imitation",
+        type=click.Choice(get_args(ImitationTreatment)),
+        default="judge",
+        show_default=True,
+        help="Text that imitates the prompt's own markers, such as 'User:'. judge: judge it also without the markers "
+        "and passage by passage, and unsafe wins. warn: only add a warning.",
+    )(command)
+    command = click.option(
+        "--category-scores", is_flag=True, help="Score every category for a safe verdict too, which takes longer."
+    )(command)
+    return click.option(
+        "--frames",
+        metavar="N",
+        type=click.IntRange(1, 10000),
+        default=DEFAULT_FRAMES,
+        show_default=True,
+        help="Judge at most N frames of an animation, pages of a document or sizes of an icon: the first, the last, "
+        "and others evenly between. Each takes as long as an image.",
     )(command)
 
 

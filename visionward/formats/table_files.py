@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,28 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: if it is not a Parquet file.
     """
+    with _parquet_file(path) as file:
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
+def parquet_length(path: Path) -> int:
+    """Number of rows of a Parquet file.
+
+    Raises:
+        DataError: if it is not a Parquet file.
+    """
+    with _parquet_file(path) as file:
+        return int(file.metadata.num_rows)
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
     pyarrow = require("pyarrow", "pyarrow.parquet")
     try:
         # pyarrow would open a pipe or a device too.
         open_regular(path).close()
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                yield from batch.to_pylist()
+            yield file
     except pyarrow.ArrowInvalid as cause:
         raise DataError(f"{path}: not a Parquet file: {cause}") from cause

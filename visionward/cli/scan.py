@@ -1,0 +1,193 @@
+"""The ``scan`` command."""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from visionward.cli.command import Command
+from visionward.cli.error_group import check_interrupted
+from visionward.cli.model_options import (
+    EXISTING_FILE,
+    context_option,
+    demo_option,
+    device_options,
+    kernels_option,
+    pair_options,
+    resolve_pair,
+    vision_options,
+)
+from visionward.cli.progress import progress_line
+from visionward.cli.standard_input import DASH, read_bytes
+from visionward.cli.verdict_options import chosen_policy, judging_options, verdict_options
+from visionward.cli.wrapping import echo_lines
+from visionward.names import ImitationTreatment
+
+if TYPE_CHECKING:
+    from visionward.scan.image_files import PromptOf
+
+_DETAILS = """\
+An INPUT is a folder, whose images and those of its subfolders are judged; an image; a table (.jsonl, .csv, .parquet)
+with the columns image, prompt, response, messages and id; or -, which reads names of images from standard input, one
+per line or ended by NUL bytes.
+
+RESULTS.jsonl gets one object per sample: name (the path of the image, or the sample's id in its table), source and row
+(the table and the line or row; null for an image), id (a hash of image, texts, model and options), the keys that
+`visionward classify --json` prints, error (why there is no verdict; then verdict is null), copy_of (the sample with the
+same content that was judged; else null), settings (a hash of model and options) and crc32. docs/scanning.md says more.
+
+Exit codes: 0 whatever the verdicts; with --exit-code: 1 if a sample is unsafe, else 3 if one could not be judged; 2 for
+errors; 130 when interrupted. After an interruption, the same command goes on.
+"""
+
+
+def _columns(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    columns = {}
+    for value in values:
+        key, equals, column = value.partition("=")
+        if not equals or not key or not column:
+            raise click.BadParameter(f"{value!r} has another form than KEY=COLUMN, such as prompt=caption.")
+        columns[key] = column
+    return columns
+
+
+@click.command(cls=Command, epilog=_DETAILS)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@pair_options
+@demo_option
+@click.option("--prompt", metavar="TEXT", help="What the user says with each image; not for tables.")
+@click.option(
+    "--captions",
+    metavar="TABLE",
+    type=EXISTING_FILE,
+    help="A table with the columns image and prompt: what the user says with each image.",
+)
+@click.option("--sidecars", is_flag=True, help="The text beside each image is what the user says: cat.txt for cat.jpg.")
+@click.option(
+    "--column",
+    "columns",
+    metavar="KEY=COLUMN",
+    multiple=True,
+    callback=_columns,
+    help="A column of the tables under another name, such as prompt=caption; repeatable. Columns that are not named "
+    "are ignored then, and refused otherwise.",
+)
+@verdict_options
+@judging_options
+@device_options
+@kernels_option
+@vision_options
+@context_option
+@click.option(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(1, 512),
+    default=1,
+    show_default=True,
+    help="Number of processes that judge. They share the model's files in memory.",
+)
+@click.option(
+    "--out",
+    metavar="RESULTS.jsonl",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Gets one line per sample. Samples that have one are not judged again.",
+)
+@click.option(
+    "--exit-code", is_flag=True, help="Exit with 1 if a sample is unsafe, and else with 3 if one could not be judged."
+)
+@click.pass_context
+def scan(
+    ctx: click.Context,
+    /,
+    inputs: tuple[str, ...],
+    model: Path | None,
+    mmproj: Path | None,
+    demo: bool,
+    prompt: str | None,
+    captions: Path | None,
+    sidecars: bool,
+    columns: dict[str, str],
+    categories: Path | None,
+    exclude: list[str],
+    threshold: float,
+    frames: int,
+    category_scores: bool,
+    imitation: ImitationTreatment,
+    jobs: int,
+    out: Path,
+    exit_code: bool,
+    **engine_options: Any,  # whatever the shared options are, the guard takes them under the same names
+) -> None:
+    """Judge many images.
+
+    They are in folders or named by tables. Each result is on disk before the next sample is judged. After an
+    interruption, a kill or a power cut, the same command goes on. An image that occurs under several names is judged
+    once. What cannot be judged is recorded with the reason, and is never safe.
+
+    \b
+    Examples:
+        visionward scan --demo photos --prompt "What is this?" --out results.jsonl
+        visionward scan --demo samples.jsonl --out results.jsonl --exit-code
+        find photos -name "*.png" -print0 | visionward scan --demo - --sidecars --out results.jsonl
+    """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    from visionward.scan.inputs import Inputs  # noqa: PLC0415 - not needed for --help
+    from visionward.scan.options import ScanOptions  # noqa: PLC0415
+    from visionward.scan.results import Results  # noqa: PLC0415
+    from visionward.scan.scan import scan as run  # noqa: PLC0415
+    from visionward.scan.summary import summary_lines  # noqa: PLC0415
+    from visionward.scan.tables import check_columns  # noqa: PLC0415
+
+    check_columns(columns)
+    samples = Inputs(_paths(inputs), _prompt_of(prompt, captions, columns, sidecars=sidecars), columns)
+    pair = resolve_pair(model, mmproj, demo=demo)
+    options = ScanOptions(
+        pair,
+        engine_options,  # type: ignore[arg-type]  # click's options have these names
+        chosen_policy(categories, exclude),
+        threshold,
+        category_scores,
+        frames,
+        imitation,
+    )
+    results = Results(out, options.key)
+    started, before = time.monotonic(), len(results)
+    try:
+        with progress_line() as on_progress:
+            total = samples.count()
+            run(samples, results, options, jobs, total=total, on_progress=on_progress)
+    finally:
+        results.close()
+    check_interrupted()
+    echo_lines(summary_lines(results, before, time.monotonic() - started))
+    outcomes = results.outcomes()
+    if exit_code and outcomes["unsafe"]:
+        ctx.exit(1)
+    if exit_code and outcomes["not judged"]:
+        ctx.exit(3)
+
+
+def _paths(inputs: tuple[str, ...]) -> list[Path]:
+    if inputs == (DASH,):
+        data = read_bytes("INPUT")
+        names = data.split(b"\0") if b"\0" in data else data.splitlines()
+        return [Path(os.fsdecode(name)) for name in names if name]
+    for name in inputs:
+        if name == DASH:
+            raise click.UsageError("- reads the names of all inputs, and excludes others")
+        if not os.path.exists(name):  # noqa: PTH110 - a string needs no Path
+            raise click.UsageError(f"{name} does not exist")
+    return [Path(name) for name in inputs]
+
+
+def _prompt_of(prompt: str | None, captions: Path | None, columns: dict[str, str], *, sidecars: bool) -> "PromptOf":
+    from visionward.scan.image_files import caption_of, sidecar  # noqa: PLC0415 - not needed for --help
+    from visionward.scan.tables import read_captions  # noqa: PLC0415
+
+    if sum((prompt is not None, captions is not None, sidecars)) > 1:
+        raise click.UsageError("--prompt, --captions and --sidecars exclude each other")
+    if captions is not None:
+        return caption_of(read_captions(captions, columns))
+    return sidecar if sidecars else lambda _: prompt

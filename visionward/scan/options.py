@@ -1,0 +1,98 @@
+"""What the results of a scan depend on, besides the samples."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from visionward.errors import ModelFileError, PolicyError
+from visionward.formats.regular_file import open_regular
+from visionward.names import DEFAULT_FRAMES, DEFAULT_THRESHOLD, ImitationTreatment
+from visionward.runtime.engine_options import EngineKeywords, EngineOptions
+from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
+from visionward.runtime.guard.samples import Sample
+
+# The header of a file has its checksums, and the vocabulary comes before them.
+_HEAD_BYTES = 32 << 20
+_TAIL_BYTES = 1 << 20
+# Options that say where to compute, not what.
+_PLACES = ("threads", "gpu_layers", "image_cache_bytes", "memory_limit", "onnx_tower")
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """The model, and how it judges.
+
+    Attributes:
+        pair: the text file and the mmproj file; None for the demonstration guard.
+        engine: the fields of ``EngineOptions``, as for ``Guard.load``.
+        policy: the categories in force.
+        threshold: the verdict is unsafe if the score is at least this.
+        category_scores: whether to score the categories for a safe verdict too.
+        frames: judge at most so many frames of an image.
+        imitation: what to do with text that imitates the prompt's own markers.
+
+    Raises:
+        PolicyError: if the threshold is not a probability.
+        ValueError: if an engine option is out of range or unknown.
+    """
+
+    pair: tuple[Path, Path] | None
+    engine: EngineKeywords = field(default_factory=EngineKeywords)
+    policy: Policy = DEFAULT_POLICY
+    threshold: float = DEFAULT_THRESHOLD
+    category_scores: bool = False
+    frames: int = DEFAULT_FRAMES
+    imitation: ImitationTreatment = "judge"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise PolicyError(f"the threshold is {self.threshold}, expected a number between 0 and 1")
+        EngineOptions(**self.engine)
+
+    def with_threads(self, threads: int) -> "ScanOptions":
+        """The same with another number of threads."""
+        return replace(self, engine={**self.engine, "threads": threads})
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of everything that a result depends on besides the sample: equal on machines with equal files.
+
+        Raises:
+            ModelFileError: if a file cannot be read.
+        """
+        engine: dict[str, Any] = {name: value for name, value in self.engine.items() if name not in _PLACES}
+        if self.pair is None:
+            from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415 - for this guard alone
+
+            files = [demo_pair().text, demo_pair().mmproj]
+        else:
+            files = list(self.pair)
+        values = {
+            "files": [_content(path) for path in files],
+            "engine": engine,
+            "policy": self.policy.prompt_categories(),
+            "threshold": self.threshold,
+            "category_scores": self.category_scores,
+            "frames": self.frames,
+            "imitation": self.imitation,
+        }
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+    def sample_id(self, sample: Sample) -> str:
+        """A hash of what is judged (image bytes, texts) and of ``key``: the ``id`` of a result."""
+        return hashlib.sha256(f"{self.key} {sample.digest()}".encode()).hexdigest()[:32]
+
+
+def _content(path: Path) -> str:
+    """A hash of the size, the header and the end of a file."""
+    try:
+        with open_regular(path) as file:
+            head = file.read(_HEAD_BYTES)
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            return hashlib.sha256(f"{size}\0".encode() + head + file.read()).hexdigest()
+    except OSError as cause:
+        raise ModelFileError(f"{path}: {cause.strerror or cause}") from cause
