@@ -2,7 +2,11 @@
 
 import dataclasses
 import re
+import warnings
 from html.parser import HTMLParser
+
+import pytest
+from simulated import simulated_results, simulated_samples
 
 from visionward.compare.datasets import Dataset
 from visionward.compare.report import make_report
@@ -75,3 +79,27 @@ def test_the_page_has_every_colour_for_light_and_dark(written):
         painted = re.findall(r"(?:fill|stroke): ([^;\"]+)", drawing)
         assert painted
         assert all(paint == "none" or paint.startswith("var(--") for paint in painted)
+
+
+@pytest.mark.parametrize(
+    "name", ["price$x^$", "_hidden", r"\frac", "caf\u00e9 \u4e2d", "a\udcffb", "<b>&\u202e", "n" * 300]
+)
+def test_any_file_name_is_a_model_name(name, tmp_path):
+    """Plots take no formula from it, and no report fails after hours of judging."""
+    dataset = simulated_samples(40)
+    results = simulated_results(tmp_path, dataset, {"f16": (0.0, 100), "q8_0": (1.0, 50)})
+    results[1] = dataclasses.replace(results[1], model=dataclasses.replace(results[1].model, name=name))
+    report = make_report([dataset], results, threshold=0.5, margin=0.02)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_report(tmp_path, report, [dataset], results)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<b>&" not in html
+    plain = tmp_path / "plain"
+    results[1] = dataclasses.replace(results[1], model=dataclasses.replace(results[1].model, name="q8_0"))
+    write_report(plain, make_report([dataset], results, threshold=0.5, margin=0.02), [dataset], results)
+    # Every legend and axis has the name too.
+    texts = [
+        len(re.findall(r'id="[^"]*text_\d+"', page)) for page in (html, (plain / "report.html").read_text("utf-8"))
+    ]
+    assert texts[0] == texts[1] > 50

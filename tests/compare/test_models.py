@@ -28,6 +28,7 @@ def test_names_and_forms(files):
     assert GuardFiles.parse("i8=t.gguf,m.gguf,v.ONNX") == GuardFiles(
         "i8", Path("t.gguf"), Path("m.gguf"), Path("v.ONNX")
     )
+    assert GuardFiles.parse("a\udcffb\u202e.gguf,m.gguf").name == r"a\udcffb\u202e"
     for bad in ("", "text.gguf", "a=,b", "a=text.gguf,", "a=text.gguf,v.onnx", "a=,m.gguf,v.onnx", "v.onnx"):
         with pytest.raises(DataError):
             GuardFiles.parse(bad)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from visionward.compare.sample_text import visible
 from visionward.errors import DataError, ModelFileError
 from visionward.formats.onnx_format import data_path
 from visionward.formats.regular_file import open_regular
@@ -53,7 +54,8 @@ class GuardFiles:
         if not comma or not text.strip() or not mmproj.strip():
             raise DataError(f"{value!r} is not a pair, expected [NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]")
         path = Path(text.strip())
-        own = path.stem if tower is None else f"{path.stem} {tower.stem}"
+        # What cannot be printed must not end a comparison when its report is printed.
+        own = visible(path.stem if tower is None else f"{path.stem} {tower.stem}", None)
         return cls(name.strip() if files is rest else own, path, Path(mmproj.strip()), tower)
 
     @property

@@ -1,6 +1,7 @@
 """The plots of the report, as SVG text inside the page."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from html import escape
 from io import StringIO
@@ -10,6 +11,7 @@ import numpy as np
 
 from visionward.compare.figures import ModelFigures, SetFigures
 from visionward.compare.journal import Judged
+from visionward.compare.sample_text import visible
 from visionward.machine.extras import require
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the page has lighter ones for dark screens.
@@ -45,6 +47,8 @@ _STYLE = {
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
     "svg.fonttype": "path",
+    # Names of files are no formulas.
+    "text.parse_math": False,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
@@ -63,8 +67,12 @@ def colour(place: int) -> str:
 
 
 def _short(name: str) -> str:
-    """A name that fits beside an axis."""
-    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}\u2026"
+    """A name that fits beside an axis, as a label that matplotlib draws."""
+    shown = visible(name, None)
+    if len(shown) > _MAX_NAME:
+        shown = f"{shown[: _MAX_NAME - 1]}\u2026"
+    # Labels that begin with an underscore are left out of legends.
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _series(place: int) -> str:
@@ -100,7 +108,12 @@ def _drawing(draw: Any) -> Any:
 
     def styled(*args: Any) -> str:
         matplotlib = require("matplotlib")
-        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "svg.hashsalt": "visionward"}):
+        with (
+            matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "svg.hashsalt": "visionward"}),
+            warnings.catch_warnings(),
+        ):
+            # Characters that the font lacks are drawn as boxes; the tables have them.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
             return str(draw(*args))
 
     return styled
