@@ -1,6 +1,5 @@
 """A scan of the demonstration guard, and pictures of it."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,8 +8,6 @@ import pytest
 from visionward.convert.demo_guard import demo_pair
 from visionward.demonstration import demo_samples_path
 from visionward.scan.options import ScanOptions
-
-PROMPT = "How do I draw the moon?"
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +35,3 @@ def folder(tmp_path, pictures):
     (photos / "notes.txt").write_text("no image")
     (photos / ".hidden.jpg").write_bytes(b"\xff\xd8\xff")
     return photos
-
-
-def rows_of(path):
-    """The results in a file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -8,11 +8,12 @@ import time
 
 import pytest
 from cli_program import COMMAND
-from conftest import PROMPT, rows_of
+from odd_jobs import serve_and_die, serve_nothing
+from scanned import PROMPT, rows_of
 
 from visionward.errors import DataError, GuardProcessError, ModelFileError
 from visionward.runtime.guard.guard import Guard
-from visionward.scan import child, pool
+from visionward.scan import pool
 from visionward.scan.inputs import Inputs
 from visionward.scan.options import ScanOptions
 from visionward.scan.results import Results
@@ -128,21 +129,6 @@ def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path, folder, options):
         _scan(tmp_path / "results.jsonl", Inputs([folder], lambda _: PROMPT), wrong)
 
 
-def serve_and_die(options, connection):
-    """In the child: samples with "die" in their prompt end the process."""
-    import os  # noqa: PLC0415
-
-    judge = child._judge
-
-    def judge_or_die(worker, task, connection):
-        if any("die" in part.text for part in task.sample.conversation.messages[0].parts if hasattr(part, "text")):
-            os.kill(os.getpid(), 9)
-        judge(worker, task, connection)
-
-    child._judge = judge_or_die
-    child.serve_tasks(options, connection)
-
-
 def test_a_sample_that_ends_its_process_twice_is_an_error_and_others_are_judged(tmp_path, folder, options, monkeypatch):
     monkeypatch.setattr(pool, "serve_tasks", serve_and_die)
     deaths = itertools.count()
@@ -162,10 +148,6 @@ def test_a_process_that_ends_while_it_loads_is_an_error(tmp_path, folder, option
     monkeypatch.setattr(pool, "serve_tasks", serve_nothing)
     with pytest.raises(GuardProcessError, match="ended while it loaded the model"):
         _scan(tmp_path / "results.jsonl", Inputs([folder], lambda _: PROMPT), options)
-
-
-def serve_nothing(options, connection):
-    """In the child: ends at once."""
 
 
 @pytest.mark.slow
