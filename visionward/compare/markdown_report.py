@@ -46,7 +46,7 @@ def _set_parts(report: Report, one: SetReport, dataset: Dataset, results: Sequen
     figures = one.figures
     lists = error_lists(compared_answers(figures, dataset, results))
     parts = [
-        _table(COLUMNS, [[_code(row.model), *map(markdown_text, row.cells[1:])] for row in one.overview]),
+        _table(COLUMNS, [[_cell(row.model), *map(markdown_text, row.cells[1:])] for row in one.overview]),
         _list(class_size_text(size, report.margin) for size in one.class_sizes),
         "## Conclusion",
         markdown_text(one.choice),
@@ -54,7 +54,9 @@ def _set_parts(report: Report, one: SetReport, dataset: Dataset, results: Sequen
     for found in one.conclusions:
         parts.append(f"**{markdown_text(found.headline)}.** {markdown_text(' '.join(found.sentences))}")
     for name, reason in report.given_up.items():
-        parts.append(f"{_code(name)} could not be run: {markdown_code(reason, None)}. It is not in the figures.")
+        parts.append(
+            f"{markdown_code(name)} could not be run: {markdown_code(reason, None)}. It is not in the figures."
+        )
     parts += ["## Decisions", _counts(figures), _decisions(figures)]
     if len(figures.models) > 1:
         parts.append(_against(figures))
@@ -72,14 +74,14 @@ def _set_parts(report: Report, one: SetReport, dataset: Dataset, results: Sequen
     if figures.skipped:
         parts += [
             "## Samples not in the figures",
-            _list(_code(skipped.text) for skipped in figures.skipped[:MAX_SKIPPED]),
+            _list(markdown_code(skipped.text) for skipped in figures.skipped[:MAX_SKIPPED]),
         ]
         if len(figures.skipped) > MAX_SKIPPED:
             parts.append(f"and {len(figures.skipped) - MAX_SKIPPED} more in samples.csv")
     if figures.notes:
         parts += [f"## About {markdown_text(figures.name)}", _list(map(markdown_text, figures.notes))]
     if dataset.mapping:
-        rows = [[_code(name), ", ".join(codes) or "not mapped"] for name, codes in dataset.mapping.items()]
+        rows = [[_cell(name), ", ".join(codes) or "not mapped"] for name, codes in dataset.mapping.items()]
         parts.append(_table(("its category", "of the taxonomy"), rows))
     return parts
 
@@ -95,7 +97,7 @@ def _counts(figures: SetFigures) -> str:
 def _decisions(figures: SetFigures) -> str:
     rows = [
         [
-            _code(model.name),
+            _cell(model.name),
             *(_estimate(model.measures[name]) for name in _MEASURES.values()),
             *map(str, (model.confusion.missed, model.confusion.false_alarms, model.no_answer)),
         ]
@@ -113,7 +115,7 @@ def _against(figures: SetFigures) -> str:
         unsafe, safe = model.against.flips.unsafe, model.against.flips.safe
         rows.append(
             [
-                _code(model.name),
+                _cell(model.name),
                 f"{unsafe.to_safe} / {unsafe.to_unsafe}",
                 markdown_text(p_text(unsafe.decisive_p)),
                 f"{safe.to_unsafe} / {safe.to_safe}",
@@ -135,7 +137,7 @@ def _threshold_parts(figures: SetFigures, in_force: float) -> list[str]:
         [str(row[0].threshold), *(_share(value) for point in row for value in (point.recall, point.fpr))]
         for row in zip(*columns, strict=True)
     ]
-    heading = [f"{_code(model.name)} {what}" for model in models for what in ("recall", "FPR")]
+    heading = [f"{_cell(model.name)} {what}" for model in models for what in ("recall", "FPR")]
     return ["## Recall against threshold", _table(("threshold", *heading), rows)]
 
 
@@ -149,7 +151,7 @@ def _costs(figures: SetFigures) -> str:
         latencies = [cost.latency.get(stage) for stage in STAGES]
         rows.append(
             [
-                _code(model.name),
+                _cell(model.name),
                 "-" if cost.device is None else markdown_text(f"{cost.device}, {cost.threads} threads"),
                 *("-" if size is None else size_text(size) for size in sizes),
                 "-" if cost.load_ms is None else duration_text(cost.load_ms),
@@ -164,8 +166,8 @@ def _listed(samples: Sequence[ListedSample]) -> list[str]:
     lines = []
     for one in samples[:MAX_LISTED]:
         named = [", ".join(sorted(one.sample.categories or ())), one.tag]
-        answers = [f"{_code(name)} {_share(answer.score)} {one.remark(answer)}" for name, answer in one.answers]
-        lines.append("; ".join([" ".join([_code(one.sample.id), *filter(None, named)]), *answers]))
+        answers = [f"{markdown_code(name)} {_share(answer.score)} {one.remark(answer)}" for name, answer in one.answers]
+        lines.append("; ".join([" ".join([markdown_code(one.sample.id), *filter(None, named)]), *answers]))
         lines[-1] += "".join(f"\n  - {role}: {markdown_code(text, None)}" for role, text in one.texts)
     more = len(samples) - MAX_LISTED
     return [*([_list(lines)] if lines else []), *([f"and {more} more in samples.csv"] if more > 0 else [])]
@@ -178,7 +180,7 @@ def _categories(figures: SetFigures, *, quoted: bool) -> str:
         row = [f"{category.code} {names.get(category.code, '')}".strip(), str(category.support)]
         row += [_estimate(model.categories[place].f1) for model in figures.models]
         rows.append([*row, _share(published_figures.TABLE_2.get(category.code))] if quoted else row)
-    heading = ("category", "samples", *(_code(model.name) for model in figures.models))
+    heading = ("category", "samples", *(_cell(model.name) for model in figures.models))
     return _table((*heading, "quoted") if quoted else heading, rows)
 
 
@@ -191,7 +193,7 @@ def _differences(figures: SetFigures) -> str:
 
 def _difference_row(model: ModelFigures) -> list[str]:
     reliability, against = model.reliability, model.against
-    row = [_code(model.name), _share(model.average_precision.value)]
+    row = [_cell(model.name), _share(model.average_precision.value)]
     row += ["-", "-"] if reliability is None else [_share(reliability.expected_error), _share(reliability.brier)]
     if against is None:
         return [*row, *[""] * 6]
@@ -212,9 +214,9 @@ def _quoted_parts() -> list[str]:
 
 def _environment_parts(environment: Environment) -> list[str]:
     files = [
-        [_code(file.model), _code(file.file), size_text(file.nbytes), f"`{file.sha256}`"] for file in environment.files
+        [_cell(file.model), _cell(file.file), size_text(file.nbytes), f"`{file.sha256}`"] for file in environment.files
     ]
-    datasets = [[_code(one.name), str(one.samples), f"`{one.sha256}`"] for one in environment.datasets]
+    datasets = [[_cell(one.name), str(one.samples), f"`{one.sha256}`"] for one in environment.datasets]
     return [
         "## Environment",
         _list(f"{name}: {markdown_text(value)}" for name, value in environment_facts(environment)),
@@ -224,8 +226,8 @@ def _environment_parts(environment: Environment) -> list[str]:
     ]
 
 
-def _code(text: str) -> str:
-    return markdown_code(text)
+def _cell(text: str) -> str:
+    return markdown_code(text, cell=True)
 
 
 def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

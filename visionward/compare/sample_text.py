@@ -31,9 +31,17 @@ def markdown_text(text: str) -> str:
     return _MARKUP.sub(lambda found: f"\\{found[0]}", visible(text, None))
 
 
-def markdown_code(text: str, limit: int | None = MAX_CHARACTERS) -> str:
-    """What others wrote as a code span, in which nothing is markup; it may stand in a cell of a table."""
-    shown = visible(text, limit).replace("|", "\\|")
+def markdown_code(text: str, limit: int | None = MAX_CHARACTERS, *, cell: bool = False) -> str:
+    """What others wrote as a code span, in which nothing is markup.
+
+    Args:
+        text: the text.
+        limit: number of characters that are shown; None for all.
+        cell: whether the span is in a cell of a table, where a bar must be escaped.
+    """
+    shown = visible(text, limit)
+    if cell:
+        shown = shown.replace("|", "\\|")
     longest = max((len(run) for run in re.findall("`+", shown)), default=0)
     fence = "`" * (longest + 1)
     padding = " " if shown[:1] in ("", "`", " ") or shown[-1:] in ("`", " ") else ""
