@@ -1,8 +1,10 @@
 """What the server does with a request: from its body to an answer."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -28,10 +30,11 @@ from visionward.serve.request_queue import RequestQueue
 from visionward.serve.request_record import RequestRecord
 from visionward.serve.server_settings import ServerSettings
 
-# Parsing a larger body would keep the event loop from other requests.
-_PARSED_AT_ONCE_BYTES = 128 * 1024
+# Reading a larger body would keep the event loop from other requests.
+_READ_AT_ONCE_BYTES = 128 * 1024
 
 Read = TypeVar("Read", ChatRequest, ModerationRequest)
+T = TypeVar("T")
 
 
 class AsyncGuard(Protocol):
@@ -71,10 +74,11 @@ class Service:
         self.queue.check_room()
         limits = self.settings.limits
         async with request_body(request, limits.max_body_bytes, self._budget) as body:
-            asked = await _read(ChatRequest, body, limits)
+            large = len(body) > _READ_AT_ONCE_BYTES
+            asked = await _in_thread(large, partial(_read, ChatRequest, body, limits))
             self.settings.models.check(asked.model)
             record = RequestRecord.of(request.scope)
-            done = await while_connected(request, self._judge_alone(asked.judged, asked.category_scores, record))
+            done = await while_connected(request, self._judge_alone(asked, large, record))
         response = ChatResponse(asked, done.verdict, done.queue_ms)
         if asked.stream:
             # The verdict is known before the first byte, so that an error is a status and not an event.
@@ -87,19 +91,20 @@ class Service:
         self.queue.check_room()
         limits, settings = self.settings.limits, self.settings
         async with request_body(request, limits.max_body_bytes, self._budget) as body:
-            asked = await _read(ModerationRequest, body, limits)
+            large = len(body) > _READ_AT_ONCE_BYTES
+            asked = await _in_thread(large, partial(_read, ModerationRequest, body, limits))
             settings.models.check_moderation(asked.model)
             record = RequestRecord.of(request.scope)
-            moderated = await while_connected(request, self._judge_all(asked.inputs, record))
+            moderated = await while_connected(request, self._judge_all(asked, large, record))
         return JSONResponse(moderation_response(settings.models.name, moderated, settings.policy))
 
-    async def _judge_alone(self, judged: JudgedMessages, category_scores: bool, record: RequestRecord) -> Moderated:
-        conversation = await self._conversation(judged)
+    async def _judge_alone(self, asked: ChatRequest, large: bool, record: RequestRecord) -> Moderated:
+        conversation = await self._conversation(asked.judged, large)
         async with self.queue.turn() as queue_ms:
-            return await self._judge(conversation, judged.param, category_scores, queue_ms, record)
+            return await self._judge(conversation, "messages", asked.category_scores, queue_ms, record)
 
-    async def _judge_all(self, inputs: tuple[JudgedMessages, ...], record: RequestRecord) -> list[Moderated]:
-        conversations = [await self._conversation(judged) for judged in inputs]
+    async def _judge_all(self, asked: ModerationRequest, large: bool, record: RequestRecord) -> list[Moderated]:
+        conversations = [await self._conversation(judged, large) for judged in asked.inputs]
         async with self.queue.turn() as queue_ms:
             return [await self._judge(conversation, "input", True, queue_ms, record) for conversation in conversations]
 
@@ -125,22 +130,24 @@ class Service:
         self.metrics.count_verdict(verdict, queue_ms)
         return Moderated(conversation, verdict, queue_ms)
 
-    async def _conversation(self, judged: JudgedMessages) -> Conversation:
+    async def _conversation(self, judged: JudgedMessages, large: bool) -> Conversation:
         """The conversation, with its remote images."""
         urls = judged.remote_urls
         held = len(urls) * MAX_IMAGE_BYTES if self._downloader.hosts else 0
         self._budget.take(held)
         try:
             downloaded = {url: await asyncio.to_thread(self._downloader.download, url, judged.param) for url in urls}
-            return await asyncio.to_thread(judged.conversation, downloaded)
+            return await _in_thread(large, partial(judged.conversation, downloaded))
         except VisionwardError as error:
             raise as_api_error(error, judged.param) from error
         finally:
             self._budget.give_back(held)
 
 
-async def _read(kind: type[Read], body: bytes, limits: RequestLimits) -> Read:
-    def read() -> Any:
-        return kind.read(Fields.parse(body), limits)
+def _read(kind: type[Read], body: bytes, limits: RequestLimits) -> Read:
+    return kind.read(Fields.parse(body), limits)
 
-    return read() if len(body) <= _PARSED_AT_ONCE_BYTES else await asyncio.to_thread(read)
+
+async def _in_thread(wanted: bool, work: Callable[[], T]) -> T:
+    """Do something here, or in a thread."""
+    return await asyncio.to_thread(work) if wanted else work()
