@@ -3,10 +3,12 @@
 import base64
 import json
 import math
+import re
 import threading
 from contextlib import redirect_stdout
 from importlib import resources
 from io import StringIO
+from pathlib import Path
 
 import openai
 import pytest
@@ -72,6 +74,21 @@ def test_the_snippet_of_a_hosting_page(demo):
     with redirect_stdout(output):
         exec(HOSTING_PAGE, {"OpenAI": OpenAI, "base_url": demo.url, "api_key": KEY})  # noqa: S102 - our own text
     assert output.getvalue() in ("safe\n", "unsafe\n") or output.getvalue().startswith("unsafe\nS")
+
+
+def test_the_program_in_the_readme(demo):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Behind the OpenAI API")[2]
+    command, program = re.findall(r"```(?:sh|python)\n(.*?)```", section, re.DOTALL)[:2]
+    assert command == f"visionward serve --demo --alias {HOSTED_NAME}\n"
+    for shown, used in (("http://127.0.0.1:8000/v1", demo.url), ('api_key="none"', f'api_key="{KEY}"')):
+        assert shown in program
+        program = program.replace(shown, used)
+    output = StringIO()
+    with redirect_stdout(output):
+        exec(program, {})  # noqa: S102 - it is for people to run
+    content, score = output.getvalue().strip().rsplit("\n", 1)
+    assert content.split("\n")[0] == ("unsafe" if float(score) >= 0.5 else "safe")
 
 
 def test_a_system_message_is_no_part_of_what_is_judged(client):
