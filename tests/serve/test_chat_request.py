@@ -144,6 +144,13 @@ def test_a_body_that_cannot_be_read(body):
         Fields.parse(body)
 
 
+def test_a_small_body_that_would_take_much_memory():
+    for body in (b"[" + b"[]," * 100_001 + b"[]]", b"[" * 300_000, b'{"model": ' + b"[{}," * 150_000):
+        with pytest.raises(ApiError, match="200,000 values") as caught:
+            Fields.parse(body)
+        assert caught.value.status == 413
+
+
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_any_bytes_are_an_object_or_a_refusal(body):
     with contextlib.suppress(InvalidRequestError):

@@ -1,14 +1,17 @@
 """The HTTP server: routes, keys, limits, the queue, clients that go away, and its end."""
 
+import contextlib
 import json
+import random
 import signal
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
-from running_server import RunningServer, WordGuard, until
+from running_server import RunningServer, WordGuard, until, words
 
 from visionward.errors import ComputeError, ImageError
 from visionward.serve import request_body
@@ -108,6 +111,34 @@ def test_what_is_wrong_in_a_request(server, body, headers, status, code):
         assert error["code"] == code
         assert error["type"] == "invalid_request_error"
         assert "safe" not in answer.decode()
+
+
+def test_names_that_have_no_utf8(server):
+    for body in (rb'{"\ud800": 1}', rb'{"model": "\ud800", "messages": [{"role": "user", "content": "a"}]}'):
+        status, _, answer = server.request("POST", "/v1/chat/completions", body)
+        assert status in (400, 404)
+        assert json.loads(answer)["error"]["param"] in ("\ud800", "model")
+
+
+def test_numbers_that_are_not_finite_are_no_answer(server, guard):
+    guard._judge = lambda text: replace(words(text), score=float("nan"))
+    status, body = server.chat("hello")
+    assert (status, body["error"]["code"]) == (500, "internal_error")
+
+
+def test_noise_instead_of_http(server):
+    chance = random.Random(7)
+    head = post(body=chat_body("hello"))
+    for _ in range(100):
+        with connect(server) as client:
+            cut = head[: chance.randrange(len(head))]
+            client.sendall(chance.choice((chance.randbytes(300), cut + chance.randbytes(20), b"\r\n" * 100 + cut)))
+            client.shutdown(socket.SHUT_WR)
+            # A server that resets the connection has answered, too.
+            with contextlib.suppress(ConnectionError):
+                assert b'"content":"safe"' not in client.recv(4096)
+    assert server.chat("hello")[0] == 200
+    assert server.service._budget.held == 0
 
 
 def test_a_body_without_a_length_that_grows_too_large(server):

@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from visionward.serve.api_error import ApiError, as_api_error
 from visionward.serve.client_connection import ClientGoneError
 from visionward.serve.json_log import JsonLog
+from visionward.serve.json_response import AsciiJsonResponse
 from visionward.serve.request_record import STATUS_CLIENT_GONE, Recorded, RequestRecord
 from visionward.serve.service import Service
 from visionward.serve.web_page import page_routes
@@ -28,17 +29,17 @@ def application(service: Service, log: JsonLog) -> ASGIApp:
     """
 
     async def models(_: Request) -> Response:
-        return JSONResponse(service.settings.model_list())
+        return AsciiJsonResponse(service.settings.model_list())
 
     async def model(request: Request) -> Response:
-        return JSONResponse(service.settings.model_entry(request.path_params["model"]))
+        return AsciiJsonResponse(service.settings.model_entry(request.path_params["model"]))
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return AsciiJsonResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
         closed = service.queue.closed
-        return JSONResponse({"status": "shutting down" if closed else "ready"}, 503 if closed else 200)
+        return AsciiJsonResponse({"status": "shutting down" if closed else "ready"}, 503 if closed else 200)
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -96,4 +97,4 @@ async def _no_route(request: Request, error: Exception) -> Response:
 
 def _error_response(error: ApiError, record: RequestRecord) -> Response:
     record.code = error.code or error.type
-    return JSONResponse(error.to_dict(), error.status, headers=error.headers)
+    return AsciiJsonResponse(error.to_dict(), error.status, headers=error.headers)

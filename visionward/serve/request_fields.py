@@ -5,7 +5,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from visionward.formats.strict_json import parse_json
-from visionward.serve.api_error import InvalidRequestError
+from visionward.serve.api_error import ApiError, InvalidRequestError
+
+# A conversation that fits into the context has far fewer.
+MAX_VALUES = 200_000
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,11 @@ class Fields:
 
         Raises:
             InvalidRequestError: the body is no JSON object in UTF-8.
+            ApiError: it has too many values (status 413). Commas and brackets inside texts count, too.
         """
+        # A value takes some 60 bytes of memory, and as few as three of the body.
+        if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+            raise ApiError(413, f"the body has more than {MAX_VALUES:,} values.", code="request_too_large")
         try:
             text = body.decode("utf-8-sig")
         except UnicodeDecodeError as cause:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from visionward.errors import VisionwardError
 from visionward.runtime.guard.conversation import Conversation
@@ -18,6 +18,7 @@ from visionward.serve.byte_budget import ByteBudget
 from visionward.serve.chat_request import ChatRequest
 from visionward.serve.chat_response import ChatResponse
 from visionward.serve.client_connection import while_connected
+from visionward.serve.json_response import AsciiJsonResponse
 from visionward.serve.judged_messages import JudgedMessages
 from visionward.serve.metrics import Metrics
 from visionward.serve.moderation_request import ModerationRequest
@@ -84,7 +85,7 @@ class Service:
             # The verdict is known before the first byte, so that an error is a status and not an event.
             events = b"".join(response.events())
             return Response(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        return JSONResponse(response.to_dict())
+        return AsciiJsonResponse(response.to_dict())
 
     async def moderations(self, request: Request) -> Response:
         """``POST /v1/moderations``."""
@@ -96,7 +97,7 @@ class Service:
             settings.models.check_moderation(asked.model)
             record = RequestRecord.of(request.scope)
             moderated = await while_connected(request, self._judge_all(asked, large, record))
-        return JSONResponse(moderation_response(settings.models.name, moderated, settings.policy))
+        return AsciiJsonResponse(moderation_response(settings.models.name, moderated, settings.policy))
 
     async def _judge_alone(self, asked: ChatRequest, large: bool, record: RequestRecord) -> Moderated:
         conversation = await self._conversation(asked.judged, large)
