@@ -45,6 +45,17 @@ def test_a_table_and_exit_codes(run, table, tmp_path):
         assert result.exit_code == code, result.output
 
 
+def test_a_report(run, table, tmp_path):
+    page = tmp_path / "report.html"
+    command = ("scan", "--demo", table, "--out", tmp_path / "results.jsonl", "--report", page)
+    assert run(*command).exit_code == 0
+    assert f"<title>visionward: Scan of {table}</title>" in page.read_text()
+    page.write_text("mine")
+    result = run(*command)
+    assert (result.exit_code, page.read_text()) == (2, "mine")
+    assert "is another kind of file" in result.output
+
+
 @pytest.mark.parametrize("separator", ["\n", "\0"])
 def test_names_from_standard_input(run, picture, tmp_path, separator):
     out = tmp_path / "results.jsonl"

@@ -33,7 +33,7 @@ _SUBJECTS = {
         *("threads", "gpu_layers", "kernels", "n_ctx", "ubatch", "exact"),
         *("vision_backend", "onnx_tower", "onnx_provider", "memory_limit", "jobs"),
     ),
-    "Output": ("out", "name", "quoted", "keep", "template", "as_json", "exit_code", "force"),
+    "Output": ("out", "report", "name", "quoted", "keep", "template", "as_json", "exit_code", "force"),
 }
 _OTHER, _EVERYWHERE = "Options", "General"
 

@@ -96,6 +96,13 @@ def _columns(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str
     help="Gets one line per sample. Samples that have one are not judged again.",
 )
 @click.option(
+    "--report",
+    metavar="REPORT.html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="When the scan is done, write a page that shows the results, with small blurred pictures. A page of an "
+    "earlier scan is replaced.",
+)
+@click.option(
     "--exit-code", is_flag=True, help="Exit with 1 if a sample is unsafe, and else with 3 if one could not be judged."
 )
 @click.pass_context
@@ -118,6 +125,7 @@ def scan(
     imitation: ImitationTreatment,
     jobs: int,
     out: Path,
+    report: Path | None,
     exit_code: bool,
     **engine_options: Any,  # whatever the shared options are, the guard takes them under the same names
 ) -> None:
@@ -133,6 +141,7 @@ def scan(
         visionward scan --demo samples.jsonl --out results.jsonl --exit-code
         find photos -name "*.png" -print0 | visionward scan --demo - --sidecars --out results.jsonl
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    from visionward.scan.html_report import report_outputs, write_report  # noqa: PLC0415 - not needed for --help
     from visionward.scan.inputs import Inputs  # noqa: PLC0415 - not needed for --help
     from visionward.scan.options import ScanOptions  # noqa: PLC0415
     from visionward.scan.results import Results  # noqa: PLC0415
@@ -152,12 +161,17 @@ def scan(
         frames,
         imitation,
     )
+    page = None if report is None else report_outputs(report, (out, *samples.paths))
+    if page is not None:
+        page.check()
     results = Results(out, options.key)
     started, before = time.monotonic(), len(results)
     try:
         with progress_line() as on_progress:
             total = samples.count()
             run(samples, results, options, jobs, total=total, on_progress=on_progress)
+            if page is not None:
+                write_report(page, samples, results, options, inputs, total=total, on_progress=on_progress)
     finally:
         results.close()
     check_interrupted()

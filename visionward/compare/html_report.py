@@ -1,15 +1,12 @@
 """The report as one HTML page that refers to nothing outside itself."""
 
-import base64
 import re
 from collections.abc import Callable, Sequence
 from importlib import resources
-from io import BytesIO
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from PIL import Image
 
 from visionward.compare import plots, published_figures
 from visionward.compare.datasets import Dataset
@@ -24,11 +21,10 @@ from visionward.compare.report import Report, SetReport
 from visionward.compare.results import ModelResults
 from visionward.compare.sample_text import visible
 from visionward.compare.threshold_curve import table_points
-from visionward.errors import ImageError
 from visionward.quantities import duration_text, size_text
 from visionward.runtime.guard.policy import DEFAULT_POLICY
 from visionward.runtime.guard.samples import Sample
-from visionward.runtime.images.images import decode_image
+from visionward.runtime.images.thumbnail import thumbnail
 
 _THUMBNAIL = 160
 # The space between a number and its unit, at which no line may be broken.
@@ -176,11 +172,5 @@ def _thumbnail(sample: Sample) -> Markup | None:
     images = sample.conversation.images
     if not images:
         return None
-    try:
-        image = decode_image(images[0])
-    except ImageError:
-        return None
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return Markup("data:image/jpeg;base64,{}").format(base64.b64encode(buffer.getvalue()).decode("ascii"))
+    picture = thumbnail(images[0], _THUMBNAIL, quality=85)
+    return None if picture is None else Markup("data:image/jpeg;base64,{}").format(picture)

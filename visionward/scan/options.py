@@ -13,6 +13,7 @@ from visionward.names import DEFAULT_FRAMES, DEFAULT_THRESHOLD, ImitationTreatme
 from visionward.runtime.engine_options import EngineKeywords, EngineOptions
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
 from visionward.runtime.guard.samples import Sample
+from visionward.scan.item import Item
 
 # The header of a file has its checksums, and the vocabulary comes before them.
 _HEAD_BYTES = 32 << 20
@@ -81,9 +82,13 @@ class ScanOptions:
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
-    def sample_id(self, sample: Sample) -> str:
-        """A hash of what is judged (image bytes, texts) and of ``key``: the ``id`` of a result."""
-        return hashlib.sha256(f"{self.key} {sample.digest()}".encode()).hexdigest()[:32]
+    def item_id(self, item: Item) -> str:
+        """A hash of what is judged (image bytes, texts) and of ``key``: the ``id`` of a result.
+
+        For a sample that cannot be read, it is a hash of the reason, which another reason changes.
+        """
+        content = item.content.digest() if isinstance(item.content, Sample) else f"error: {item.content}"
+        return hashlib.sha256(f"{self.key} {content}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _content(path: Path) -> str:

@@ -1,12 +1,10 @@
 """A scan on one machine: every sample gets one result, however often the scan is interrupted and started again."""
 
-import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 from visionward.errors import VisionwardError
 from visionward.progress import OnProgress, ProgressCounter
-from visionward.runtime.guard.samples import Sample
 from visionward.scan.item import Item
 from visionward.scan.options import ScanOptions
 from visionward.scan.pool import Pool
@@ -51,7 +49,7 @@ def scan(
 
     with Pool(options, jobs, write) as pool:
         for item in map(Item.read, items):
-            identifier = _item_id(item, options)
+            identifier = options.item_id(item)
             # The pool's threads write results under this lock.
             with pool.lock:
                 if results.has(item, identifier):
@@ -70,10 +68,3 @@ def scan(
                     continue
             progress.advance(1)
         pool.finish()
-
-
-def _item_id(item: Item, options: ScanOptions) -> str:
-    """The id of a sample; of one that cannot be read, a hash of the reason, which another reason changes."""
-    if isinstance(item.content, Sample):
-        return options.sample_id(item.content)
-    return hashlib.sha256(f"{options.key} {item.content}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
