@@ -79,19 +79,21 @@ class Sender:
 
 
 class Connection(Sender):
-    """The child's end, with the messages of the process that started it."""
+    """The child's end, with the messages of the process that started it.
+
+    Attributes:
+        on_message: gets each message that was sent with ``PythonProcess.send``, on a thread of its own. Unless the job
+            sets it, messages are kept for ``receive``.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(stream)
-        self._received: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.on_message: Callable[[Any], None] = self._received.put
 
     def receive(self) -> Any:
-        """The next message that was sent with ``PythonProcess.send``. Waits for it."""
+        """The next message. Waits for it."""
         return self._received.get()
-
-    def deliver(self, message: object) -> None:
-        """Put a message where ``receive`` takes it."""
-        self._received.put(message)
 
 
 class PythonProcess:
@@ -291,7 +293,7 @@ def _read_messages(connection: Connection) -> None:
     try:
         while True:
             (size,) = _SIZE.unpack(_read_bytes(_SIZE.size))
-            connection.deliver(pickle.loads(_read_bytes(size)))  # noqa: S301 - the parent wrote it
+            connection.on_message(pickle.loads(_read_bytes(size)))  # noqa: S301 - the parent wrote it
     finally:
         os._exit(1)
 

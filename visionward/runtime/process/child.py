@@ -1,8 +1,8 @@
 """What runs in the guard's process: it loads the guard, and answers one call at a time."""
 
 import os
+import queue
 import signal
-import threading
 from typing import TYPE_CHECKING
 
 from visionward.machine.python_process import Connection
@@ -29,16 +29,23 @@ def serve_guard(start: Start, connection: Connection) -> None:
         connection.send(Failed.of(error))
         return
     engine = guard.engine
-    connection.send(Loaded(engine.model.path.name, engine.device_name, engine.vision_backend))
-    cancel = CancelToken()
-    while True:
-        message = connection.receive()
+    calls: queue.SimpleQueue[tuple[Call, CancelToken]] = queue.SimpleQueue()
+    current = CancelToken()
+
+    def receive(message: Call | Cancel) -> None:
+        nonlocal current
         if isinstance(message, Cancel):
-            cancel.cancel()
+            current.cancel()
         else:
-            cancel = CancelToken()
-            # This thread goes on receiving, to be able to cancel.
-            threading.Thread(target=_answer, args=(guard, start, message, cancel, connection), daemon=True).start()
+            current = CancelToken()
+            calls.put((message, current))
+
+    # On the receiving thread, which can cancel what this one computes.
+    connection.on_message = receive
+    connection.send(Loaded(engine.model.path.name, engine.device_name, engine.vision_backend))
+    while True:
+        call, cancel = calls.get()
+        _answer(guard, start, call, cancel, connection)
 
 
 def _load(start: Start, on_progress: OnProgress | None) -> "Guard":
