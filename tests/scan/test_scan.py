@@ -3,6 +3,7 @@
 import itertools
 import random
 import shutil
+import signal
 import subprocess
 import time
 
@@ -14,6 +15,7 @@ from scanned import PROMPT, rows_of
 from visionward.errors import DataError, GuardProcessError, ModelFileError
 from visionward.runtime.guard.guard import Guard
 from visionward.scan import pool
+from visionward.scan.image_files import sidecar
 from visionward.scan.inputs import Inputs
 from visionward.scan.options import ScanOptions
 from visionward.scan.results import Results
@@ -184,3 +186,51 @@ def test_killed_at_random_moments_none_is_lost_and_none_doubled(tmp_path, option
     _scan(clean, Inputs([photos], lambda _: PROMPT), options)
     scores = [{row["name"]: row["score"] for row in rows_of(path)} for path in (out, clean)]
     assert scores[0] == scores[1]
+
+
+def test_images_that_arrive_are_judged_while_the_scan_watches(tmp_path, folder, pictures, options):
+    """Added, changed, moved into the folder, in a new subfolder, and with a text that comes later."""
+    out = tmp_path / "results.jsonl"
+    for path in folder.rglob("*.jp*g"):
+        path.with_suffix(".txt").write_text(PROMPT)
+    text, mmproj = options.pair
+    command = [*COMMAND, "scan", str(folder), "--sidecars", "--watch", "--out", str(out), "--threads", "1"]
+    command += ["--model", str(text), "--mmproj", str(mmproj), "--vision-backend", "ggml"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def wait_for(name, *verdicts):
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            rows = [row for row in rows_of(out) if row["name"].endswith(name)] if out.exists() else []
+            if rows and rows[-1]["verdict"] in verdicts:
+                return rows
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        raise AssertionError((name, rows))
+
+    judged = ("safe", "unsafe")
+    try:
+        wait_for("again.jpeg", *judged)
+        wait_for("damaged.png", None)
+        (folder / "new.txt").write_text(PROMPT)
+        shutil.copy(pictures[1], folder / "new.jpg")
+        assert wait_for("new.jpg", *judged)[-1]["copy_of"].endswith(pictures[1].name)
+        (folder / "later" / "deep").mkdir(parents=True)
+        shutil.copy(pictures[2], folder / "later" / "deep" / "x.jpg")
+        assert "x.txt cannot be read" in wait_for("deep/x.jpg", None)[-1]["error"]
+        (folder / "later" / "deep" / "x.txt").write_text("What is this?")
+        wait_for("deep/x.jpg", *judged)
+        (folder / "sub" / "damaged.txt").write_text(PROMPT)
+        shutil.copy(pictures[3], folder / "sub" / "damaged.png")
+        wait_for("damaged.png", *judged)
+        (tmp_path / "moved.txt").write_text("What is that?")
+        shutil.copy(pictures[0], tmp_path / "moved.jpg")
+        for name in ("moved.txt", "moved.jpg"):
+            (tmp_path / name).rename(folder / name)
+        wait_for("moved.jpg", *judged)
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    before = out.read_bytes()
+    _scan(out, Inputs([folder], sidecar), options)
+    assert out.read_bytes() == before

@@ -13,7 +13,7 @@ _SUBJECTS = {
     "Endpoints": ("endpoints", "styles", "endpoint_rate"),
     "Input": (
         *("image", "prompt", "response", "conversation", "merge_turns", "system", "frames"),
-        *("pixels", "tokens", "data", "forms", "limit"),
+        *("pixels", "tokens", "data", "forms", "limit", "captions", "sidecars", "columns", "watch"),
     ),
     "Types": (
         "preset",

@@ -89,6 +89,9 @@ def _columns(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str
     help="Number of processes that judge. They share the model's files in memory.",
 )
 @click.option(
+    "--watch", is_flag=True, help="Judge the images that arrive in the folders too, until the program is interrupted."
+)
+@click.option(
     "--out",
     metavar="RESULTS.jsonl",
     required=True,
@@ -124,6 +127,7 @@ def scan(
     category_scores: bool,
     imitation: ImitationTreatment,
     jobs: int,
+    watch: bool,
     out: Path,
     report: Path | None,
     exit_code: bool,
@@ -148,6 +152,10 @@ def scan(
     from visionward.scan.scan import scan as run  # noqa: PLC0415
     from visionward.scan.summary import summary_lines  # noqa: PLC0415
     from visionward.scan.tables import check_columns  # noqa: PLC0415
+    from visionward.scan.watching import watched_items  # noqa: PLC0415
+
+    if watch and report is not None:
+        raise click.UsageError("--watch does not end: write the report later, with the same command without --watch")
 
     check_columns(columns)
     samples = Inputs(_paths(inputs), _prompt_of(prompt, captions, columns, sidecars=sidecars), columns)
@@ -168,6 +176,8 @@ def scan(
     started, before = time.monotonic(), len(results)
     try:
         with progress_line() as on_progress:
+            if watch:
+                run(watched_items(samples), results, options, jobs)
             total = samples.count()
             run(samples, results, options, jobs, total=total, on_progress=on_progress)
             if page is not None:

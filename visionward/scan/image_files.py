@@ -1,5 +1,6 @@
 """Image files in folders, and the texts that go with them."""
 
+import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ _SUFFIXES = frozenset(
         *(".jpeg", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tif", ".tiff", ".webp"),
     )
 )
+_TEXT = ".txt"
 _MAX_TEXT_BYTES = 2**20
 
 
@@ -43,8 +45,21 @@ def images_in(folder: Path) -> Iterator[Path]:
         path = folder / entry.name
         if entry.is_dir(follow_symlinks=False):
             yield from images_in(path)
-        elif path.suffix.lower() in _SUFFIXES or _begins_as_image(path):
+        elif is_image(path):
             yield path
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name or first bytes say that it is an image. It may be damaged."""
+    return path.is_file() and (path.suffix.lower() in _SUFFIXES or _begins_as_image(path))
+
+
+def images_of_text(path: Path) -> Iterator[Path]:
+    """The images whose sidecar text a file is."""
+    if path.suffix == _TEXT:
+        for image in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*")):
+            if image != path and is_image(image):
+                yield image
 
 
 def _begins_as_image(path: Path) -> bool:
@@ -75,7 +90,7 @@ def sidecar(path: Path) -> str:
     Raises:
         DataError: if there is none, or it is not UTF-8 text.
     """
-    text = path.with_suffix(".txt")
+    text = path.with_suffix(_TEXT)
     try:
         return read_text(text, _MAX_TEXT_BYTES, "utf-8-sig").strip()
     except OSError as cause:

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from visionward.errors import ModelFileError, PolicyError
 from visionward.formats.regular_file import open_regular
@@ -64,7 +63,7 @@ class ScanOptions:
         Raises:
             ModelFileError: if a file cannot be read.
         """
-        engine: dict[str, Any] = {name: value for name, value in self.engine.items() if name not in _PLACES}
+        engine = asdict(EngineOptions(**self.engine))
         if self.pair is None:
             from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415 - for this guard alone
 
@@ -73,7 +72,7 @@ class ScanOptions:
             files = list(self.pair)
         values = {
             "files": [_content(path) for path in files],
-            "engine": engine,
+            "engine": {name: value for name, value in engine.items() if name not in _PLACES},
             "policy": self.policy.prompt_categories(),
             "threshold": self.threshold,
             "category_scores": self.category_scores,
