@@ -12,7 +12,7 @@ from visionward.convert import demo_guard
 from visionward.demonstration import DEMO_NOTICE
 from visionward.machine import extras
 from visionward.names import DEFAULT_FRAMES
-from visionward.runtime.ggml import device
+from visionward.runtime import device_plan
 from visionward.runtime.guard.verdict import FrameCount
 
 PAIR = ("--model", "t.gguf", "--mmproj", "m.gguf")
@@ -34,6 +34,10 @@ def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
             "0.25",
             "--threads",
             3,
+            "--device",
+            "CPU",
+            "--vision-device",
+            "cuda1",
             "--gpu-layers",
             0,
             "--n-ctx",
@@ -51,6 +55,8 @@ def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
     assert result.exit_code == 0, result.stderr
     options = {
         "threads": 3,
+        "device": "CPU",
+        "vision_device": "cuda1",
         "gpu_layers": 0,
         "n_ctx": 700,
         "kernels": "packed",
@@ -160,6 +166,14 @@ def test_json(run, guard):
         "timings_ms": {"load": 10, "preprocess": 0, "vision": 0, "prefill": 20, "decode": 30, "total": 50},
         "model": "guard-text-F16.gguf",
         "vision_backend": None,
+        "devices": {
+            "text": "CPU",
+            "vision": None,
+            "cross": None,
+            "gpu_layers": 0,
+            "layers": 33,
+            "memory_bytes": 0,
+        },
         "frames": None,
         "warnings": ["no image was given."],
     }
@@ -219,7 +233,7 @@ def test_what_stands_beside_the_messages_is_an_error(run, guard, tmp_path):
 
 
 def test_layers_for_a_gpu_that_is_not_there(run, model, monkeypatch):
-    monkeypatch.setattr(device, "gpu_devices", list)
+    monkeypatch.setattr(device_plan, "gpu_devices", list)
     result = run("classify", *model, *PROMPT, "--gpu-layers", 99)
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.output
     assert (

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from visionward.progress import Progress
+from visionward.runtime.devices import Devices
 from visionward.runtime.guard.verdict import CategoryScore, Timings, TokenCounts, Verdict
 
 SAFE = Verdict(
@@ -18,6 +19,7 @@ SAFE = Verdict(
     timings_ms=Timings(load=10, preprocess=1, vision=1500, prefill=20, decode=0, total=1521),
     model="guard-text-F16.gguf",
     vision_backend="ggml",
+    devices=Devices("CPU", "CPU", "CPU", 0, 33),
 )
 UNSAFE = Verdict(
     verdict="unsafe",
@@ -31,6 +33,7 @@ UNSAFE = Verdict(
     timings_ms=Timings(load=10, preprocess=0, vision=0, prefill=20, decode=30, total=50),
     model="guard-text-F16.gguf",
     vision_backend=None,
+    devices=Devices("CPU", None, None, 0, 33),
     warnings=("no image was given.",),
 )
 

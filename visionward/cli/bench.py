@@ -15,6 +15,7 @@ from visionward.cli.model_options import (
     device_options,
     kernels_option,
     pair_options,
+    placement_options,
     resolve_pair,
     vision_options,
 )
@@ -40,6 +41,7 @@ from visionward.progress import OnProgress
     "--warmup", metavar="N", type=click.IntRange(0, 10000), default=1, show_default=True, help="Runs before them."
 )
 @device_options
+@placement_options
 @kernels_option
 @vision_options
 @context_option

@@ -63,6 +63,8 @@ def benchmark_lines(values: Values, columns: int | None = None) -> Iterator[str]
     peaks = values["peak_memory_bytes"]
     for name, text in _MEMORY.items():
         yield _row(text, "unknown" if peaks[name] is None else size_text(peaks[name]))
+    if gpu_memory := values.get("gpu_memory_bytes"):
+        yield _row("GPU memory", size_text(gpu_memory))
     if _busy(values):
         yield ""
         yield (

@@ -15,6 +15,7 @@ from visionward.cli.model_options import (
     device_options,
     kernels_option,
     pair_options,
+    placement_options,
     resolve_pair,
     vision_options,
 )
@@ -37,6 +38,7 @@ unsafe together), categories (those that the model named, each with code, name a
 its position), category_scores (of every category in force, the probability that it is named first; null for a safe
 verdict without --category-scores), role ("User" or "Agent"), tiles, tokens (prompt, decoded), timings_ms (load,
 preprocess, vision, prefill, decode, total), model, vision_backend ("ggml", "onnx", "openvino"; null without an image),
+devices (text, vision and cross, the latter two null without an image; gpu_layers of layers; memory_bytes of the GPUs),
 frames (judged, total; null without an image), warnings.
 
 Exit codes: 0 whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
@@ -71,6 +73,7 @@ Exit codes: 0 whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for 
 )
 @verdict_options
 @device_options
+@placement_options
 @kernels_option
 @vision_options
 @context_option
@@ -120,7 +123,6 @@ def classify(
 
     from visionward.cli.faster_vision import faster_vision_lines  # noqa: PLC0415 - not needed for --help
     from visionward.cli.verdict_text import verdict_lines  # noqa: PLC0415
-    from visionward.runtime.ggml.device import layers_on_gpu  # noqa: PLC0415
     from visionward.runtime.guard.guard import Guard  # noqa: PLC0415
 
     policy = chosen_policy(categories, exclude)
@@ -143,7 +145,7 @@ def classify(
         click.echo(json.dumps(verdict.to_dict(), allow_nan=False))
     else:
         echo_lines(verdict_lines(verdict, policy, threshold, all_scores=category_scores))
-        if engine_options["vision_backend"] == "auto" and layers_on_gpu(engine_options["gpu_layers"]) == 0:
+        if engine_options["vision_backend"] == "auto" and verdict.devices.on_cpu:
             echo_lines(faster_vision_lines(verdict, mmproj_gguf), err=True)
     if exit_code and verdict.unsafe:
         ctx.exit(1)

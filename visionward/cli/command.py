@@ -30,7 +30,7 @@ _SUBJECTS = {
     "Limits": ("max_waiting", "max_body", "max_messages", "max_images"),
     "Measuring": ("runs", "warmup", "against"),
     "Computation": (
-        *("threads", "gpu_layers", "kernels", "n_ctx", "ubatch", "exact"),
+        *("threads", "device", "vision_device", "gpu_layers", "kernels", "n_ctx", "ubatch", "exact"),
         *("vision_backend", "onnx_tower", "onnx_provider", "memory_limit", "jobs"),
     ),
     "Output": ("out", "report", "name", "quoted", "keep", "template", "as_json", "exit_code", "force"),

@@ -1,16 +1,19 @@
 """The ``demo`` command."""
 
+from typing import Any
+
 import click
 
 from visionward.cli.command import Command
-from visionward.cli.model_options import device_options
+from visionward.cli.model_options import device_options, placement_options
 from visionward.cli.progress import progress_line
 from visionward.cli.wrapping import echo_lines
 
 
 @click.command(cls=Command)
 @device_options
-def demo(threads: int | None, gpu_layers: int | None) -> None:
+@placement_options
+def demo(**engine_options: Any) -> None:
     """Classify the packaged samples with a small demonstration guard.
 
     The demonstration guard has the architecture of Llama Guard 3 11B Vision and fits into a few megabytes. It is
@@ -29,7 +32,7 @@ def demo(threads: int | None, gpu_layers: int | None) -> None:
     samples = read_samples(demo_samples_path())
     pair = demo_pair()
     correct = 0
-    with Guard.load(pair.text, pair.mmproj, threads=threads, gpu_layers=gpu_layers) as guard:
+    with Guard.load(pair.text, pair.mmproj, **engine_options) as guard:
         echo_lines(opening_lines(len(samples)))
         for number, sample in enumerate(samples, start=1):
             with progress_line() as on_progress:

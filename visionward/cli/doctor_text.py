@@ -78,6 +78,8 @@ def _library_lines(library: NativeLibrary) -> Iterator[str]:
         memory = f"{size_text(device.memory_total)}, {size_text(device.memory_free)} free"
         what = f"{device.kind}, backend {device.backend}, {memory}"
         yield _row("device", f"{device.name}: {device.description} ({what})")
+    if library.default_device is not None:
+        yield _row("used", f"{library.default_device}, unless --device names another")
 
 
 def _kernel_line(result: KernelResult) -> str:

@@ -12,6 +12,7 @@ from visionward.cli.model_options import (
     device_options,
     force_option,
     pair_options,
+    placement_options,
     resolve_pair,
     vision_options,
 )
@@ -55,6 +56,7 @@ def _tokens(_ctx: click.Context, _parameter: click.Parameter, value: str) -> lis
     "--exact", is_flag=True, help="No flash attention, float32 KV cache, padding computed in full, all on ggml."
 )
 @device_options
+@placement_options
 @vision_options
 @click.option(
     "--ubatch",

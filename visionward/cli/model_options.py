@@ -84,13 +84,28 @@ def device_options(command: Command) -> Command:
         "--gpu-layers",
         metavar="N",
         type=click.IntRange(0, 9999),
-        help="Decoder layers on the GPU; 0 for the CPU alone.  [default: all if there is a GPU]",
+        help="Decoder layers on the GPU; 0 for the CPU alone.  [default: as many as its memory holds]",
     )(command)
     return click.option(
         "--threads",
         metavar="N",
         type=click.IntRange(1, 512),
         help="CPU threads.  [default: the number of physical cores]",
+    )(command)
+
+
+def placement_options(command: Command) -> Command:
+    """``--device`` and ``--vision-device``."""
+    command = click.option(
+        "--vision-device",
+        metavar="NAME",
+        help="The device of the vision tower, if ggml runs it.  [default: the one of --device]",
+    )(command)
+    return click.option(
+        "--device",
+        metavar="NAME",
+        help="CPU, or a GPU that `visionward doctor` lists, such as CUDA0; several with commas between them share the "
+        "decoder.  [default: the best GPU with enough memory, or the CPU]",
     )(command)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from visionward.quantities import count_text, duration_text
+from visionward.quantities import count_text, duration_text, size_text
 from visionward.runtime.guard.policy import Policy
 from visionward.runtime.guard.verdict import Verdict
 
@@ -50,6 +50,8 @@ def verdict_lines(verdict: Verdict, policy: Policy, threshold: float, *, all_sco
     for warning in verdict.warnings:
         yield f"Note: {warning}"
     yield f"Time: {_times(verdict)}"
+    if not verdict.devices.on_cpu:
+        yield f"Devices: {verdict.devices.names}; {size_text(verdict.devices.memory_bytes)} of GPU memory"
 
 
 def _times(verdict: Verdict) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from visionward.cli.command import Command
-from visionward.cli.model_options import demo_option, device_options, pair_options, resolve_pair
+from visionward.cli.model_options import demo_option, device_options, pair_options, placement_options, resolve_pair
 from visionward.cli.progress import progress_line
 from visionward.cli.wrapping import echo_lines
 from visionward.quantities import percent_text, size_text
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--files-only", is_flag=True, help="Check only the files, without loading the model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @device_options
+@placement_options
 @click.pass_context
 def verify(
     ctx: click.Context,

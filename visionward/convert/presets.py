@@ -8,7 +8,7 @@ from visionward.convert.conversion import ConvertedPair
 from visionward.formats.onnx_format import read_identity
 from visionward.formats.pair_files import PairFiles
 from visionward.names import DEFAULT_N_CTX, DEFAULT_UBATCH, FileType, OnnxWeightType, PresetName
-from visionward.runtime.ggml.device import gpu_devices
+from visionward.runtime.ggml.device_list import gpu_devices
 from visionward.runtime.vision.vision_memory import bytes_without_tower, tower_bytes
 
 

@@ -49,6 +49,7 @@ class Benchmark:
             "times_ms": {row: asdict(spread) for row, spread in self.measurement.times_ms.items()},
             "rates": self.measurement.rates,
             "peak_memory_bytes": asdict(self.measurement.memory),
+            "gpu_memory_bytes": self.measurement.verdict.devices.memory_bytes,
             "other_cores": self.measurement.other_cores,
         }
 

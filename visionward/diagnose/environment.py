@@ -54,6 +54,7 @@ class NativeLibrary:
         compiler: of its kernels, if the file names it.
         build: the processor features that it was compiled for, and its options.
         devices: what it can compute on.
+        default_device: the name of the one that is used unless another is named, if its memory suffices.
     """
 
     problem: str | None
@@ -64,6 +65,7 @@ class NativeLibrary:
     compiler: str | None = None
     build: str | None = None
     devices: tuple[BackendDevice, ...] = ()
+    default_device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,9 @@ def native_library() -> NativeLibrary:
     Raises:
         NativeLibraryError: if it cannot be loaded.
     """
-    from visionward.runtime.ggml import abi, native  # noqa: PLC0415 - where it cannot be loaded, the rest is still reported
+    # Where the library cannot be loaded, the rest is still reported.
+    from visionward.runtime.ggml import abi, native  # noqa: PLC0415
+    from visionward.runtime.ggml.device_list import gpu_devices  # noqa: PLC0415
 
     try:
         abi.check()
@@ -127,6 +131,7 @@ def native_library() -> NativeLibrary:
         compiler=", ".join(sorted(compilers)) or None,
         build=native.llama.llama_print_system_info().decode(errors="replace").strip(" |").replace(" = ", "="),
         devices=_devices(),
+        default_device=next((device.name for device in gpu_devices()), "CPU"),
     )
 
 
@@ -141,25 +146,19 @@ def _text_symbol(name: str) -> str | None:
 
 
 def _devices() -> tuple[BackendDevice, ...]:
-    from visionward.runtime.ggml import ggml  # noqa: PLC0415
+    from visionward.runtime.ggml.device_list import list_devices  # noqa: PLC0415
 
-    devices = []
-    for index in range(ggml.dev_count()):
-        handle = ggml.dev_get(index)
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        ggml.dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-        number = int(ggml.dev_type(handle))
-        devices.append(
-            BackendDevice(
-                name=ggml.dev_name(handle).decode(errors="replace"),
-                description=ggml.dev_description(handle).decode(errors="replace").strip(),
-                backend=ggml.reg_name(ggml.dev_backend_reg(handle)).decode(errors="replace"),
-                kind=_DEVICE_TYPES[number] if number < len(_DEVICE_TYPES) else f"type {number}",
-                memory_free=free.value,
-                memory_total=total.value,
-            )
+    return tuple(
+        BackendDevice(
+            name=device.name,
+            description=device.description,
+            backend=device.backend,
+            kind=_DEVICE_TYPES[device.type] if device.type < len(_DEVICE_TYPES) else f"type {device.type}",
+            memory_free=device.memory_free,
+            memory_total=device.memory_total,
         )
-    return tuple(devices)
+        for device in list_devices()
+    )
 
 
 def _compiler(path: Path) -> str | None:

@@ -19,17 +19,19 @@ import numpy.typing as npt
 from visionward.errors import ConversationError, ImageError
 from visionward.formats.pair_files import PairFiles
 from visionward.machine.processor import physical_cores
-from visionward.names import DEFAULT_FRAMES
+from visionward.names import CPU_PROVIDER, DEFAULT_FRAMES
 from visionward.progress import OnProgress, Progress, ProgressCounter
 from visionward.runtime.cancellation import Cancelled, CancelToken
 from visionward.runtime.decoder.cross_attention import CrossAttention, ImageKV
 from visionward.runtime.decoder.decoder import ANSWER_CELLS, Decoder
 from visionward.runtime.decoder.text_model import TextModel
+from visionward.runtime.device_memory import DeviceMemory
+from visionward.runtime.device_plan import plan_devices
+from visionward.runtime.devices import Devices
 from visionward.runtime.engine_options import EngineOptions
 from visionward.runtime.evaluation import Evaluation, milliseconds_since
 from visionward.runtime.ggml import abi
-from visionward.runtime.ggml.device import Device, layers_on_gpu
-from visionward.runtime.ggml.graph import Allocator, ProductObserver, Storage, read
+from visionward.runtime.ggml.graph import ProductObserver, Storage, read
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 from visionward.runtime.ggml.packed_kernels import check_packed_kernels
 from visionward.runtime.image_cache import CacheStatistics, ImageCache
@@ -37,6 +39,7 @@ from visionward.runtime.images.images import ImageSource
 from visionward.runtime.images.memory_budget import MemoryBudget
 from visionward.runtime.images.pictures import Pictures, first_picture
 from visionward.runtime.images.preprocess import Tiles
+from visionward.runtime.open_devices import OpenDevices
 from visionward.runtime.vision.ggml_tower import GgmlTower
 from visionward.runtime.vision.session_tower import OnnxTower
 from visionward.runtime.vision.tower import Tower
@@ -109,22 +112,24 @@ class Engine:
         threads = options.threads or physical_cores()
         if options.kernels == "packed":
             check_packed_kernels(threads)
-        gpu_layers = layers_on_gpu(options.gpu_layers)
         files = PairFiles.open(text, mmproj)
         files.check_checksums(self._advance("checking files", files.nbytes, on_progress))
         self.mmproj_path = files.mmproj.path
-        self.file_warnings = files.warnings
         self.config = files.config
-        device = Device.choose(gpu=gpu_layers != 0, threads=threads)
-        self._stack.callback(device.close)
-        self.device_name = device.name
         self.threads = threads
-        self._allocator = Allocator(device)
-        self._stack.callback(self._allocator.close)
-        self.tower: Tower = self._load_tower(files, device, options, on_progress)
-        self.cross_attention = CrossAttention(self.weights, device, self._allocator, exact=options.exact)
+        plan = plan_devices(options, self._memory_needs(files, options))
+        self.warnings = files.warnings + plan.warnings
+        self._devices = OpenDevices(plan, threads, self._stack)
+        self.tower: Tower = self._load_tower(files, options, on_progress)
+        self.cross_attention = CrossAttention(self.weights, self._devices.cross, exact=options.exact)
         self._worker.check_cancelled()
-        self.model = TextModel(files.text, files.text_config, gpu_layers=gpu_layers, packed=options.kernels == "packed")
+        self.model = TextModel(
+            files.text,
+            files.text_config,
+            gpus=plan.text,
+            gpu_layers=plan.gpu_layers,
+            packed=options.kernels == "packed",
+        )
         self._stack.callback(self.model.close)
         self.decoder = Decoder(
             self.model,
@@ -133,14 +138,23 @@ class Engine:
             threads=threads,
             ubatch=options.ubatch,
             exact=options.exact,
-            flash_attention=not options.exact and (gpu_layers is None or gpu_layers > self.model.identity.layers),
+            flash_attention=not options.exact and plan.gpu_layers > self.model.identity.layers,
             cancel_flag=self._worker.cancel_flag,
         )
         self._stack.callback(self.decoder.close)
 
-    def _load_tower(
-        self, files: PairFiles, device: Device, options: EngineOptions, on_progress: OnProgress | None
-    ) -> Tower:
+    @staticmethod
+    def _memory_needs(files: PairFiles, options: EngineOptions) -> DeviceMemory:
+        on_ggml = options.vision_backend in ("auto", "ggml") and options.onnx_tower is None
+        return DeviceMemory.of(
+            files,
+            cells=options.n_ctx + ANSWER_CELLS,
+            ubatch=options.ubatch,
+            exact=options.exact,
+            tower=options.exact or (on_ggml and options.onnx_provider == CPU_PROVIDER),
+        )
+
+    def _load_tower(self, files: PairFiles, options: EngineOptions, on_progress: OnProgress | None) -> Tower:
         """The engine that runs the vision tower. Sets ``vision_backend`` and ``weights`` too."""
         vision = VisionOptions(
             "ggml" if options.exact else options.vision_backend,
@@ -156,17 +170,25 @@ class Engine:
             cells=options.n_ctx + ANSWER_CELLS,
             ubatch=options.ubatch,
         )
-        chosen = choose_backend(vision, files.mmproj, files.config, gpu=not device.is_cpu, memory_budget=budget)
+        on_cross, on_vision = self._devices.cross, self._devices.vision
+        on_gpu = not on_vision.device.is_cpu
+        chosen = choose_backend(vision, files.mmproj, files.config, gpu=on_gpu, memory_budget=budget)
         advance = self._advance("checking ONNX tower", chosen.nbytes, on_progress)
         session = load_session(vision, chosen, self.threads, advance)
         if session is not None:
             self._stack.callback(session.close)
         self.vision_backend = "ggml" if session is None else chosen.backend
-        self.weights = MmprojWeights(files.mmproj, files.config, device, tower=session is None)
+        self._session_device = None if session is None else session.device
+        together = session is None and on_vision is on_cross
+        self.weights = MmprojWeights(files.mmproj, files.config, on_cross.device, tower=together)
         self._stack.callback(self.weights.close)
-        if session is None:
-            return GgmlTower(self.weights, device, self._allocator, exact=options.exact)
-        return OnnxTower(session, files.config, device)
+        if session is not None:
+            return OnnxTower(session, files.config, on_cross.device)
+        of_tower = self.weights
+        if not together:
+            of_tower = MmprojWeights(files.mmproj, files.config, on_vision.device, cross=False)
+            self._stack.callback(of_tower.close)
+        return GgmlTower(of_tower, on_vision, exact=options.exact)
 
     def _advance(self, stage: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:
         """A callback for reading files: reports the bytes read so far, and ends the reading if loading is cancelled."""
@@ -234,18 +256,29 @@ class Engine:
             states.close()
 
     def _project(self, tiles: Tiles, on_progress: OnProgress | None) -> Storage:
-        """The tower's projected tokens. The caller closes them."""
+        """The tower's projected tokens on the device of the cross-attention layers. The caller closes them."""
 
         def on_layer(done: int, total: int) -> None:
             self._worker.check_cancelled()
             if on_progress is not None:
                 on_progress(Progress("vision", done, total, "layers"))
 
-        return self.tower.encode(tiles, on_layer)
+        states = self.tower.encode(tiles, on_layer)
+        return states if states.device is self._devices.cross.device else states.moved(self._devices.cross.device)
 
     def _features(self, states: Storage, tiles: Tiles) -> npt.NDArray[np.float32]:
         shape = (len(tiles.pixel_values), self.config.vision.tile_tokens, self.tower.width)
         return read(states["states"], shape)
+
+    @property
+    def devices(self) -> Devices:
+        """What computes what, and the GPU memory taken by now."""
+        return self._devices.description(self.model.identity.layers + 1, self._session_device)
+
+    @property
+    def device_name(self) -> str:
+        """The devices in short."""
+        return self.devices.names
 
     def drop_images(self) -> None:
         """Empty the image cache."""
@@ -267,12 +300,12 @@ class Engine:
 
         It is called on the engine's own thread. Computing takes longer inside the ``with`` block.
         """
-        self._allocator.observer = observer
+        self._devices.observe(observer)
         self.decoder.observe(observer)
         try:
             yield
         finally:
-            self._allocator.observer = None
+            self._devices.observe(None)
             self.decoder.observe(None)
 
     def pictures(self, image: ImageSource, frames: int = DEFAULT_FRAMES) -> Pictures:

@@ -18,6 +18,8 @@ class EngineKeywords(TypedDict, total=False):
     """The fields of ``EngineOptions``, for functions that pass them on as keywords."""
 
     threads: int | None
+    device: str | None
+    vision_device: str | None
     gpu_layers: int | None
     n_ctx: int
     ubatch: int
@@ -36,8 +38,12 @@ class EngineOptions:
 
     Attributes:
         threads: CPU threads; None for as many as there are physical cores.
-        gpu_layers: decoder layers on the GPU. None: all if the installed library has a GPU; 0: the CPU alone. The
-            vision tower and the cross-attention layers are on the first GPU unless this is 0.
+        device: where the decoder and the cross-attention layers are: ``CPU``, or a GPU by ggml's name, such as
+            ``CUDA0``; several GPUs, joined by commas, share the decoder's layers. None: the best GPU, dedicated before
+            integrated, with as many layers as its memory holds; the CPU if there is none.
+        vision_device: where the vision tower is on ggml; None for the first ``device``.
+        gpu_layers: decoder layers on the GPU, with the output head as one. None: as many as its memory holds, which
+            usually is all of them; 0: the CPU alone.
         n_ctx: tokens that a prompt may have.
         ubatch: tokens that the decoder computes in one graph.
         exact: for comparisons: no flash attention, float32 KV cache, padding computed in full, all of it on ggml.
@@ -58,6 +64,8 @@ class EngineOptions:
     """
 
     threads: int | None = None
+    device: str | None = None
+    vision_device: str | None = None
     gpu_layers: int | None = None
     n_ctx: int = DEFAULT_N_CTX
     ubatch: int = DEFAULT_UBATCH
@@ -76,6 +84,13 @@ class EngineOptions:
                 raise ValueError(f"{name} is {value}; it must be at least {minimum}.")
         _check_name("kernels", self.kernels, get_args(Kernels))
         _check_name("vision backend", self.vision_backend, get_args(VisionBackendChoice))
+        if self.gpu_layers == 0 and self.device is not None and self.device.upper() != "CPU":
+            raise ValueError(
+                f"gpu_layers=0 and device={self.device} exclude each other; give it as vision_device for "
+                "the vision tower alone."
+            )
+        if self.vision_device is not None and self.vision_backend not in ("auto", "ggml"):
+            raise ValueError(f"vision_device is for the vision backend ggml, not {self.vision_backend}.")
         if self.exact and self.vision_backend not in ("auto", "ggml"):
             raise ValueError(f"exact computation needs the vision backend ggml, not {self.vision_backend}.")
 

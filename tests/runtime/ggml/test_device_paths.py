@@ -1,5 +1,6 @@
 """What a GPU build does differently, on the CPU: weights that are copied, and hidden states that live elsewhere."""
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from image_variants import CASES
 from visionward import Engine
 from visionward.runtime.decoder import text_model
 from visionward.runtime.ggml.device import Device
+from visionward.runtime.ggml.device_list import cpu_device
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 from visionward.runtime.images.preprocess import Tiles
 
@@ -28,7 +30,7 @@ def wanted(engine_of) -> np.ndarray:
 def test_the_other_path_gives_the_same(pair_of, wanted, monkeypatch, what: str) -> None:
     used: list[object] = []
     if what == "weights are uploaded":
-        upload, device = MmprojWeights._upload, Device.choose(gpu=False, threads=1)
+        upload, device = MmprojWeights._upload, Device(cpu_device(), 1)
         monkeypatch.setattr(MmprojWeights, "_map", lambda weights: used.append(upload(weights, device)))
     else:
         monkeypatch.setattr(Device, "holds", lambda *_: bool(used.append("copy")))
@@ -48,10 +50,10 @@ def test_no_layer_on_the_gpu_means_no_gpu(pair_of, monkeypatch) -> None:
     load = text_model.llama.llama_model_load_from_file
 
     def spy(path: bytes, params: Any) -> Any:
-        seen.append((params.split_mode, params.main_gpu))
+        seen.append(ctypes.c_void_p.from_address(params.devices).value)
         return load(path, params)
 
     monkeypatch.setattr(text_model.llama, "llama_model_load_from_file", spy)
     pair = pair_of(CASE.checkpoint, "f16")
     Engine(pair.text, pair.mmproj, n_ctx=256, gpu_layers=0).close()
-    assert seen == [(text_model.llama.LLAMA_SPLIT_MODE_NONE, -1)]
+    assert seen == [None]

@@ -4,7 +4,7 @@ import io
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from PIL import Image
 from visionward import Conversation, Guard, Policy, VisionwardError
 from visionward.demonstration import DEMO_NOTICE
 from visionward.errors import ContextLengthError, ConversationError, ImageError, PolicyError
+from visionward.runtime.devices import Devices
 from visionward.runtime.guard.answer import FirstToken
 from visionward.runtime.guard.judgement import _decide
 from visionward.runtime.guard.verdict import CategoryScore, FrameCount, Timings, TokenCounts, Verdict, combine
@@ -43,7 +44,7 @@ def test_every_field_of_a_verdict(guard: Guard) -> None:
     found = verdict.to_dict()
     assert list(found) == [
         "verdict", "score", "answer_mass", "categories", "category_scores", "role", "tiles", "tokens", "timings_ms",
-        "model", "vision_backend", "frames", "warnings",
+        "model", "vision_backend", "devices", "frames", "warnings",
     ]  # fmt: skip
     assert found["verdict"] == "unsafe"
     assert 0 < found["score"] < 1
@@ -54,6 +55,7 @@ def test_every_field_of_a_verdict(guard: Guard) -> None:
     assert found["tokens"]["prompt"] > 100
     assert found["model"] == "plain-text-F16.gguf"
     assert found["vision_backend"] == "ggml"
+    assert found["devices"] == asdict(guard.engine.devices)
     assert found["frames"] == {"judged": 1, "total": 1}
     times = found["timings_ms"]
     stages = times["preprocess"] + times["vision"] + times["prefill"] + times["decode"]
@@ -376,6 +378,7 @@ def verdict(kind: str, score: float, codes: tuple[str, ...] = ()) -> Verdict:
         timings_ms=Timings(5, 1, 1, 1, 1, 4),
         model="m",
         vision_backend="ggml",
+        devices=Devices("CPU", "CPU", "CPU", 0, 33),
         warnings=(kind,),
     )
 

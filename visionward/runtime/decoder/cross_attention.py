@@ -6,7 +6,6 @@ import numpy as np
 
 from visionward.errors import ComputeError
 from visionward.runtime.ggml import ggml
-from visionward.runtime.ggml.device import Device
 from visionward.runtime.ggml.ggml import Tensor, Type
 from visionward.runtime.ggml.graph import Allocator, Graph, Storage
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
@@ -37,14 +36,13 @@ class CrossAttention:
 
     Args:
         weights: the mmproj file, on the device.
-        device: where the layers run.
-        allocator: the compute buffer, shared with the other graphs of the device.
+        allocator: the device where the layers run, with its compute buffer.
         exact: attention in float32 as written, with float32 keys and values.
     """
 
-    def __init__(self, weights: MmprojWeights, device: Device, allocator: Allocator, *, exact: bool = False) -> None:
+    def __init__(self, weights: MmprojWeights, allocator: Allocator, *, exact: bool = False) -> None:
         self._weights = weights
-        self._device = device
+        self._device = allocator.device
         self._allocator = allocator
         self._exact = exact
         self.config = weights.config.cross_attention

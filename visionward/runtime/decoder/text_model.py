@@ -2,17 +2,17 @@
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from visionward.errors import ConversationError, ModelFileError
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.text_format import TextConfig
+from visionward.runtime.ggml.device_list import BackendDevice
 from visionward.runtime.ggml.native import llama, take_errors
 
 CONTROL = 1 << 3  # LLAMA_TOKEN_ATTR_CONTROL (llama.h)
-ALL_LAYERS = 999
 
 
 class TextModel:
@@ -21,7 +21,8 @@ class TextModel:
     Args:
         file: the text GGUF.
         config: what its keys say.
-        gpu_layers: layers to offload; 0 for none, None for all where the library has a GPU.
+        gpus: ggml's devices that the layers are divided among; empty for the CPU alone.
+        gpu_layers: layers on them, the last ones, with the output head as one.
         packed: copy the weights into the forms that ggml's faster CPU kernels read (AMX, CPU_REPACK) instead of
             mapping them; see that these work first (``packed_kernels``).
 
@@ -32,7 +33,15 @@ class TextModel:
         identity: what the mmproj file must say too.
     """
 
-    def __init__(self, file: GgufHeader, config: TextConfig, *, gpu_layers: int | None, packed: bool = False) -> None:
+    def __init__(
+        self,
+        file: GgufHeader,
+        config: TextConfig,
+        *,
+        gpus: Sequence[BackendDevice] = (),
+        gpu_layers: int = 0,
+        packed: bool = False,
+    ) -> None:
         self.path = file.path
         self.identity = config.identity
         self.vocab_rows = config.identity.vocab_rows
@@ -42,10 +51,11 @@ class TextModel:
         self._end_token_ids = frozenset(config.end_token_ids)
         take_errors()
         params = llama.llama_model_default_params()
-        params.n_gpu_layers = ALL_LAYERS if gpu_layers is None else gpu_layers
-        if gpu_layers == 0:
-            # No device at all: otherwise llama.cpp computes batches of 32 tokens or more on a GPU that holds no layer.
-            params.split_mode, params.main_gpu = llama.LLAMA_SPLIT_MODE_NONE, -1
+        params.n_gpu_layers = gpu_layers
+        # Without a device in this list, which ends with a null pointer, llama.cpp would compute batches of 32 tokens or
+        # more on a GPU that holds no layer. The model keeps the pointer.
+        self._devices = (ctypes.c_void_p * (len(gpus) + 1))(*(device.handle for device in gpus), None)
+        params.devices = ctypes.cast(self._devices, ctypes.c_void_p).value
         # Plain weights stay memory-mapped and shared between processes, and are free of ggml's AMX buffers, which crash
         # in libraries that gcc 12 compiled (docs/kernels.md).
         params.use_extra_bufts = packed

@@ -6,40 +6,27 @@ from typing import Any
 
 from visionward.errors import ComputeError, NativeLibraryError
 from visionward.runtime.ggml import ggml
+from visionward.runtime.ggml.device_list import BackendDevice
 from visionward.runtime.ggml.native import take_errors
 
 _SetThreads = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)
 
 
-def gpu_devices() -> list[int]:
-    """Handles (ggml's) of the GPUs that the installed library can use, dedicated ones first."""
-    handles = [ggml.dev_get(index) for index in range(ggml.dev_count())]
-    wanted = (ggml.DeviceType.GPU, ggml.DeviceType.IGPU)
-    return sorted((h for h in handles if ggml.dev_type(h) in wanted), key=lambda h: int(ggml.dev_type(h)))
+class Device:
+    """A ggml backend on one device. Close it after everything that is allocated on it.
 
-
-def layers_on_gpu(wanted: int | None) -> int | None:
-    """The decoder layers to put on the GPU: as wanted, where None is all of them; 0 without a GPU.
+    Args:
+        device: the device.
+        threads: CPU threads, for a CPU.
 
     Raises:
-        NativeLibraryError: if layers are wanted, and the installed library has no GPU to put them on.
+        NativeLibraryError: if the device cannot be initialized.
     """
-    if gpu_devices():
-        return wanted
-    if wanted:
-        raise NativeLibraryError(
-            f"{wanted} layers cannot be put on a GPU (--gpu-layers): the installed llama-cpp-python found none. Leave "
-            "the option out to compute on the CPU, or install a build for CUDA, Metal or Vulkan."
-        )
-    return 0
 
-
-class Device:
-    """A ggml backend on one device. Close it after everything that is allocated on it."""
-
-    def __init__(self, handle: int, threads: int) -> None:
-        self.name: str = ggml.dev_name(handle).decode()
-        self.is_cpu: bool = ggml.dev_type(handle) == ggml.DeviceType.CPU
+    def __init__(self, device: BackendDevice, threads: int) -> None:
+        handle = device.handle
+        self.name = device.name
+        self.is_cpu = device.type == ggml.DeviceType.CPU
         self.backend: int | None = ggml.dev_init(handle, None)
         if self.backend is None:
             raise NativeLibraryError(
@@ -49,15 +36,6 @@ class Device:
         set_threads = self._procedure(handle, b"ggml_backend_set_n_threads", _SetThreads)
         if set_threads is not None:
             set_threads(self.backend, threads)
-
-    @classmethod
-    def choose(cls, *, gpu: bool, threads: int) -> "Device":
-        """The first GPU if ``gpu`` is set and there is one, else the CPU."""
-        gpus = gpu_devices() if gpu else []
-        handle = gpus[0] if gpus else ggml.dev_by_type(ggml.DeviceType.CPU)
-        if handle is None:
-            raise NativeLibraryError("the installed llama.cpp library has no CPU backend; reinstall llama-cpp-python.")
-        return cls(handle, threads)
 
     @staticmethod
     def _procedure(handle: int, name: bytes, prototype: Any) -> Callable[..., Any] | None:

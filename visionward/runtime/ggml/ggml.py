@@ -171,6 +171,7 @@ backend_alloc_ctx_tensors_from_buft = symbol("ggml_backend_alloc_ctx_tensors_fro
 backend_tensor_alloc = symbol("ggml_backend_tensor_alloc", c_int, _p, _p, _p)
 backend_tensor_set = symbol("ggml_backend_tensor_set", None, _p, _p, c_size_t, c_size_t)
 backend_tensor_get = symbol("ggml_backend_tensor_get", None, _p, _p, c_size_t, c_size_t)
+backend_tensor_copy = symbol("ggml_backend_tensor_copy", None, _p, _p)
 
 buft_name = symbol("ggml_backend_buft_name", c_char_p, _p)
 buffer_free = symbol("ggml_backend_buffer_free", None, _p)

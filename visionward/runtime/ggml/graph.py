@@ -62,6 +62,8 @@ class Storage:
     """
 
     def __init__(self, device: Device, shapes: dict[str, tuple[Type, tuple[int, ...]]]) -> None:
+        self.device = device
+        self._shapes = shapes
         size = (len(shapes) + 1) * ggml.tensor_overhead()
         self._context: int | None = ggml.init(ggml.InitParams(size, None, no_alloc=True))
         self._tensors: dict[str, Tensor] = {}
@@ -83,6 +85,20 @@ class Storage:
     def get(self, name: str) -> Tensor | None:
         """A tensor, or None if there is none with that name."""
         return self._tensors.get(name)
+
+    def moved(self, device: Device) -> "Storage":
+        """The same tensors on another device. This storage is closed.
+
+        Raises:
+            ComputeError: if the device's memory does not suffice.
+        """
+        try:
+            found = Storage(device, self._shapes)
+            for name, tensor in self._tensors.items():
+                ggml.backend_tensor_copy(tensor, found[name])
+        finally:
+            self.close()
+        return found
 
     def close(self) -> None:
         """Free the memory; calling it again does nothing."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from visionward.errors import ComputeError, NativeLibraryError
 from visionward.runtime.ggml import ggml
 from visionward.runtime.ggml.device import Device
+from visionward.runtime.ggml.device_list import cpu_device
 from visionward.runtime.ggml.graph import Allocator, Graph, read
 
 PLAIN = "plain"
@@ -65,7 +66,7 @@ def buffer_types() -> dict[str, int]:
 def products(kernel: str, threads: int) -> Iterator[Product]:
     """Compute with each weight type in turn. A broken kernel crashes the process."""
     # One thread measures the kernel even if other programs run; a guard uses several.
-    devices = [Device.choose(gpu=False, threads=count) for count in (1, threads)]
+    devices = [Device(cpu_device(), count) for count in (1, threads)]
     allocators = [Allocator(device) for device in devices]
     try:
         for dtype in WEIGHT_TYPES:

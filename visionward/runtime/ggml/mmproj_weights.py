@@ -28,16 +28,21 @@ class MmprojWeights:
         file: the mmproj file, with checked tensors.
         config: its configuration.
         device: where the tensors go.
-        tower: whether to load the vision tower's tensors; not needed if another engine runs it.
+        tower: whether to load the vision tower's tensors; not needed if it runs elsewhere.
+        cross: whether to load the tensors of the cross-attention layers.
 
     Raises:
         ComputeError: if the device's memory does not suffice.
     """
 
-    def __init__(self, file: GgufHeader, config: MmprojConfig, device: Device, *, tower: bool = True) -> None:
+    def __init__(
+        self, file: GgufHeader, config: MmprojConfig, device: Device, *, tower: bool = True, cross: bool = True
+    ) -> None:
         self.file = file
         self.config = config
-        self._stored = {name: stored for name, stored in file.tensors.items() if tower or name.startswith("cross.")}
+        self._stored = {
+            name: stored for name, stored in file.tensors.items() if (cross if name.startswith("cross.") else tower)
+        }
         with open_regular(file.path) as opened:
             self._file_map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         self._data = np.frombuffer(self._file_map, np.uint8)

@@ -127,6 +127,7 @@ def _judge_prompt(
         timings_ms=timings,
         model=engine.model.path.name,
         vision_backend=None if question.tiles is None else engine.vision_backend,
+        devices=engine.devices if question.tiles is not None else replace(engine.devices, vision=None, cross=None),
         warnings=(*_input_warnings(question, engine), *question.prompts[index].warnings, *doubts, *findings.warnings),
     )
 
@@ -158,7 +159,7 @@ def _read_categories(
 
 
 def _input_warnings(question: Question, engine: Engine) -> tuple[str, ...]:
-    warnings = [*engine.file_warnings]
+    warnings = [*engine.warnings]
     if question.tiles is None:
         warnings.append(TEXT_ONLY)
     elif question.conversation.judges_image_alone:

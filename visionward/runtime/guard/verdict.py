@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NoReturn
 
+from visionward.runtime.devices import Devices
 from visionward.runtime.images.frame_count import FrameCount
 
 
@@ -63,6 +64,8 @@ class Verdict:
         timings_ms: the time of each stage.
         model: file name of the text GGUF.
         vision_backend: what encoded the image: ``ggml``, ``onnx`` or ``openvino``; None without an image.
+        devices: what computed it: of the decoder, the vision tower and the cross-attention layers, with the layers on
+            GPUs and the memory taken there.
         frames: how many of the images' frames were judged; None without an image.
         warnings: what a reader of the verdict should know, one sentence each.
     """
@@ -78,6 +81,7 @@ class Verdict:
     timings_ms: Timings
     model: str
     vision_backend: str | None
+    devices: Devices
     frames: FrameCount | None = None
     warnings: tuple[str, ...] = ()
 

@@ -6,7 +6,6 @@ One graph per layer: the compute buffer stays that of one layer, and a cancelled
 import numpy as np
 
 from visionward.errors import ComputeError
-from visionward.runtime.ggml.device import Device
 from visionward.runtime.ggml.ggml import Tensor, Type
 from visionward.runtime.ggml.graph import Allocator, Graph, Storage, write
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
@@ -20,14 +19,13 @@ class GgmlTower:
 
     Args:
         weights: the mmproj file, on the device.
-        device: where the tower runs.
-        allocator: the compute buffer, shared with the other graphs of the device.
+        allocator: the device where the tower runs, with its compute buffer.
         exact: attention in float32 as written, and the full computation instead of collapsed padding.
     """
 
-    def __init__(self, weights: MmprojWeights, device: Device, allocator: Allocator, *, exact: bool = False) -> None:
+    def __init__(self, weights: MmprojWeights, allocator: Allocator, *, exact: bool = False) -> None:
         self._weights = weights
-        self._device = device
+        self._device = allocator.device
         self._allocator = allocator
         self._exact = exact
         self.config = weights.config.vision

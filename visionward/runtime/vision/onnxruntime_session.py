@@ -58,6 +58,7 @@ class OnnxRuntimeSession:
             raise NativeLibraryError(
                 f"ONNX Runtime could not initialize {provider} and fell back to {', '.join(active)}."
             )
+        self.device = provider.removesuffix("ExecutionProvider")
         self._run_options = onnxruntime.RunOptions
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="visionward-onnx")
 

@@ -63,6 +63,7 @@ class OpenVinoSession:
             raise NativeLibraryError(
                 f"OpenVINO cannot be loaded ({error}); run `pip install 'visionward[openvino]'`."
             ) from error
+        self.device = "CPU"
         settings = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,

@@ -22,7 +22,13 @@ POLL_S = 0.1
 
 
 class TowerSession(Protocol):
-    """An inference engine that has loaded an ONNX tower."""
+    """An inference engine that has loaded an ONNX tower.
+
+    Attributes:
+        device: what it computes on, such as ``CPU``.
+    """
+
+    device: str
 
     def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
         """Features (tiles, tokens per tile, width) of the real tiles (tiles, 3, S, S).

@@ -1,0 +1,88 @@
+"""The GPU path on ggml's RPC backend, whose kernels are the CPU's: what differs by one bit was computed differently.
+
+Run with ``pytest -m rpc``; tests/support/rpc_backend.py builds what it needs. Registered devices stay for the process,
+so these tests run apart from all others.
+"""
+
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rpc_backend
+from image_variants import CASES, ImageCase
+
+from visionward import Engine, Guard
+from visionward.demonstration import demo_samples_path
+from visionward.runtime.ggml.device import Device
+from visionward.runtime.guard.samples import read_samples
+from visionward.runtime.images.preprocess import Tiles
+
+pytestmark = pytest.mark.rpc
+
+CASE = next(case for case in CASES if case.text_before == 15)
+# How the parts can be divided among two servers and the CPU, and what the engine must say about it.
+PLACES = {
+    "all on one": ({}, "RPC0"),
+    "two layers": ({"gpu_layers": 2}, "RPC0 (2 of 5 layers)"),
+    "the head alone": ({"gpu_layers": 1}, "RPC0 (1 of 5 layers)"),
+    "the tower alone": ({"device": "CPU", "vision_device": "RPC0"}, "CPU, vision on RPC0"),
+    "all but the tower": ({"device": "RPC0", "vision_device": "CPU"}, "RPC0, vision on CPU"),
+    "decoder divided": ({"device": "RPC0,RPC1"}, "RPC0,RPC1"),
+    "tower elsewhere": ({"device": "RPC1", "vision_device": "rpc0"}, "RPC1, vision on RPC0"),
+    "nothing": ({"gpu_layers": 0}, "CPU"),
+}
+# Tests that say nothing about a device, and must pass on any.
+ON_ANY_DEVICE = ("test_interrupt.py", "test_image_cache.py", "test_parity.py", "decoder/test_hooks.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def servers():
+    with rpc_backend.serving(2) as names:
+        assert names == ["RPC0", "RPC1"]
+        yield
+
+
+def computed(pair_of, case: ImageCase, kind: str, **options: object) -> tuple[np.ndarray, np.ndarray, str]:
+    pair = pair_of(case.checkpoint, kind)
+    with closing(Engine(pair.text, pair.mmproj, n_ctx=256, threads=1, **options)) as engine:
+        result = engine.logits(case.tokens(), Tiles(case.pixels(), case.aspect_ratio))
+        return result.features, result.logits, engine.device_name
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", ["f32", "f16", "q8_0"])
+def test_exact_results_are_those_of_the_cpu(pair_of, place: str, kind: str) -> None:
+    options, names = PLACES[place]
+    features, logits, used = computed(pair_of, CASE, kind, exact=True, **options)
+    assert used == names
+    of_cpu = computed(pair_of, CASE, kind, exact=True, gpu_layers=0)
+    np.testing.assert_array_equal(features, of_cpu[0])
+    np.testing.assert_array_equal(logits, of_cpu[1])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_default_features_are_those_of_the_cpu(pair_of, monkeypatch, case: ImageCase) -> None:
+    """With attention as it is on GPUs: by two products instead of the CPU's kernel."""
+    found = computed(pair_of, case, "f16")[0]
+    monkeypatch.setattr(Device, "is_cpu", property(lambda _: False, lambda *_: None), raising=False)
+    np.testing.assert_array_equal(found, computed(pair_of, case, "f16", gpu_layers=0)[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"gpu_layers": 3}, {"device": "RPC0,RPC1", "vision_device": "RPC1"}])
+def test_the_demonstration_guard(options: dict[str, object]) -> None:
+    samples = read_samples(demo_samples_path())
+    with Guard.demo(threads=1, **options) as guard:
+        verdicts = [guard.classify(sample.conversation) for sample in samples]
+    assert all(sample.matches(verdict) for sample, verdict in zip(samples, verdicts, strict=True))
+    assert {verdict.devices.text for verdict in verdicts} == {options.get("device", "RPC0")}
+
+
+@pytest.mark.parametrize("name", ON_ANY_DEVICE)
+def test_other_tests_pass_there(name: str) -> None:
+    tests = Path(__file__).parents[1]
+    pytest_here = (sys.executable, "-m", "pytest", "-q", "-p", "rpc_backend", str(tests / name))
+    result = subprocess.run(pytest_here, check=False, cwd=tests.parents[1], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-4000:]
