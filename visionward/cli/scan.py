@@ -16,6 +16,7 @@ from visionward.cli.model_options import (
     device_options,
     kernels_option,
     pair_options,
+    placement_options,
     resolve_pair,
     vision_options,
 )
@@ -77,6 +78,7 @@ def _columns(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str
 @verdict_options
 @judging_options
 @device_options
+@placement_options
 @kernels_option
 @vision_options
 @context_option
