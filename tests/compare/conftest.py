@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from simulated import simulated_endpoint, simulated_results, simulated_samples
+from simulated_comparison import simulated_endpoint, simulated_results, simulated_samples
 
 from visionward.compare.models import GuardFiles
 from visionward.compare.report import make_report

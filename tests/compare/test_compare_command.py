@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-import odd_processes
+import odd_guard_processes
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -61,7 +61,7 @@ def test_from_end_to_end(data, pairs, tmp_path):
 
 def test_a_candidate_that_was_given_up_is_exit_code_1(data, pairs, tmp_path, monkeypatch):
     """The report is about the others, and names it."""
-    monkeypatch.setattr(guard_run, "run_guard", odd_processes.failing_candidate)
+    monkeypatch.setattr(guard_run, "run_guard", odd_guard_processes.failing_candidate)
     out = tmp_path / "report"
     bad = pairs[1].replace("q8_0=", "bad=")
     result = _run("--data", data, "--reference", pairs[0], "--candidate", pairs[1], "--candidate", bad, "--out", out)

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 from rich.console import Console
-from simulated import simulated_results, simulated_samples
+from simulated_comparison import simulated_results, simulated_samples
 
 from visionward.compare.conclusion import best_choice, conclusions
 from visionward.compare.datasets import Dataset

@@ -1,8 +1,8 @@
 """Running one pair in a child process: crashes and interruptions."""
 
-import odd_processes
+import odd_guard_processes
 import pytest
-from recorder import Recorder
+from comparison_recorder import Recorder
 
 from visionward.compare import guard_run
 from visionward.compare.guard_run import arrays_of, judge_with_guard
@@ -21,7 +21,7 @@ def _samples(*texts):
 
 
 def test_a_crash_costs_one_sample(tmp_path, files, monkeypatch):
-    monkeypatch.setattr(guard_run, "run_guard", odd_processes.crashing_guard)
+    monkeypatch.setattr(guard_run, "run_guard", odd_guard_processes.crashing_guard)
     samples = _samples("one", "crash here", "three", "crash again", "five")
     journal, progress = Journal(tmp_path, "m", {}), Recorder()
     assert judge_with_guard(files, samples, SETTINGS, journal, None, progress) is None
@@ -32,7 +32,7 @@ def test_a_crash_costs_one_sample(tmp_path, files, monkeypatch):
 
 
 def test_too_many_crashes_end_it(tmp_path, files, monkeypatch):
-    monkeypatch.setattr(guard_run, "run_guard", odd_processes.crashing_guard)
+    monkeypatch.setattr(guard_run, "run_guard", odd_guard_processes.crashing_guard)
     samples = _samples("one", "crash 1", "crash 2", "crash 3", "five")
     reason = judge_with_guard(files, samples, SETTINGS, Journal(tmp_path, "m", {}), None)
     assert reason == "the process died (exit code 7), 3 times"
@@ -41,8 +41,8 @@ def test_too_many_crashes_end_it(tmp_path, files, monkeypatch):
 @pytest.mark.parametrize(
     ("process", "reason"),
     [
-        (odd_processes.dying_guard, "the process died (exit code 9) while it loaded the model"),
-        (odd_processes.refusing_guard, "no good"),
+        (odd_guard_processes.dying_guard, "the process died (exit code 9) while it loaded the model"),
+        (odd_guard_processes.refusing_guard, "no good"),
     ],
 )
 def test_a_pair_that_cannot_be_used(tmp_path, files, monkeypatch, process, reason):
@@ -54,7 +54,7 @@ def test_a_pair_that_cannot_be_used(tmp_path, files, monkeypatch, process, reaso
 
 def test_an_interrupted_run_goes_on(tmp_path, files, monkeypatch):
     """Nothing is judged twice but the sample at hand, and none is lost."""
-    monkeypatch.setattr(guard_run, "run_guard", odd_processes.slow_guard)
+    monkeypatch.setattr(guard_run, "run_guard", odd_guard_processes.slow_guard)
     samples = _samples(*"abcdefg")
     journal = Journal(tmp_path, "m", {})
     messages = guard_run._messages

@@ -6,7 +6,7 @@ import warnings
 from html.parser import HTMLParser
 
 import pytest
-from simulated import simulated_results, simulated_samples
+from simulated_comparison import simulated_results, simulated_samples
 
 from visionward.compare.datasets import Dataset
 from visionward.compare.report import make_report

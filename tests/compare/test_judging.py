@@ -4,10 +4,10 @@ import dataclasses
 import shutil
 
 import numpy as np
-import odd_processes
+import odd_guard_processes
 import pytest
+from comparison_recorder import Recorder
 from PIL import Image
-from recorder import Recorder
 
 from visionward.compare import guard_run, judging
 from visionward.compare.datasets import Dataset
@@ -205,7 +205,7 @@ def _odd_plan(tmp_path, monkeypatch, process, *names):
 
 
 def test_every_candidate_is_opened_before_the_first_sample(tmp_path, monkeypatch):
-    plan, _ = _odd_plan(tmp_path, monkeypatch, odd_processes.opening_guard, "f16", "good", "bad", "worse bad")
+    plan, _ = _odd_plan(tmp_path, monkeypatch, odd_guard_processes.opening_guard, "f16", "good", "bad", "worse bad")
     progress = Recorder()
     with pytest.raises(
         ComputeError, match=r"no sample was judged, because 2 of 3 candidates .* bad: .*no good; worse bad: "
@@ -213,20 +213,20 @@ def test_every_candidate_is_opened_before_the_first_sample(tmp_path, monkeypatch
         _judge_all(plan, progress)
     assert progress.begun == []
     assert not any(b"judged" in path.read_bytes() for path in plan.work.glob("*.jsonl"))
-    monkeypatch.setattr(guard_run, "run_guard", odd_processes.dying_guard)
+    monkeypatch.setattr(guard_run, "run_guard", odd_guard_processes.dying_guard)
     with pytest.raises(ComputeError, match=r"good: the process died \(exit code 9\) while it loaded the model"):
         _judge_all(plan, progress)
 
 
 def test_pairs_without_anything_to_do_are_not_opened(tmp_path, monkeypatch):
-    plan, _ = _odd_plan(tmp_path, monkeypatch, odd_processes.crashing_guard, "f16", "bad")
+    plan, _ = _odd_plan(tmp_path, monkeypatch, odd_guard_processes.crashing_guard, "f16", "bad")
     _judge_all(plan)
-    monkeypatch.setattr(guard_run, "run_guard", odd_processes.dying_guard)
+    monkeypatch.setattr(guard_run, "run_guard", odd_guard_processes.dying_guard)
     assert [result.given_up for result in _judge_all(plan)] == [None, None]
 
 
 def test_an_endpoint_that_cannot_be_asked_is_found_first(tmp_path, monkeypatch):
-    plan, _ = _odd_plan(tmp_path, monkeypatch, odd_processes.crashing_guard, "f16")
+    plan, _ = _odd_plan(tmp_path, monkeypatch, odd_guard_processes.crashing_guard, "f16")
     settings = dataclasses.replace(SETTINGS, policy=DEFAULT_POLICY.exclude(["S5"]))
     endpoint = Endpoint.parse("other=http://127.0.0.1:1/v1,m", "guard")
     progress = Recorder()

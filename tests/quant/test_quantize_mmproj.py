@@ -4,7 +4,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf_edit import GgufFile
-from quantize_reference import KINDS, ggml_encode, keys, relative_error, tensors, values
+from quantize_reference import FILE_KINDS, ggml_encode, keys, relative_error, tensors, values
 from tiny_checkpoint import IMAGE_TOKEN_ID
 
 from visionward import Engine
@@ -40,7 +40,7 @@ BOUNDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_bytes_are_those_of_ggml(f16_pair, quantized, kind):
     source = values(f16_pair.mmproj)
     for name, (element, stored) in tensors(quantized(kind).mmproj).items():
@@ -49,7 +49,7 @@ def test_bytes_are_those_of_ggml(f16_pair, quantized, kind):
         assert stored.tobytes() == expected, name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_types(quantized, kind):
     recipe = RECIPES[kind]
     for name, (element, stored) in tensors(quantized(kind).mmproj).items():
@@ -69,7 +69,7 @@ def test_types(quantized, kind):
 def test_error_falls_with_bits(f16_pair, quantized):
     source = values(f16_pair.mmproj)
     name = "cross.blk.0.ffn_up.weight"
-    errors = {kind: relative_error(values(quantized(kind).mmproj)[name], source[name]) for kind in KINDS}
+    errors = {kind: relative_error(values(quantized(kind).mmproj)[name], source[name]) for kind in FILE_KINDS}
     ordered = [errors[kind] for kind in ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")]
     assert ordered == sorted(ordered)
     assert errors["f16"] == 0
@@ -77,7 +77,7 @@ def test_error_falls_with_bits(f16_pair, quantized):
     assert 0.05 < errors["q4_k_m"] < 0.1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_keys(f16_pair, quantized, kind):
     before, after = keys(f16_pair.mmproj), keys(quantized(kind).mmproj)
     assert after.pop("general.file_type") == int(RECIPES[kind].file_type)
@@ -123,7 +123,7 @@ def logits_of(pair):
         engine.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_pair_agrees_with_f16(quantized, f16_logits, kind):
     assert relative_error(logits_of(quantized(kind)), f16_logits) <= BOUNDS[kind]
 

@@ -10,7 +10,7 @@ import pytest
 from gguf_edit import GgufFile
 from llama_text import text_logits
 from progress_reports import stages
-from quantize_reference import KINDS, keys, relative_error, tensors
+from quantize_reference import FILE_KINDS, keys, relative_error, tensors
 from tiny_checkpoint import VOCABULARY, write_tiny_checkpoint
 
 from visionward.convert import convert_checkpoint
@@ -42,7 +42,7 @@ def stock(source, target, kind):
     assert llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)) == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_bytes_are_those_of_llama_cpp(f16_pair, quantized, tmp_path, kind):
     stock(f16_pair.text, tmp_path / "stock.gguf", kind)
     # Which copies the digests of its source.
@@ -50,13 +50,13 @@ def test_bytes_are_those_of_llama_cpp(f16_pair, quantized, tmp_path, kind):
     assert quantized(kind).text.read_bytes() == (tmp_path / "stock.gguf").read_bytes()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_stock_llama_cpp_agrees_with_f16(f16_pair, quantized, kind):
     error = relative_error(text_logits(quantized(kind).text, IDS), text_logits(f16_pair.text, IDS))
     assert error <= BOUNDS[kind]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_keys_and_sizes(f16_pair, quantized, kind):
     path = quantized(kind).text
     before, after = keys(f16_pair.text), keys(path)

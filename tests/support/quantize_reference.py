@@ -8,7 +8,7 @@ import llama_cpp
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 
-KINDS = ("q4_0", "q4_k_s", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "iq4_xs", "f16", "bf16")
+FILE_KINDS = ("q4_0", "q4_k_s", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "iq4_xs", "f16", "bf16")
 
 
 def ggml_encode(values: np.ndarray, kind: GGMLQuantizationType, importance: np.ndarray | None = None) -> bytes:
