@@ -33,7 +33,7 @@ DOCUMENTED = {
         *("--model", "--mmproj", "--demo", "--prompt", "--captions", "--sidecars", "--column", "--categories"),
         *("--exclude", "--threshold", "--frames", "--category-scores", "--imitation", "--threads", "--gpu-layers"),
         *("--kernels", "--vision-backend", "--onnx-tower", "--onnx-provider", "--memory-limit", "--n-ctx", "--jobs"),
-        *("--watch", "--out", "--report", "--exit-code"),
+        *("--ray", "--actors", "--gpus-per-actor", "--watch", "--out", "--report", "--exit-code"),
     ),
     "use": ("--none",),
     "doctor": ("--fresh", "--json"),

@@ -94,11 +94,33 @@ def _columns(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str
     "--watch", is_flag=True, help="Judge the images that arrive in the folders too, until the program is interrupted."
 )
 @click.option(
+    "--ray",
+    metavar="ADDRESS",
+    is_flag=False,
+    flag_value="",
+    help="Judge on a Ray cluster: the one at this address, or one that is started on this machine. RESULTS is then a "
+    "folder that every node reaches, and gets Parquet files.",
+)
+@click.option(
+    "--actors",
+    metavar="N",
+    type=click.IntRange(1, 100_000),
+    help="With --ray: number of actors, each with --threads CPUs.  [default: one per node, with all its CPUs]",
+)
+@click.option(
+    "--gpus-per-actor",
+    metavar="N",
+    type=click.FloatRange(0, 64),
+    default=0.0,
+    show_default=True,
+    help="With --ray: GPUs of an actor; may be a fraction.",
+)
+@click.option(
     "--out",
-    metavar="RESULTS.jsonl",
+    metavar="RESULTS",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Gets one line per sample. Samples that have one are not judged again.",
+    type=click.Path(path_type=Path),
+    help="The file, such as results.jsonl, that gets one line per sample. Samples that have one are not judged again.",
 )
 @click.option(
     "--report",
@@ -130,6 +152,9 @@ def scan(
     imitation: ImitationTreatment,
     jobs: int,
     watch: bool,
+    ray: str | None,
+    actors: int | None,
+    gpus_per_actor: float,
     out: Path,
     report: Path | None,
     exit_code: bool,
@@ -150,6 +175,7 @@ def scan(
     from visionward.scan.html_report import report_outputs, write_report  # noqa: PLC0415 - not needed for --help
     from visionward.scan.inputs import Inputs  # noqa: PLC0415 - not needed for --help
     from visionward.scan.options import ScanOptions  # noqa: PLC0415
+    from visionward.scan.remote_files import is_uri  # noqa: PLC0415
     from visionward.scan.results import Results  # noqa: PLC0415
     from visionward.scan.scan import scan as run  # noqa: PLC0415
     from visionward.scan.summary import summary_lines  # noqa: PLC0415
@@ -160,7 +186,9 @@ def scan(
         raise click.UsageError("--watch does not end: write the report later, with the same command without --watch")
 
     check_columns(columns)
-    samples = Inputs(_paths(inputs), _prompt_of(prompt, captions, columns, sidecars=sidecars), columns)
+    uris = tuple(name for name in inputs if is_uri(name))
+    paths = _paths(tuple(name for name in inputs if not is_uri(name)))
+    samples = Inputs(paths, _prompt_of(prompt, captions, columns, sidecars=sidecars), columns, uris)
     pair = resolve_pair(model, mmproj, demo=demo)
     options = ScanOptions(
         pair,
@@ -171,6 +199,16 @@ def scan(
         frames,
         imitation,
     )
+    if ray is not None:
+        if watch or report is not None or exit_code:
+            raise click.UsageError("--ray excludes --watch, --report and --exit-code")
+        from visionward.scan.cluster import Cluster, scan_on_cluster  # noqa: PLC0415
+
+        cluster = Cluster(ray or None, actors, engine_options["threads"], gpus_per_actor)
+        with progress_line() as on_progress:
+            total = samples.count()
+            scan_on_cluster(samples, out, options, cluster, total=total, on_progress=on_progress)
+        return
     page = None if report is None else report_outputs(report, (out, *samples.paths))
     if page is not None:
         page.check()

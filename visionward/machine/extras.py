@@ -13,6 +13,7 @@ EXTRAS = {
     "sklearn": ("scikit-learn", "compare"),
     "matplotlib": ("matplotlib", "compare"),
     "pyarrow": ("pyarrow", "parquet"),
+    "ray": ("ray", "ray"),
     "watchfiles": ("watchfiles", "watch"),
     "openai": ("openai", "compare"),
     "rich": ("rich", "compare"),

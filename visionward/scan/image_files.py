@@ -13,16 +13,11 @@ from visionward.formats.whole_text import read_text
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.samples import Sample
 from visionward.scan.item import Item
+from visionward.scan.suffixes import IMAGE_SUFFIXES
 
 # The user's text for an image.
 PromptOf: TypeAlias = Callable[[Path], str | None]
 
-_SUFFIXES = frozenset(
-    (
-        *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".icns", ".ico", ".j2k", ".jfif", ".jp2", ".jpe"),
-        *(".jpeg", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tif", ".tiff", ".webp"),
-    )
-)
 _TEXT = ".txt"
 _MAX_TEXT_BYTES = 2**20
 
@@ -51,7 +46,7 @@ def images_in(folder: Path) -> Iterator[Path]:
 
 def is_image(path: Path) -> bool:
     """Whether a file's name or first bytes say that it is an image. It may be damaged."""
-    return path.is_file() and (path.suffix.lower() in _SUFFIXES or _begins_as_image(path))
+    return path.is_file() and (path.suffix.lower() in IMAGE_SUFFIXES or _begins_as_image(path))
 
 
 def images_of_text(path: Path) -> Iterator[Path]:
@@ -70,15 +65,15 @@ def _begins_as_image(path: Path) -> bool:
         return False
 
 
-def image_items(paths: Iterable[Path], prompt_of: PromptOf) -> Iterator[Item]:
-    """An item for each image."""
+def image_items(paths: Iterable[Path | str], prompt_of: PromptOf) -> Iterator[Item]:
+    """An item for each image; a text is a URI."""
     for path in paths:
         yield Item(str(path), _sample(path, prompt_of))
 
 
-def _sample(path: Path, prompt_of: PromptOf) -> Sample | VisionwardError:
+def _sample(path: Path | str, prompt_of: PromptOf) -> Sample | VisionwardError:
     try:
-        conversation = Conversation.from_prompt(prompt_of(path), None, path)
+        conversation = Conversation.from_prompt(prompt_of(Path(path)), None, path)
     except (DataError, ConversationError) as error:
         return error
     return Sample.make(str(path), conversation, unsafe=None)

@@ -7,6 +7,7 @@ from pathlib import Path
 from visionward.errors import DataError
 from visionward.scan.image_files import PromptOf, image_items, images_in
 from visionward.scan.item import Item
+from visionward.scan.remote_files import images_at
 from visionward.scan.tables import TABLES, table_items, table_length
 
 
@@ -18,11 +19,13 @@ class Inputs:
         paths: the inputs. A file that is not a table is an image.
         prompt_of: the user's text for an image.
         columns: see `table_items`.
+        uris: images in object storage, or prefixes of them.
     """
 
     paths: Sequence[Path]
     prompt_of: PromptOf
     columns: Mapping[str, str] = field(default_factory=dict)
+    uris: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for path in self.paths:
@@ -30,6 +33,8 @@ class Inputs:
                 raise DataError(f"{path}: no such file")
 
     def __iter__(self) -> Iterator[Item]:
+        for uri in self.uris:
+            yield from image_items(images_at(uri), self.prompt_of)
         for path in self.paths:
             if path.is_dir():
                 yield from image_items(images_in(path), self.prompt_of)
@@ -40,7 +45,7 @@ class Inputs:
 
     def count(self) -> int:
         """Number of samples."""
-        return sum(map(self._count, self.paths))
+        return sum(map(self._count, self.paths)) + sum(1 for uri in self.uris for _ in images_at(uri))
 
     @staticmethod
     def _count(path: Path) -> int:

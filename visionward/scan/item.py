@@ -4,12 +4,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from visionward.errors import DataError, VisionwardError
 from visionward.formats.regular_file import open_regular
 from visionward.runtime.guard.message import ImagePart
 from visionward.runtime.guard.samples import Sample
+from visionward.scan.remote_files import is_uri, read_uri
 
 # A larger file would be read into memory as a whole.
 MAX_IMAGE_BYTES = 2**29
@@ -35,6 +37,18 @@ class Item:
     def place(self) -> bytes:
         """A hash of where it comes from."""
         return place_of({"name": self.name, "source": self.source, "row": self.row})
+
+    def listing_key(self) -> bytes:
+        """A hash of what is known without reading images: place, texts, and size and time of local files."""
+        digest = hashlib.sha256(self.place)
+        if isinstance(self.content, VisionwardError):
+            digest.update(f"error {self.content}".encode("utf-8", "surrogateescape"))
+            return digest.digest()[:12]
+        for message in self.content.conversation.messages:
+            for part in message.parts:
+                source = part.source if isinstance(part, ImagePart) else part.text
+                digest.update(f"\0{message.role}\0{type(part).__name__}\0".encode() + _known(source))
+        return digest.digest()[:12]
 
     def read(self) -> "Item":
         """The item with the bytes of its images in memory, so that exactly those are judged that were hashed."""
@@ -68,7 +82,21 @@ def _with_bytes(sample: Sample) -> Sample:
     return replace(sample, conversation=replace(sample.conversation, messages=messages))
 
 
+def _known(source: object) -> bytes:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
+    if isinstance(source, Path):
+        try:
+            found = source.stat()
+        except OSError:
+            return b"unreadable"
+        return f"{found.st_size} {found.st_mtime_ns}".encode()
+    return str(source).encode("utf-8", "surrogateescape")
+
+
 def _read(path: "str | PathLike[str]") -> bytes:
+    if isinstance(path, str) and is_uri(path):
+        return read_uri(path, MAX_IMAGE_BYTES)
     try:
         with open_regular(path) as file:
             data = file.read(MAX_IMAGE_BYTES + 1)

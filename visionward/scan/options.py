@@ -63,6 +63,14 @@ class ScanOptions:
         Raises:
             ModelFileError: if a file cannot be read.
         """
+        return self.fresh_key()
+
+    def fresh_key(self) -> str:
+        """The same, read again: a pickled ``key`` is that of another machine.
+
+        Raises:
+            ModelFileError: if a file cannot be read.
+        """
         engine = asdict(EngineOptions(**self.engine))
         if self.pair is None:
             from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415 - for this guard alone

@@ -81,9 +81,25 @@ def _whole(row: Mapping[Any, Any]) -> dict[str, Any] | DataError:
 
 def _sample(row: Mapping[str, Any], columns: Mapping[str, str], name: str, path: Path) -> Sample | VisionwardError:
     try:
-        return Sample.from_row(_chosen(row, columns), name, path.parent)
+        return sample_of_row(row, columns, name, path.parent)
     except (DataError, ConversationError) as error:
         return error
+
+
+def sample_of_row(row: Mapping[str, Any], columns: Mapping[str, str], name: str, base: Path) -> Sample:
+    """The sample of a row.
+
+    Args:
+        row: column to value.
+        columns: see `table_items`.
+        name: the sample's id if the row has none.
+        base: the folder that paths are relative to.
+
+    Raises:
+        DataError: if the row is malformed.
+        ConversationError: if there is nothing to judge, or a message is malformed.
+    """
+    return Sample.from_row(_chosen(row, columns), name, base)
 
 
 def _chosen(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from visionward.errors import VisionwardError
 from visionward.progress import OnProgress
 from visionward.runtime.guard.samples import Sample
+from visionward.scan.arrow_tables import items_of, result_row, result_table, samples_alone
 from visionward.scan.options import ScanOptions
 
 if TYPE_CHECKING:
@@ -42,6 +43,40 @@ class Worker:
             self._guard = Guard.demo(on_progress=on_progress, **options.engine)
         else:
             self._guard = Guard.load(*options.pair, on_progress=on_progress, **options.engine)
+
+    def __call__(self, batch: Any) -> Any:
+        """Judge the samples of an Arrow table.
+
+        Args:
+            batch: a table with the columns ``image`` (bytes, or a path on this machine), ``prompt``, ``response``,
+                ``messages`` (JSON) and ``id``, those that are needed.
+
+        Returns:
+            A table with one row per sample, in order: ``id`` (a hash of image, texts, model and options), ``name`` (the
+            sample's id), verdict, scores, warnings, times, and ``error``, which is null if there is a verdict.
+
+        Raises:
+            VisionwardError: if the guard cannot be loaded.
+            MissingExtraError: if pyarrow is not installed.
+        """
+        items = [item.read() for item in items_of(batch)]
+        judged = self.judge(samples_alone(items))
+        return result_table(
+            [
+                result_row(
+                    item,
+                    self.options.item_id(item),
+                    next(judged) if isinstance(item.content, Sample) else judged_row(None, item.content),
+                    self.options.key,
+                )
+                for item in items
+            ]
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._guard is not None:
+            raise TypeError("a worker that has loaded its guard cannot be pickled")
+        return self.__dict__.copy()
 
     def judge(self, samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
         """The result of each sample, in order: a verdict, or an ``error``. See `judged_row`.

@@ -205,5 +205,6 @@ def _conversation(entry: Mapping[str, Any], base: Path) -> Conversation:
         if any(entry.get(key) is not None for key in ("image", "prompt", "response")):
             raise DataError("'messages' excludes 'image', 'prompt' and 'response': images are parts of the messages")
         return Conversation.from_messages(entry["messages"], base)
-    source = base / image if isinstance(image, str) else image
+    # A URI is not a path; who reads the sample may know how to read it.
+    source = base / image if isinstance(image, str) and "://" not in image else image
     return Conversation.from_prompt(entry.get("prompt"), entry.get("response"), source)
