@@ -5,6 +5,7 @@ is left to do is found by comparing the samples with the finished files, and not
 """
 
 import itertools
+import logging
 import os
 import pickle
 import platform
@@ -27,8 +28,8 @@ from visionward.scan.worker import judged_row
 
 # An actor that is lost costs at most the samples of one file.
 DEFAULT_SHARD_ROWS = 64
-# Tasks that Ray is given at a time.
-_ROUND_SHARDS = 1024
+# Files that Ray is given at a time. An actor loads the model once for so many.
+_ROUND_SHARDS = 16_384
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def scan_on_cluster(
         VisionwardError: whatever an actor raises. The message names its node.
         MissingExtraError: if Ray is not installed.
     """
-    ray = require("ray", "ray.data")
+    ray = _imported()
     shards = Shards(folder.absolute())
     shards.prepare(options.key)
     finished = shards.finished()
@@ -150,7 +151,7 @@ def scan_on_cluster(
                 fn_constructor_args=(sized, options.key, str(shards.folder)),
                 batch_size=None,
                 batch_format="pyarrow",
-                concurrency=min(actors, len(tables)),
+                compute=ray.data.ActorPoolStrategy(size=min(actors, len(tables))),
                 num_cpus=threads,
                 num_gpus=cluster.gpus or None,
             )
@@ -162,6 +163,14 @@ def scan_on_cluster(
         if started:
             ray.shutdown()
     shards.finished()  # no sample twice
+
+
+def _imported() -> Any:
+    """Ray, without its reports on what it does."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray = require("ray", "ray.data")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray
 
 
 def _search_path() -> list[str]:

@@ -18,7 +18,7 @@ from visionward.scan.item import Item
 _HEAD_BYTES = 32 << 20
 _TAIL_BYTES = 1 << 20
 # Options that say where to compute, not what.
-_PLACES = ("threads", "gpu_layers", "image_cache_bytes", "memory_limit", "onnx_tower")
+_PLACES = ("threads", "device", "vision_device", "gpu_layers", "image_cache_bytes", "memory_limit", "onnx_tower")
 
 
 @dataclass(frozen=True)
