@@ -110,7 +110,8 @@ class ImageDownloader:
                 # A redirect is refused too: it could lead anywhere.
                 raise _failed(host, f"the status is {response.status}", param)
             body = bytearray()
-            while block := response.read(_BLOCK_BYTES):
+            # read() would wait for a whole block, and a server that sends byte after byte could take for ever.
+            while block := response.read1(_BLOCK_BYTES):
                 body += block
                 if len(body) > MAX_IMAGE_BYTES:
                     raise _failed(host, f"it is larger than {MAX_IMAGE_BYTES:,} bytes", param)

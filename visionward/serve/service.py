@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -33,6 +34,9 @@ from visionward.serve.server_settings import ServerSettings
 
 # Reading a larger body would keep the event loop from other requests.
 _READ_AT_ONCE_BYTES = 128 * 1024
+
+# Downloads at one time.
+MAX_DOWNLOADS = 8
 
 Read = TypeVar("Read", ChatRequest, ModerationRequest)
 T = TypeVar("T")
@@ -69,6 +73,8 @@ class Service:
         self._budget = ByteBudget(settings.max_held_bytes)
         self.metrics = Metrics(self.queue, self._budget)
         self._downloader = downloader or ImageDownloader(settings.image_hosts)
+        # Threads of their own: slow hosts must not keep large requests from being read.
+        self._downloads = ThreadPoolExecutor(MAX_DOWNLOADS, thread_name_prefix="visionward-download")
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
@@ -137,7 +143,11 @@ class Service:
         held = len(urls) * MAX_IMAGE_BYTES if self._downloader.hosts else 0
         self._budget.take(held)
         try:
-            downloaded = {url: await asyncio.to_thread(self._downloader.download, url, judged.param) for url in urls}
+            loop = asyncio.get_running_loop()
+            downloaded = {
+                url: await loop.run_in_executor(self._downloads, self._downloader.download, url, judged.param)
+                for url in urls
+            }
             return await _in_thread(large, partial(judged.conversation, downloaded))
         except VisionwardError as error:
             raise as_api_error(error, judged.param) from error
