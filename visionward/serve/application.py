@@ -63,6 +63,8 @@ def application(service: Service, log: JsonLog) -> ASGIApp:
         *page_routes(),
     ]
     inside = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
+    # A redirect would be no error in OpenAI's shape, and would name the host that the client has named.
+    inside.router.redirect_slashes = False
     return Recorded(inside, log, service.metrics)
 
 
