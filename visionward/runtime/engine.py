@@ -40,6 +40,7 @@ from visionward.runtime.images.memory_budget import MemoryBudget
 from visionward.runtime.images.pictures import Pictures, first_picture
 from visionward.runtime.images.preprocess import Tiles
 from visionward.runtime.open_devices import OpenDevices
+from visionward.runtime.switch_interval import short_switch_interval
 from visionward.runtime.vision.ggml_tower import GgmlTower
 from visionward.runtime.vision.session_tower import OnnxTower
 from visionward.runtime.vision.tower import Tower
@@ -209,7 +210,12 @@ class Engine:
             ClassificationCancelledError: if the token was cancelled before the job finished.
             ComputeError: if the engine was closed.
         """
-        return self._worker.run(job, cancel)
+
+        def compute() -> T:
+            with short_switch_interval():
+                return job()
+
+        return self._worker.run(compute, cancel)
 
     @contextmanager
     def evaluate(

@@ -245,6 +245,24 @@ def test_the_last_lines_are_quoted(there, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+UNREADABLE_ANSWERS = """
+setattr(
+    __import__("visionward.runtime.process.child", fromlist=["child"]),
+    "Judged",
+    lambda _: type("Unreadable", (), {"__reduce__": lambda _: (divmod, (1, 0))})(),
+) or "Words"
+"""
+
+
+def test_an_answer_that_cannot_be_read(there):
+    there.classify(prompt="Words")
+    pid = there.pid
+    with pytest.raises(GuardProcessError, match=r"sent what cannot be read while classifying \(integer"):
+        there.classify(prompt=Bomb(eval, UNREADABLE_ANSWERS.strip()))
+    there.classify(prompt="Words")
+    assert there.pid != pid
+
+
 def killing(guard, sent=signal.SIGKILL):
     """A progress callback that kills the process at the first report, in the middle of the computation."""
 

@@ -48,9 +48,9 @@ class GuardProcess:
         stack = contextlib.ExitStack()
         self._worker = Worker(stack.close)
         weakref.finalize(self, self._worker.close)
-        self._supervisor = Supervisor(start, deadline_s, self._worker.check_cancelled)
-        stack.callback(self._supervisor.close)
         try:
+            self._supervisor = Supervisor(start, deadline_s, self._worker.check_cancelled)
+            stack.callback(self._supervisor.close)
             self._worker.run(partial(self._supervisor.start, on_progress))
         except BaseException:
             self.close()

@@ -45,7 +45,10 @@ class Supervisor:
     def __init__(self, start: Start, deadline_s: float | None, check_cancelled: Callable[[], None]) -> None:
         self._deadline_s = deadline_s
         self._check_cancelled = check_cancelled
-        self._shared = SharedFile() if hasattr(os, "pwrite") else None
+        try:
+            self._shared = SharedFile() if hasattr(os, "pwrite") else None
+        except OSError as error:
+            raise GuardProcessError(f"there is no memory to share with the guard's process ({error}).") from error
         self._start = replace(start, shared=None if self._shared is None else self._shared.descriptor)
         self._child: ChildProcess | None = None
         self._failed_starts = 0
@@ -56,7 +59,8 @@ class Supervisor:
     @property
     def pid(self) -> int | None:
         """The process id; None if no process runs."""
-        return None if self._child is None else self._child.pid
+        child = self._child  # the thread that calls the other methods may end it meanwhile
+        return None if child is None else child.pid
 
     def start(self, on_progress: OnProgress | None = None) -> None:
         """Start a process and wait until it has loaded the guard.
@@ -184,6 +188,11 @@ class Supervisor:
             raise GuardProcessError(
                 f"the guard's process ended while {wait.what} ({child.end_text()}); the next call starts another one."
             ) from None
+        except Exception as error:
+            raise GuardProcessError(
+                f"the guard's process sent what cannot be read while {wait.what} ({error}) and was ended; the next "
+                "call starts another one."
+            ) from error
 
     def _end(self) -> None:
         child, self._child = self._child, None
