@@ -24,6 +24,7 @@ from visionward.errors import (
 )
 
 if TYPE_CHECKING:
+    from visionward.machine.python_process import freeze_support
     from visionward.progress import OnProgress, Progress
     from visionward.runtime.cancellation import CancelToken
     from visionward.runtime.engine import Engine
@@ -70,6 +71,7 @@ __all__ = [
     "TokenizerError",
     "Verdict",
     "VisionwardError",
+    "freeze_support",
 ]
 
 # Imported at first use: importing visionward is quick, and `visionward doctor` runs without a loadable native library.
@@ -90,6 +92,7 @@ _MODULES = {
     "Progress": "visionward.progress",
     "Sample": "visionward.runtime.guard.samples",
     "Verdict": "visionward.runtime.guard.verdict",
+    "freeze_support": "visionward.machine.python_process",
 }
 
 

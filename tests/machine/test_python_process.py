@@ -155,7 +155,7 @@ def test_a_large_argument_for_a_process_that_is_dead(start, monkeypatch):
 def test_a_frozen_program_is_not_started_again(monkeypatch):
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     monkeypatch.setattr(subprocess, "Popen", None)
-    with pytest.raises(OSError, match="name one with multiprocessing"):
+    with pytest.raises(OSError, match=r"call visionward\.freeze_support\(\) at the start of its main module"):
         PythonProcess(report, (), None)
 
 

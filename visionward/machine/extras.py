@@ -1,5 +1,6 @@
 """Libraries of visionward's extras, which may be missing: looked for before they are imported."""
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -59,4 +60,6 @@ def _sentence(missing: list[str]) -> str:
 
 def _command(modules: list[str]) -> str:
     extras = ",".join(dict.fromkeys(EXTRAS[name][1] for name in modules))
+    if getattr(sys, "frozen", False):
+        return f"freeze this program again in an environment with visionward[{extras}]"
     return pip_command("install", f"visionward[{extras}]")

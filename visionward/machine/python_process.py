@@ -5,8 +5,9 @@ Processes of multiprocessing import the caller's main module first, so a script 
 needs. It reads the function from standard input and sends messages over the descriptor of standard output. It is never
 forked, because the threads of a native library would be missing. It ends when the process that started it ends.
 
-A frozen program (``sys.frozen``) is not an interpreter. It must name one that has the same packages with
-``multiprocessing.set_executable``; otherwise no process is started.
+A frozen program (``sys.frozen``) is not an interpreter. It starts itself with one argument, and ``freeze_support`` runs
+the function instead of the program. Without that call no process is started, because the program would run again. It
+may also name an interpreter that has the same packages with ``multiprocessing.set_executable``.
 """
 
 import contextlib
@@ -36,6 +37,8 @@ with open(0, "rb", closefd=False) as stream:
     from visionward.machine.python_process import serve_parent
     serve_parent(stream)
 """
+# The only argument of a frozen program that was started to be a child process.
+_CHILD_ARGUMENT = "--visionward-child-process"
 # Anything that the interpreter prints at its start comes before this line.
 _MARK = b"visionward: messages follow\n"
 # On Windows, waiting without a timeout cannot be interrupted.
@@ -119,7 +122,7 @@ class PythonProcess:
         request = pickle.dumps(_search_path()) + pickle.dumps((os.getpid(), job, arguments))
         self._received: queue.SimpleQueue[tuple[object, Exception | None]] = queue.SimpleQueue()
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter and code of ours
-            [_interpreter(), *_options(), "-c", _BOOTSTRAP],
+            _command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -215,17 +218,44 @@ class PythonProcess:
                     stream.close()
 
 
-def _interpreter() -> str:
-    """The path of this process's interpreter, or of the one that an embedding program named.
+class FrozenSupport:
+    """Whether this frozen program calls ``freeze_support``."""
+
+    called = False
+
+
+def freeze_support() -> None:
+    """Let a frozen program have child processes. Call it in the main module, before any other work.
+
+    In a child process, it runs what the child is for, and ends the process. Elsewhere it returns at once. PyInstaller
+    calls it through visionward's hooks. In a program that is not frozen it has no effect.
+    """
+    FrozenSupport.called = True
+    if not getattr(sys, "frozen", False) or sys.argv[1:] != [_CHILD_ARGUMENT]:
+        return
+    with open(0, "rb", closefd=False) as stream:
+        sys.path[:] = pickle.load(stream)  # noqa: S301 - the parent wrote it
+        serve_parent(stream)
+    sys.exit()
+
+
+def _command() -> list[str]:
+    """The command that starts a child process.
 
     Raises:
-        OSError: if there is none.
+        OSError: if this is a frozen program without ``freeze_support``, or no interpreter is known.
     """
     named = spawn.get_executable()
     interpreter = os.fsdecode(named) if named else ""
-    if not interpreter or (getattr(sys, "frozen", False) and interpreter == sys.executable):
+    if getattr(sys, "frozen", False) and interpreter in {"", sys.executable}:
+        if not FrozenSupport.called:
+            raise OSError(
+                "this frozen program would run again: call visionward.freeze_support() at the start of its main module"
+            )
+        return [sys.executable, _CHILD_ARGUMENT]
+    if not interpreter:
         raise OSError("this program is not a Python interpreter; name one with multiprocessing.set_executable")
-    return interpreter
+    return [interpreter, *_options(), "-c", _BOOTSTRAP]
 
 
 def _options() -> list[str]:

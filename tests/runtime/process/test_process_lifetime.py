@@ -173,9 +173,9 @@ def test_a_forked_copy_of_the_program(pair):
         assert guard.classify(prompt="Words").score == wanted
 
 
-def test_a_frozen_program_must_name_an_interpreter(pair, monkeypatch):
+def test_a_frozen_program_supports_freezing_or_names_an_interpreter(pair, monkeypatch):
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    with pytest.raises(GuardProcessError, match=r"could not be started \(.*multiprocessing\.set_executable"):
+    with pytest.raises(GuardProcessError, match=r"could not be started \(.*freeze_support\(\)"):
         GuardProcess.load(pair.text, pair.mmproj, **OPTIONS)
     interpreter, program = sys.executable, multiprocessing.spawn.get_executable()
     monkeypatch.setattr(sys, "executable", "/usr/bin/the-program")

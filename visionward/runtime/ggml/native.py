@@ -7,6 +7,7 @@ second copy of ggml, because wheels contain copies of the libraries instead of l
 import collections
 import ctypes
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import sys
@@ -51,8 +52,29 @@ def _import_llama() -> Any:
             f"llama-cpp-python {TESTED_VERSIONS[-1]} cannot be loaded ({error}); reinstall it with "
             f"`pip install llama-cpp-python=={TESTED_VERSIONS[-1]}`."
         )
-        raise NativeLibraryError(message) from error
+        raise NativeLibraryError(_frozen_message(error) if getattr(sys, "frozen", False) else message) from error
     return bindings
+
+
+def _frozen_message(error: Exception) -> str:
+    """Why a frozen program lacks the library: it cannot be installed later."""
+    package = importlib.util.find_spec("llama_cpp")
+    folders = None if package is None else package.submodule_search_locations
+    if not folders:
+        return (
+            f"this program was frozen without llama-cpp-python ({error}); freeze it again in an environment with "
+            f"llama-cpp-python {TESTED_VERSIONS[-1]}."
+        )
+    # As llama_cpp/_ggml.py and llama_cpp/llama_cpp.py do.
+    own = Path(folders[0]) / "lib"
+    places = dict.fromkeys((own, Path(os.environ.get("LLAMA_CPP_LIB_PATH", own))))
+    names = {"win32": "ggml.dll and llama.dll", "darwin": "libggml.dylib and libllama.dylib"}
+    name = names.get(sys.platform, "libggml.so and libllama.so")
+    return (
+        f"llama.cpp cannot be loaded in this frozen program ({error}); {name} were sought in "
+        f"{' and '.join(map(str, places))}. Freeze it with PyInstaller's hook hook-llama_cpp.py, which visionward "
+        "brings and PyInstaller 6 finds by itself if visionward is installed in the environment of the build."
+    )
 
 
 llama = _import_llama()
