@@ -24,7 +24,7 @@ def package(tiny_checkpoint_dir, tmp_path, monkeypatch):
     root = tmp_path / "visionward"
     shutil.copytree(tiny_checkpoint_dir, root / "demo_guard")
     monkeypatch.setattr(demo_guard.resources, "files", lambda _: root)
-    monkeypatch.setattr(demo_guard, "user_cache_dir", lambda _: str(tmp_path / "cache"))
+    monkeypatch.setattr(demo_guard, "cache_folder", lambda: tmp_path / "cache")
     demo_guard.demo_pair.cache_clear()
     yield root
     demo_guard.demo_pair.cache_clear()

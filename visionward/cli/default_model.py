@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-from platformdirs import user_config_path
-
 from visionward.errors import ModelFileError
+from visionward.paths import config_folder
 
 _MAX_BYTES = 2**16
 _KEYS = ("text", "mmproj")
@@ -13,7 +12,7 @@ _KEYS = ("text", "mmproj")
 
 def default_model_file() -> Path:
     """Where the choice is kept."""
-    return user_config_path("visionward") / "default_model.json"
+    return config_folder() / "default_model.json"
 
 
 def read_default_model() -> tuple[Path, Path] | None:

@@ -10,14 +10,13 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
 from visionward.convert.conversion import ConvertedPair, convert_checkpoint
 from visionward.demonstration import DEMO_GUARD_NAME
 from visionward.errors import CheckpointError, ModelFileError, OutputError
 from visionward.formats.mmproj_format import FORMAT_VERSION
 from visionward.formats.pair_files import PairFiles
 from visionward.machine.packages import installed_version
+from visionward.paths import cache_folder
 
 _FOLDER = "demo_guard"
 
@@ -96,7 +95,7 @@ def demo_pair(text_type: str = "f16", mmproj_type: str = "f16") -> ConvertedPair
             )
         types = f"v{FORMAT_VERSION}-{text_type}-{mmproj_type}"
         key = f"{installed_version('visionward') or 'uninstalled'}-{_fingerprint(checkpoint)}-{types}".lower()
-        final = Path(user_cache_dir("visionward")) / DEMO_GUARD_NAME / key
+        final = cache_folder() / DEMO_GUARD_NAME / key
         try:
             return _pair_in(final) or _convert_into(checkpoint, final, text_type, mmproj_type)
         except OSError:

@@ -9,9 +9,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
 from visionward.errors import ModelFileError
+from visionward.paths import cache_folder
 
 _MAX_REMEMBERED = 512
 
@@ -32,7 +31,7 @@ def marker_of(path: Path, digest: str) -> Path:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
     numbers = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     identity = " ".join([*map(str, numbers), digest])
-    return Path(user_cache_dir("visionward")) / "checked" / hashlib.sha256(identity.encode()).hexdigest()
+    return cache_folder() / "checked" / hashlib.sha256(identity.encode()).hexdigest()
 
 
 def is_remembered(marker: Path) -> bool:

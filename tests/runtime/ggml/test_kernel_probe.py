@@ -69,7 +69,7 @@ def probed(monkeypatch, tmp_path):
         return results.get(kernel, KernelResult(kernel, "crashes", "SIGILL (exit 132)", ()))
 
     monkeypatch.setattr(kernel_probe, "probe_kernel", probe)
-    monkeypatch.setattr(kernel_probe, "user_cache_dir", lambda _: str(tmp_path / "cache"))
+    monkeypatch.setattr(kernel_probe, "cache_folder", lambda: tmp_path / "cache")
     (tmp_path / "lib.so").write_bytes(b"library")
     return asked, results
 

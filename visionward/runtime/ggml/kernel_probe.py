@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from platformdirs import user_cache_dir
-
 from visionward.errors import VisionwardError
 from visionward.machine.python_process import PythonProcess, Sender
+from visionward.paths import cache_folder
 
 Status = Literal["works", "wrong", "crashes", "hangs", "unused", "untested"]
 
@@ -172,7 +171,7 @@ def _cache_file(library_files: Sequence[Path], processor: str, kernels: Sequence
             digest.update(path.read_bytes())
     except OSError:
         return None
-    return Path(user_cache_dir("visionward")) / "kernels" / f"{digest.hexdigest()[:32]}.json"
+    return cache_folder() / "kernels" / f"{digest.hexdigest()[:32]}.json"
 
 
 def _read_cache(cache_file: Path | None, kernels: Sequence[str]) -> tuple[KernelResult, ...] | None:
