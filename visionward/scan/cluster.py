@@ -132,17 +132,16 @@ def scan_on_cluster(
     ray = _imported()
     shards = Shards(folder.absolute())
     shards.prepare(options.key)
-    finished = shards.finished()
-    progress = ProgressCounter(on_progress, "scanning", total, "samples", min(len(finished), total))
     started = not ray.is_initialized()
     if started:
-        # The paths of modules are those of this process.
-        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(_search_path())}}
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
+        _connect(ray, cluster.address)
     try:
         threads, actors = _sizes(ray, cluster)
         sized = options.with_threads(threads)
         _check_nodes(ray, options)
+        # Only now: the actors of a driver that was killed have ended.
+        finished = shards.finished()
+        progress = ProgressCounter(on_progress, "scanning", total, "samples", min(len(finished), total))
         ray.data.DataContext.get_current().enable_progress_bars = False
         left = _left(items, finished)
         while tables := list(itertools.islice(_tables(left, cluster.shard_rows), _ROUND_SHARDS)):
@@ -173,6 +172,20 @@ def _imported() -> Any:
     return ray
 
 
+def _connect(ray: Any, address: str | None) -> None:
+    """Connect to a cluster, or start one on this machine, whose modules are those of this process.
+
+    Raises:
+        DataError: if there is none at the address.
+    """
+    path = {"env_vars": {"PYTHONPATH": os.pathsep.join(_search_path())}} if address is None else None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=path)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"no Ray cluster can be used at {address or 'this machine'}: {reason}") from error
+
+
 def _search_path() -> list[str]:
     path = os.environ.get("PYTHONPATH", "")
     return [os.path.abspath(place) for place in path.split(os.pathsep) if place]  # noqa: PTH100 - as Python reads it
@@ -180,10 +193,10 @@ def _search_path() -> list[str]:
 
 def _left(items: Iterable[Item], finished: set[bytes]) -> Iterator[tuple[bytes, Item]]:
     """The samples that are not finished, each once."""
-    given = set(finished)
+    given: set[bytes] = set()
     for item in items:
         key = item.listing_key()
-        if key not in given:
+        if key not in finished and key not in given:
             given.add(key)
             yield key, item
 

@@ -39,13 +39,20 @@ def table_items(path: Path, columns: Mapping[str, str]) -> Iterator[Item]:
 
 
 def table_length(path: Path) -> int:
-    """Number of rows. That of a Parquet file is read from its end.
+    """Number of rows. That of a Parquet file is read from its end, and the lines of a JSONL file are only counted.
 
     Raises:
         DataError: as ``table_items``.
         MissingExtraError: as ``table_items``.
     """
-    return parquet_length(path) if path.suffix.lower() == ".parquet" else sum(1 for _ in _rows(path))
+    if path.suffix.lower() == ".parquet":
+        return parquet_length(path)
+    try:
+        return sum(1 for _ in (numbered_lines if path.suffix.lower() == ".jsonl" else _rows)(path))
+    except UnicodeDecodeError as cause:
+        raise DataError(f"{path}: not UTF-8 text (byte {cause.start})") from cause
+    except OSError as cause:
+        raise DataError(f"{path}: {cause.strerror or cause}") from cause
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
