@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from visionward.runtime.guard.batch import BatchResult, BatchSample
     from visionward.runtime.guard.conversation import Conversation
     from visionward.runtime.guard.guard import Guard
+    from visionward.runtime.guard.message import ImagePart, Message, TextPart
     from visionward.runtime.guard.policy import DEFAULT_POLICY, Category, Policy
     from visionward.runtime.guard.samples import Sample
-    from visionward.runtime.guard.verdict import CategoryScore, Verdict
+    from visionward.runtime.guard.verdict import CategoryScore, Timings, TokenCounts, Verdict
+    from visionward.runtime.images.frame_count import FrameCount
+    from visionward.runtime.images.images import ImageSource
     from visionward.runtime.process.guard_process import GuardProcess
 
 __all__ = [
@@ -54,10 +57,14 @@ __all__ = [
     "DataError",
     "Engine",
     "EngineOptions",
+    "FrameCount",
     "Guard",
     "GuardProcess",
     "GuardProcessError",
     "ImageError",
+    "ImagePart",
+    "ImageSource",
+    "Message",
     "MissingExtraError",
     "ModelFileError",
     "NativeLibraryError",
@@ -68,6 +75,9 @@ __all__ = [
     "Progress",
     "QuantizeError",
     "Sample",
+    "TextPart",
+    "Timings",
+    "TokenCounts",
     "TokenizerError",
     "Verdict",
     "VisionwardError",
@@ -85,12 +95,19 @@ _MODULES = {
     "Conversation": "visionward.runtime.guard.conversation",
     "Engine": "visionward.runtime.engine",
     "EngineOptions": "visionward.runtime.engine_options",
+    "FrameCount": "visionward.runtime.images.frame_count",
     "Guard": "visionward.runtime.guard.guard",
     "GuardProcess": "visionward.runtime.process.guard_process",
+    "ImagePart": "visionward.runtime.guard.message",
+    "ImageSource": "visionward.runtime.images.images",
+    "Message": "visionward.runtime.guard.message",
     "OnProgress": "visionward.progress",
     "Policy": "visionward.runtime.guard.policy",
     "Progress": "visionward.progress",
     "Sample": "visionward.runtime.guard.samples",
+    "TextPart": "visionward.runtime.guard.message",
+    "Timings": "visionward.runtime.guard.verdict",
+    "TokenCounts": "visionward.runtime.guard.verdict",
     "Verdict": "visionward.runtime.guard.verdict",
     "freeze_support": "visionward.machine.python_process",
 }
