@@ -172,6 +172,40 @@ def test_a_forked_copy_of_the_program(pair):
         assert guard.classify(prompt="Words").score == wanted
 
 
+@linux
+@pytest.mark.parametrize("closed", [(0,), (0, 1, 2)])
+def test_a_program_without_standard_streams(pair, tmp_path, closed):
+    program = f"""
+import os, sys
+import numpy as np
+for descriptor in {closed}:
+    os.close(descriptor)
+from visionward import GuardProcess
+with GuardProcess.load(sys.argv[1], sys.argv[2], n_ctx=1024, threads=1) as guard:
+    mass = guard.classify(image=np.zeros((100, 100, 3), np.uint8), prompt="Look").answer_mass
+os._exit(7 if mass > 0 else 8)
+"""
+    assert run(program, pair.text, pair.mmproj, cwd=tmp_path).returncode == 7
+
+
+def judge_in_a_process_of_multiprocessing(text, mmproj, queue):
+    with GuardProcess.load(text, mmproj, **OPTIONS) as guard:
+        queue.put(guard.classify(image=PNG, prompt="Look").score)
+
+
+def test_inside_a_process_of_multiprocessing(pair):
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(
+        target=judge_in_a_process_of_multiprocessing, args=(pair.text, pair.mmproj, queue), daemon=True
+    )
+    process.start()
+    found = queue.get()
+    process.join(60)
+    with GuardProcess.load(pair.text, pair.mmproj, **OPTIONS) as guard:
+        assert guard.classify(image=PNG, prompt="Look").score == found
+
+
 def test_a_frozen_program_supports_freezing_or_names_an_interpreter(pair, monkeypatch):
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     with pytest.raises(GuardProcessError, match=r"could not be started \(.*freeze_support\(\)"):

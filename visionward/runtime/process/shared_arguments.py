@@ -32,11 +32,12 @@ class SharedFile:
     """A file in memory that a child process can inherit."""
 
     def __init__(self) -> None:
-        if sys.platform == "linux":
-            self.descriptor = os.memfd_create("visionward")
-        else:
-            with tempfile.TemporaryFile() as file:
-                self.descriptor = os.dup(file.fileno())
+        import fcntl  # noqa: PLC0415 - not on Windows
+
+        descriptor = os.memfd_create("visionward") if sys.platform == "linux" else _unnamed_file()
+        # In a program without standard streams it could be one of their numbers, which the child needs for its own.
+        self.descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+        os.close(descriptor)
         self._end = 0
 
     def clear(self) -> None:
@@ -62,6 +63,11 @@ class SharedFile:
     def close(self) -> None:
         """Give the memory back."""
         os.close(self.descriptor)
+
+
+def _unnamed_file() -> int:
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 @dataclass(frozen=True)
