@@ -106,6 +106,8 @@ class Recorded:
             await self._application(scope, receive, send_recorded)
         finally:
             self._metrics.count_request(record.route, record.status, time.perf_counter() - record.started)
+            for verdict in record.verdicts:
+                self._metrics.count_verdict(verdict, record.queue_ms or 0.0)
             if record.failure is not None:
                 self._log.write("failure", id=record.id, **described(record.failure))
             self._log.write("request", **record.values())

@@ -134,7 +134,6 @@ class Service:
         verdict = replace(verdict, warnings=warnings)
         record.verdicts.append(verdict)
         record.queue_ms = queue_ms
-        self.metrics.count_verdict(verdict, queue_ms)
         return Moderated(conversation, verdict, queue_ms)
 
     async def _conversation(self, judged: JudgedMessages, large: bool) -> Conversation:
