@@ -12,6 +12,7 @@ from visionward.runtime.guard.message import ImagePart, TextPart
 from visionward.scan.image_files import caption_of, images_in, sidecar
 from visionward.scan.inputs import Inputs
 from visionward.scan.item import MAX_IMAGE_BYTES
+from visionward.scan.remote_files import images_at
 from visionward.scan.tables import check_columns, read_captions, table_items
 
 
@@ -158,3 +159,49 @@ def test_a_huge_file_is_not_read_into_memory(tmp_path):
     os.truncate(path, MAX_IMAGE_BYTES + 1)
     (item,) = Inputs([path], lambda _: None)
     assert "larger than the maximum of 512 MiB" in str(item.read().content)
+
+
+def test_images_in_storage(tmp_path):
+    """Through a file system that needs no network; the others have the same interface."""
+    (tmp_path / "sub").mkdir()
+    for name in ("b.jpg", "sub/a.PNG", "notes.txt"):
+        (tmp_path / name).write_bytes(name.encode())
+    uri = tmp_path.as_uri()
+    items = list(Inputs([], lambda _: "What?", uris=[uri, f"{uri}/b.jpg"]))
+    assert [item.name for item in items] == [f"{uri}/b.jpg", f"{uri}/sub/a.PNG", f"{uri}/b.jpg"]
+    assert [_parts(item) for item in items][1] == (["What?"], [b"sub/a.PNG"])
+    table = tmp_path / "samples.jsonl"
+    table.write_text(f'{{"image": "{uri}/b.jpg"}}\n{{"image": "{uri}/gone.jpg"}}\n')
+    one, two = table_items(table, {})
+    assert _parts(one) == ([], [b"b.jpg"])
+    assert str(two.read().content).startswith(f"{uri}/gone.jpg cannot be read: ")
+    assert "\n" not in str(two.read().content)
+
+
+@pytest.mark.parametrize("uri", ["s3://key:secret@bucket/a.jpg", "s3://secret@bucket/a.jpg"])
+def test_credentials_in_a_uri_are_refused_and_not_repeated(tmp_path, uri):
+    table = tmp_path / "samples.jsonl"
+    table.write_text(json.dumps({"image": uri}) + "\n")
+    (item,) = table_items(table, {})
+    expected = "the URI of bucket has credentials in it: use the environment"
+    assert str(item.read().content) == expected
+    with pytest.raises(DataError, match=f"^{expected}$"):
+        list(images_at(uri))
+
+
+def test_an_unknown_kind_of_storage_is_an_error():
+    with pytest.raises(DataError, match=r"^nothing://a/b cannot be read: "):
+        list(images_at("nothing://a/b"))
+
+
+@pytest.mark.parametrize(
+    "row", [{"image": "a\0b"}, {"image": "\ud800.jpg"}, {"prompt": "\ud800"}, {"id": "\ud800", "prompt": "a"}]
+)
+def test_odd_characters_are_an_error_of_their_row_alone(tmp_path, options, row):
+    table = tmp_path / "samples.jsonl"
+    table.write_text(json.dumps(row) + "\n")
+    (item,) = table_items(table, {})
+    assert len(item.listing_key()) == len(item.place) == 12
+    read = item.read()
+    assert len(options.item_id(read)) == 32
+    assert isinstance(read.content, VisionwardError) or row.get("id")

@@ -1,20 +1,24 @@
 """Scans of the demonstration guard: nothing is lost, nothing is doubled, and what cannot be judged is never safe."""
 
+import errno
 import itertools
+import os
 import random
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from cli_program import COMMAND
 from odd_jobs import serve_and_die, serve_nothing
 from scanned import PROMPT, rows_of
 
-from visionward.errors import DataError, GuardProcessError, ModelFileError
+from visionward.errors import DataError, GuardProcessError, ModelFileError, OutputError
 from visionward.runtime.guard.guard import Guard
 from visionward.scan import pool
+from visionward.scan.html_report import report_outputs, write_report
 from visionward.scan.image_files import sidecar
 from visionward.scan.inputs import Inputs
 from visionward.scan.options import ScanOptions
@@ -234,3 +238,56 @@ def test_images_that_arrive_are_judged_while_the_scan_watches(tmp_path, folder, 
     before = out.read_bytes()
     _scan(out, Inputs([folder], sidecar), options)
     assert out.read_bytes() == before
+
+
+def test_a_full_disk_ends_the_scan_and_it_goes_on_later(tmp_path, folder, options, monkeypatch):
+    out = tmp_path / "results.jsonl"
+    inputs = Inputs([folder], lambda _: PROMPT)
+    fsync, calls = os.fsync, itertools.count()
+
+    def fail(descriptor):
+        if next(calls) >= 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OutputError, match=r"results.jsonl: the disk is full"):
+            _scan(out, inputs, options)
+    assert len(rows_of(out)) == 2
+    assert sum(_scan(out, inputs, options).values()) == len(rows_of(out)) == 7
+
+
+def test_a_name_that_is_not_text_is_kept(tmp_path, pictures, options):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")
+    shutil.copy(pictures[0], name)
+    out, page = tmp_path / "results.jsonl", tmp_path / "report.html"
+    inputs = Inputs([Path(name)], lambda _: PROMPT)
+    _scan(out, inputs, options)
+    assert [row["name"] for row in rows_of(out)] == [name]
+    results = Results(out, options.key)
+    write_report(report_outputs(page, ()), inputs, results, options, [name])
+    results.close()
+    assert "\\udcff.jpg" in page.read_text()
+
+
+def test_an_interrupt_ends_the_processes(tmp_path, options, pictures):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(300):
+        (photos / f"{number:03}.jpg").write_bytes(pictures[number % 5].read_bytes() + number.to_bytes(2, "little"))
+    out = tmp_path / "results.jsonl"
+    text, mmproj = options.pair
+    command = [*COMMAND, "scan", str(photos), "--prompt", PROMPT, "--out", str(out), "--threads", "1", "--jobs", "2"]
+    command += ["--model", str(text), "--mmproj", str(mmproj), "--vision-backend", "ggml"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not out.exists() or out.read_bytes().count(b"\n") < 3:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate(timeout=30)
+    assert (process.returncode, output, error) == (130, "", "interrupted\n")
+    rows = rows_of(out)
+    assert 3 <= len(rows) < 300
+    assert len({row["name"] for row in rows}) == len(rows)

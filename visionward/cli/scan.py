@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,6 +206,8 @@ def scan(
         from visionward.scan.cluster import Cluster, scan_on_cluster  # noqa: PLC0415
 
         cluster = Cluster(ray or None, actors, engine_options["threads"], gpus_per_actor)
+        # Other nodes convert the demonstration guard themselves.
+        options = replace(options, pair=None) if demo else options
         with progress_line() as on_progress:
             total = samples.count()
             scan_on_cluster(samples, out, options, cluster, total=total, on_progress=on_progress)

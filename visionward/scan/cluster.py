@@ -4,6 +4,7 @@ An actor loads the model once and judges one batch after the other. Each batch b
 is left to do is found by comparing the samples with the finished files, and not by Ray.
 """
 
+import contextlib
 import itertools
 import logging
 import os
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visionward.errors import DataError, VisionwardError
+from visionward.errors import ComputeError, DataError, VisionwardError
 from visionward.machine.extras import require
 from visionward.machine.packages import installed_version
 from visionward.progress import OnProgress, ProgressCounter
@@ -57,10 +58,12 @@ class ShardActor:
     Args:
         options: the model, and how it judges.
         settings: ``options.key`` on the driver.
+        version: the versions of the driver.
         folder: of the results.
     """
 
-    def __init__(self, options: ScanOptions, settings: str, folder: str) -> None:
+    def __init__(self, options: ScanOptions, settings: str, version: str, folder: str) -> None:
+        self._problem = node_problem(options, settings, version)
         self._options = options
         self._settings = settings
         self._shards = Shards(Path(folder))
@@ -74,16 +77,19 @@ class ShardActor:
             batch: a table with the columns ``key`` and ``item``.
 
         Returns:
-            A table with the number of samples.
+            A table with the number of samples, and what went wrong, in one sentence. Ray would hide an exception in
+            several others.
         """
         pyarrow = require("pyarrow")
-        try:
-            count = self._judge(batch)
-        except VisionwardError as error:
-            raise type(error)(f"node {platform.node()}: {error}") from error
-        return pyarrow.table({"count": [count]})
+        problem = self._problem
+        if problem is None:
+            try:
+                self._judge(batch)
+            except VisionwardError as error:
+                problem = f"node {platform.node()}: {error}"
+        return pyarrow.table({"count": [batch.num_rows], "problem": pyarrow.array([problem], pyarrow.string())})
 
-    def _judge(self, batch: Any) -> int:
+    def _judge(self, batch: Any) -> None:
         keys = batch["key"].to_pylist()
         items = [pickle.loads(item).read() for item in batch["item"].to_pylist()]  # noqa: S301 - the driver wrote them
         identifiers = [self._options.item_id(item) for item in items]
@@ -102,7 +108,6 @@ class ShardActor:
             for identifier, item in zip(identifiers, items, strict=True)
         ]
         self._shards.write(keys, result_table(rows))
-        return len(rows)
 
 
 def scan_on_cluster(
@@ -125,8 +130,8 @@ def scan_on_cluster(
         on_progress: called for each file.
 
     Raises:
-        DataError: if nodes differ, actors do not fit, or the folder has results of other settings.
-        VisionwardError: whatever an actor raises. The message names its node.
+        DataError: if actors do not fit, or the folder has results of other settings.
+        ComputeError: if nodes differ, or an actor fails. The message names its node.
         MissingExtraError: if Ray is not installed.
     """
     ray = _imported()
@@ -147,7 +152,7 @@ def scan_on_cluster(
         while tables := list(itertools.islice(_tables(left, cluster.shard_rows), _ROUND_SHARDS)):
             counts = ray.data.from_arrow(tables).map_batches(
                 ShardActor,
-                fn_constructor_args=(sized, options.key, str(shards.folder)),
+                fn_constructor_args=(sized, options.key, _version(), str(shards.folder)),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=min(actors, len(tables))),
@@ -155,9 +160,11 @@ def scan_on_cluster(
                 num_gpus=cluster.gpus or None,
             )
             for batch in counts.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for problem in batch["problem"].to_pylist():
+                    _raise(problem)
                 progress.advance(sum(batch["count"].to_pylist()))
     except ray.exceptions.RayError as error:
-        raise _cause(error) from error
+        raise ComputeError(f"Ray ended the scan: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     finally:
         if started:
             ray.shutdown()
@@ -168,7 +175,7 @@ def _imported() -> Any:
     """Ray, without its reports on what it does."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray = require("ray", "ray.data")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return ray
 
 
@@ -233,43 +240,45 @@ def _sizes(ray: Any, cluster: Cluster) -> tuple[int, int]:
 
 
 def _check_nodes(ray: Any, options: ScanOptions) -> None:
-    """Check that every node has the same version and the same files."""
+    """Check that every node has the same versions and the same files."""
     strategy = require("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-    check = ray.remote(num_cpus=0)(node_state)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    states = ray.get(
-        [check.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(options) for node in nodes]
-    )
-    ours = (_version(), options.key)
-    for node, (version, key, problem) in zip(nodes, states, strict=True):
-        name = node["NodeManagerHostname"]
-        if problem is not None:
-            raise DataError(f"node {name}: {problem}")
-        if version != ours[0]:
-            raise DataError(f"node {name} has {version}, and this one {ours[0]}: install the same on both")
-        if key != ours[1]:
-            raise DataError(f"node {name} has other model files than this one under the same names")
+    check = ray.remote(num_cpus=0)(node_problem)
+    running = [
+        check.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(options, options.key, _version())
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    for one in running:
+        # A node that is lost meanwhile is not used. Actors check again, because nodes may join later.
+        with contextlib.suppress(ray.exceptions.RayError):
+            _raise(ray.get(one))
 
 
-def node_state(options: ScanOptions) -> tuple[str, str, str | None]:
-    """On a node: the versions, ``options.key``, and what is wrong."""
+def _raise(problem: str | None) -> None:
+    if problem is not None:
+        raise ComputeError(problem)
+
+
+def node_problem(options: ScanOptions, settings: str, version: str) -> str | None:
+    """On a node: why it cannot judge.
+
+    Args:
+        options: the model, and how it judges.
+        settings: ``options.key`` on the driver.
+        version: the versions of the driver.
+    """
+    node = f"node {platform.node()}"
     try:
-        return _version(), options.fresh_key(), None
+        key = options.fresh_key()
     except VisionwardError as error:
-        return _version(), "", str(error)
+        return f"{node}: {error}"
+    if _version() != version:
+        return f"{node} has {_version()}, and the driver {version}: install the same on both"
+    if key != settings:
+        return f"{node} has other model files than the driver under the same names"
+    return None
 
 
 def _version() -> str:
     names = ("visionward", "llama-cpp-python")
     return ", ".join(f"{name} {installed_version(name) or '(not installed)'}" for name in names)
-
-
-def _cause(error: BaseException) -> VisionwardError:
-    """What an actor raised, without Ray's trace."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, VisionwardError):
-            return DataError(str(found).splitlines()[-1]) if "\n" in str(found) else found
-        found = getattr(found, "cause", None) or found.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return DataError(f"Ray ended the scan: {lines[-1] if lines else type(error).__name__}")

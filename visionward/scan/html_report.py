@@ -65,7 +65,7 @@ def write_report(
     progress = ProgressCounter(on_progress, "report", total, "samples")
     head, tail = _page(f"Scan of {', '.join(inputs)}", options).split(_ROWS)
     with part_files(outputs) as (part,):
-        part.file.write(head.encode())
+        part.file.write(head.encode("utf-8", "backslashreplace"))
         for number, row in enumerate(_rows(items, results, options)):
             part.file.write((",\n" if number else "").encode() + _script_json(row).encode())
             progress.advance(1)

@@ -42,7 +42,7 @@ class Item:
         """A hash of what is known without reading images: place, texts, and size and time of local files."""
         digest = hashlib.sha256(self.place)
         if isinstance(self.content, VisionwardError):
-            digest.update(f"error {self.content}".encode("utf-8", "surrogateescape"))
+            digest.update(f"error {self.content}".encode("utf-8", "surrogatepass"))
             return digest.digest()[:12]
         for message in self.content.conversation.messages:
             for part in message.parts:
@@ -63,7 +63,7 @@ class Item:
 def place_of(values: Mapping[str, Any]) -> bytes:
     """A hash of ``name``, ``source`` and ``row`` of a result."""
     text = f"{values['source'] or ''}\0{values['row'] or 0}\0{values['name']}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:12]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:12]
 
 
 def _with_bytes(sample: Sample) -> Sample:
@@ -88,10 +88,10 @@ def _known(source: object) -> bytes:
     if isinstance(source, Path):
         try:
             found = source.stat()
-        except OSError:
+        except (OSError, ValueError):
             return b"unreadable"
         return f"{found.st_size} {found.st_mtime_ns}".encode()
-    return str(source).encode("utf-8", "surrogateescape")
+    return str(source).encode("utf-8", "surrogatepass")
 
 
 def _read(path: "str | PathLike[str]") -> bytes:

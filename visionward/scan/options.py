@@ -78,6 +78,8 @@ class ScanOptions:
             files = [demo_pair().text, demo_pair().mmproj]
         else:
             files = list(self.pair)
+        if (tower := engine["onnx_tower"]) is not None:
+            files.append(Path(tower))
         values = {
             "files": [_content(path) for path in files],
             "engine": {name: value for name, value in engine.items() if name not in _PLACES},
@@ -95,7 +97,7 @@ class ScanOptions:
         For a sample that cannot be read, it is a hash of the reason, which another reason changes.
         """
         content = item.content.digest() if isinstance(item.content, Sample) else f"error: {item.content}"
-        return hashlib.sha256(f"{self.key} {content}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        return hashlib.sha256(f"{self.key} {content}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _content(path: Path) -> str:
