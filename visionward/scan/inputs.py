@@ -29,7 +29,7 @@ class Inputs:
 
     def __post_init__(self) -> None:
         for path in self.paths:
-            if path.suffix.lower() in TABLES and not path.is_file():
+            if path.suffix.lower() in TABLES and not path.exists():
                 raise DataError(f"{path}: no such file")
 
     def __iter__(self) -> Iterator[Item]:
@@ -42,6 +42,16 @@ class Inputs:
                 yield from table_items(path, self.columns)
             else:
                 yield from image_items((path,), self.prompt_of)
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether one of the inputs is a table."""
+        return any(path.suffix.lower() in TABLES and not path.is_dir() for path in self.paths)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether one of the inputs is a folder, an image or a URI."""
+        return bool(self.uris) or any(path.suffix.lower() not in TABLES or path.is_dir() for path in self.paths)
 
     def count(self) -> int:
         """Number of samples."""
