@@ -138,6 +138,28 @@ def test_a_requirement_that_is_missing(run, monkeypatch):
 
 
 @pytest.mark.usefixtures("kernels")
+def test_kernels_of_gpus(run, monkeypatch):
+    devices = (
+        environment.BackendDevice("CPU", "x", "x", "CPU", 1, 1),
+        environment.BackendDevice("Vulkan0", "y", "y", "integrated GPU", 1, 1),
+        environment.BackendDevice("CUDA0", "z", "z", "GPU", 1, 1),
+    )
+    found = {
+        "Vulkan0": KernelResult("Vulkan0", "wrong", "Q4_0 has relative error 0.5", ()),
+        "CUDA0": KernelResult("CUDA0", "works", "", (WeightResult("Q4_0", 0.005, None),)),
+    }
+    monkeypatch.setattr(environment, "_devices", lambda: devices)
+    monkeypatch.setattr(reporting, "probe_kernel", lambda name, _threads: found[name])
+    text = run("doctor").stdout
+    lines = text[text.index("GPU kernels") : text.index("Advice")].splitlines()
+    assert lines[1:3] == [
+        "  Vulkan0           GIVES WRONG RESULTS: Q4_0 has relative error 0.5",
+        "  CUDA0             works",
+    ]
+    assert "The kernels of Vulkan0 give wrong results (Q4_0 has relative error 0.5): use --device CPU or" in text
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(("kind", "advised"), [("CPU", True), ("GPU", False), ("integrated GPU", False)])
 def test_a_gpu_that_the_library_cannot_use(run, monkeypatch, kind, advised):
     devices = (
@@ -145,5 +167,6 @@ def test_a_gpu_that_the_library_cannot_use(run, monkeypatch, kind, advised):
         environment.BackendDevice("y", "y", "y", kind, 1, 1),
     )
     monkeypatch.setattr(environment, "_devices", lambda: devices)
+    monkeypatch.setattr(reporting, "probe_kernel", lambda name, _threads: KernelResult(name, "works", "", ()))
     monkeypatch.setattr(reporting.shutil, "which", lambda name: f"/bin/{name}")
     assert ("built for CPUs alone" in run("doctor").stdout) == advised

@@ -14,10 +14,11 @@ from visionward.cli.wrapping import echo_lines, is_terminal
 @click.option("--fresh", is_flag=True, help="Test the kernels again instead of using the remembered result.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(fresh: bool, as_json: bool) -> None:
-    """Report on this machine, the libraries and the CPU kernels.
+    """Report on this machine, the libraries and their kernels.
 
     Says what is missing and the command that installs it. ggml's CPU kernels are tested in child processes, so that one
-    that crashes is only reported; the result is remembered for this library and processor. The report holds no names
+    that crashes is only reported; the result is remembered for this library and processor. So are those of every GPU,
+    without being remembered. The report holds no names
     and no paths but the library's: paste it into a bug report.
 
     \b

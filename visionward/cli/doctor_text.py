@@ -43,6 +43,10 @@ def report_lines(report: SystemReport) -> Iterator[str]:
     for result in report.kernels:
         yield _kernel_line(result)
     yield "  visionward uses plain memory-mapped weights; the other kinds matter only with --kernels packed."
+    if report.gpus:
+        yield ""
+        yield "GPU kernels (the same products)"
+        yield from map(_kernel_line, report.gpus)
     yield ""
     yield "Advice"
     for sentence in report.advice or ("Nothing is wrong.",):

@@ -12,7 +12,7 @@ from visionward.errors import VisionwardError
 from visionward.machine.extras import EXTRAS
 from visionward.machine.packages import installed_version
 from visionward.machine.shell import pip_command
-from visionward.runtime.ggml.kernel_probe import KernelResult, kernel_files, probe_kernels
+from visionward.runtime.ggml.kernel_probe import KernelResult, kernel_files, probe_kernel, probe_kernels
 
 # What each extra is good for.
 _PURPOSES = {
@@ -48,12 +48,14 @@ class SystemReport(Environment):
 
     Attributes:
         extras: the optional parts.
-        kernels: what the probe found.
+        kernels: what the probe found about the CPU's kernels.
+        gpus: what it found about those of each GPU.
         advice: a sentence for each thing that is wrong, missing or worth knowing.
     """
 
     extras: tuple[Extra, ...]
     kernels: tuple[KernelResult, ...]
+    gpus: tuple[KernelResult, ...]
     advice: tuple[str, ...]
 
 
@@ -73,11 +75,20 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
             kernels = _test_kernels(environment, fresh=fresh)
         except VisionwardError as error:
             advice.append(str(error))
-    advice += [*_missing_requirements(), *_about_kernels(environment.library, kernels), *_about_speed(environment)]
+    # Not remembered: another driver may make another result.
+    names = [device.name for device in environment.library.devices if device.is_gpu]
+    gpus = tuple(probe_kernel(name, environment.physical_cores) for name in names)
+    advice += [
+        *_missing_requirements(),
+        *_about_kernels(environment.library, kernels),
+        *_about_gpus(gpus),
+        *_about_speed(environment),
+    ]
     return SystemReport(
         **{name: getattr(environment, name) for name in Environment.__dataclass_fields__},
         extras=tuple(_extras()),
         kernels=kernels,
+        gpus=gpus,
         advice=tuple(advice),
     )
 
@@ -111,15 +122,31 @@ def _missing_requirements() -> Iterator[str]:
         yield f"{name[0]} is not installed, and visionward needs it: `{pip_command('install', requirement)}`."
 
 
+def _failure(result: KernelResult) -> str | None:
+    """What kernels do wrong, as a predicate; None for kernels that work or are unused."""
+    if result.status in ("works", "unused"):
+        return None
+    return {
+        "crashes": f"crash the process ({result.detail})",
+        "wrong": f"give wrong results ({result.detail})",
+        "hangs": "do not come to an end",
+    }.get(result.status, f"could not be tested ({result.detail})")
+
+
+def _about_gpus(gpus: tuple[KernelResult, ...]) -> Iterator[str]:
+    for result in gpus:
+        if what := _failure(result):
+            yield (
+                f"The kernels of {result.kernel} {what}: use --device CPU or another GPU, or install another driver or "
+                "another build of llama-cpp-python (docs/gpu.md)."
+            )
+
+
 def _about_kernels(library: NativeLibrary, kernels: tuple[KernelResult, ...]) -> Iterator[str]:
     for result in kernels:
-        if result.status in ("works", "unused"):
+        what = _failure(result)
+        if what is None:
             continue
-        what = {
-            "crashes": f"crash the process ({result.detail})",
-            "wrong": f"give wrong results ({result.detail})",
-            "hangs": "do not come to an end",
-        }.get(result.status, f"could not be tested ({result.detail})")
         if result.kernel == "plain":
             yield (
                 f"The plain kernels {what}: visionward needs them. Reinstall llama-cpp-python for this machine, "

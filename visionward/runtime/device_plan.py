@@ -66,6 +66,12 @@ def plan_devices(options: EngineOptions, memory: DeviceMemory) -> DevicePlan:
     return _on_best(gpus, vision, options.gpu_layers, memory)
 
 
+def cpu_plan(*warnings: str) -> DevicePlan:
+    """Everything on the CPU."""
+    cpu = cpu_device()
+    return DevicePlan((), 0, cpu, cpu, warnings)
+
+
 def _without_layers(vision: BackendDevice | None, memory: DeviceMemory) -> DevicePlan:
     """The decoder on the CPU, and the tower where it was asked for."""
     cpu = cpu_device()

@@ -19,33 +19,25 @@ import numpy.typing as npt
 from visionward.errors import ConversationError, ImageError
 from visionward.formats.pair_files import PairFiles
 from visionward.machine.processor import physical_cores
-from visionward.names import CPU_PROVIDER, DEFAULT_FRAMES
+from visionward.names import DEFAULT_FRAMES
 from visionward.progress import OnProgress, Progress, ProgressCounter
 from visionward.runtime.cancellation import Cancelled, CancelToken
-from visionward.runtime.decoder.cross_attention import CrossAttention, ImageKV
-from visionward.runtime.decoder.decoder import ANSWER_CELLS, Decoder
+from visionward.runtime.decoder.cross_attention import ImageKV
+from visionward.runtime.decoder.decoder import Decoder
 from visionward.runtime.decoder.text_model import TextModel
-from visionward.runtime.device_memory import DeviceMemory
-from visionward.runtime.device_plan import plan_devices
 from visionward.runtime.devices import Devices
 from visionward.runtime.engine_options import EngineOptions
 from visionward.runtime.evaluation import Evaluation, milliseconds_since
 from visionward.runtime.ggml import abi
 from visionward.runtime.ggml.graph import ProductObserver, Storage, read
-from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 from visionward.runtime.ggml.packed_kernels import check_packed_kernels
 from visionward.runtime.image_cache import CacheStatistics, ImageCache
+from visionward.runtime.image_layers import open_image_layers
 from visionward.runtime.images.images import ImageSource
 from visionward.runtime.images.memory_budget import MemoryBudget
 from visionward.runtime.images.pictures import Pictures, first_picture
 from visionward.runtime.images.preprocess import Tiles
-from visionward.runtime.open_devices import OpenDevices
 from visionward.runtime.switch_interval import short_switch_interval
-from visionward.runtime.vision.ggml_tower import GgmlTower
-from visionward.runtime.vision.session_tower import OnnxTower
-from visionward.runtime.vision.tower import Tower
-from visionward.runtime.vision.vision_backend import VisionOptions, choose_backend, load_session
-from visionward.runtime.vision.vision_memory import tower_memory_budget
 from visionward.runtime.worker import Worker
 
 if TYPE_CHECKING:
@@ -118,11 +110,12 @@ class Engine:
         self.mmproj_path = files.mmproj.path
         self.config = files.config
         self.threads = threads
-        plan = plan_devices(options, self._memory_needs(files, options))
+        advance_of = partial(self._advance, "checking ONNX tower", on_progress=on_progress)
+        plan, layers = open_image_layers(files, options, threads, self._stack, advance_of)
+        self._layers = layers
+        self.tower, self.cross_attention, self.weights = layers.tower, layers.cross_attention, layers.weights
+        self.vision_backend = layers.vision_backend
         self.warnings = files.warnings + plan.warnings
-        self._devices = OpenDevices(plan, threads, self._stack)
-        self.tower: Tower = self._load_tower(files, options, on_progress)
-        self.cross_attention = CrossAttention(self.weights, self._devices.cross, exact=options.exact)
         self._worker.check_cancelled()
         self.model = TextModel(
             files.text,
@@ -143,53 +136,19 @@ class Engine:
             cancel_flag=self._worker.cancel_flag,
         )
         self._stack.callback(self.decoder.close)
+        if plan.gpus:
+            self._warm_up(on_progress)
 
-    @staticmethod
-    def _memory_needs(files: PairFiles, options: EngineOptions) -> DeviceMemory:
-        on_ggml = options.vision_backend in ("auto", "ggml") and options.onnx_tower is None
-        return DeviceMemory.of(
-            files,
-            cells=options.n_ctx + ANSWER_CELLS,
-            ubatch=options.ubatch,
-            exact=options.exact,
-            tower=options.exact or (on_ggml and options.onnx_provider == CPU_PROVIDER),
-        )
-
-    def _load_tower(self, files: PairFiles, options: EngineOptions, on_progress: OnProgress | None) -> Tower:
-        """The engine that runs the vision tower. Sets ``vision_backend`` and ``weights`` too."""
-        vision = VisionOptions(
-            "ggml" if options.exact else options.vision_backend,
-            None if options.onnx_tower is None else Path(options.onnx_tower),
-            options.onnx_provider,
-            options.memory_limit,
-        )
-        budget = tower_memory_budget(
-            vision.memory_limit,
-            files.text.path,
-            files.mmproj,
-            files.config,
-            cells=options.n_ctx + ANSWER_CELLS,
-            ubatch=options.ubatch,
-        )
-        on_cross, on_vision = self._devices.cross, self._devices.vision
-        on_gpu = not on_vision.device.is_cpu
-        chosen = choose_backend(vision, files.mmproj, files.config, gpu=on_gpu, memory_budget=budget)
-        advance = self._advance("checking ONNX tower", chosen.nbytes, on_progress)
-        session = load_session(vision, chosen, self.threads, advance)
-        if session is not None:
-            self._stack.callback(session.close)
-        self.vision_backend = "ggml" if session is None else chosen.backend
-        self._session_device = None if session is None else session.device
-        together = session is None and on_vision is on_cross
-        self.weights = MmprojWeights(files.mmproj, files.config, on_cross.device, tower=together)
-        self._stack.callback(self.weights.close)
-        if session is not None:
-            return OnnxTower(session, files.config, on_cross.device)
-        of_tower = self.weights
-        if not together:
-            of_tower = MmprojWeights(files.mmproj, files.config, on_vision.device, cross=False)
-            self._stack.callback(of_tower.close)
-        return GgmlTower(of_tower, on_vision, exact=options.exact)
+    def _warm_up(self, on_progress: OnProgress | None) -> None:
+        """Compute once, so that the GPU's kernels are compiled and loaded before the first classification."""
+        if on_progress is not None:
+            on_progress(Progress("warming up", 0, 1, "runs"))
+        side = self.config.vision.tile_size
+        tiles = Tiles(np.zeros((1, 3, side, side), np.float32), (1, 1))
+        with self.evaluate(tiles, use_cache=False) as evaluation:
+            # Kernels for matrices and for vectors.
+            evaluation.prefill([self.model.image_token_id, *[0] * min(63, self.options.n_ctx - 1)])
+            evaluation.extend([0])
 
     def _advance(self, stage: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:
         """A callback for reading files: reports the bytes read so far, and ends the reading if loading is cancelled."""
@@ -269,8 +228,8 @@ class Engine:
             if on_progress is not None:
                 on_progress(Progress("vision", done, total, "layers"))
 
-        states = self.tower.encode(tiles, on_layer)
-        return states if states.device is self._devices.cross.device else states.moved(self._devices.cross.device)
+        states, device = self.tower.encode(tiles, on_layer), self._layers.devices.cross.device
+        return states if states.device is device else states.moved(device)
 
     def _features(self, states: Storage, tiles: Tiles) -> npt.NDArray[np.float32]:
         shape = (len(tiles.pixel_values), self.config.vision.tile_tokens, self.tower.width)
@@ -279,7 +238,7 @@ class Engine:
     @property
     def devices(self) -> Devices:
         """What computes what, and the GPU memory taken by now."""
-        return self._devices.description(self.model.identity.layers + 1, self._session_device)
+        return self._layers.devices.description(self.model.identity.layers + 1, self._layers.session_device)
 
     @property
     def device_name(self) -> str:
@@ -306,12 +265,12 @@ class Engine:
 
         It is called on the engine's own thread. Computing takes longer inside the ``with`` block.
         """
-        self._devices.observe(observer)
+        self._layers.devices.observe(observer)
         self.decoder.observe(observer)
         try:
             yield
         finally:
-            self._devices.observe(None)
+            self._layers.devices.observe(None)
             self.decoder.observe(None)
 
     def pictures(self, image: ImageSource, frames: int = DEFAULT_FRAMES) -> Pictures:

@@ -16,8 +16,13 @@ from image_variants import CASES, ImageCase
 
 from visionward import Engine, Guard
 from visionward.demonstration import demo_samples_path
+from visionward.errors import ComputeError, NativeLibraryError
+from visionward.runtime.ggml import ggml
 from visionward.runtime.ggml.device import Device
+from visionward.runtime.ggml.kernel_probe import MAX_ERROR
+from visionward.runtime.ggml.kernel_product import products
 from visionward.runtime.guard.samples import read_samples
+from visionward.runtime.image_cache import CacheStatistics
 from visionward.runtime.images.preprocess import Tiles
 
 pytestmark = pytest.mark.rpc
@@ -78,6 +83,58 @@ def test_the_demonstration_guard(options: dict[str, object]) -> None:
         verdicts = [guard.classify(sample.conversation) for sample in samples]
     assert all(sample.matches(verdict) for sample, verdict in zip(samples, verdicts, strict=True))
     assert {verdict.devices.text for verdict in verdicts} == {options.get("device", "RPC0")}
+
+
+def without(monkeypatch, operation: bytes) -> None:
+    """As a device that does not support an operation."""
+    supports = ggml.backend_supports_op
+    monkeypatch.setattr(
+        ggml, "backend_supports_op", lambda *node: ggml.op_desc(node[1]) != operation and supports(*node)
+    )
+
+
+def test_a_device_without_an_operation_gives_way_to_the_cpu(pair_of, monkeypatch) -> None:
+    expected = computed(pair_of, CASE, "f32", gpu_layers=0)
+    without(monkeypatch, b"GELU_ERF")
+    pair = pair_of(CASE.checkpoint, "f32")
+    with closing(Engine(pair.text, pair.mmproj, n_ctx=256, threads=1)) as engine:
+        assert engine.warnings == ("RPC0 does not support GELU_ERF: everything was computed on the CPU.",)
+        result = engine.logits(CASE.tokens(), Tiles(CASE.pixels(), CASE.aspect_ratio))
+    np.testing.assert_array_equal(result.logits, expected[1])
+
+
+@pytest.mark.parametrize("operation", [b"GELU_ERF", b"SOFT_MAX", b"SWIGLU", b"MUL_MAT"])
+def test_a_device_that_was_named_and_lacks_an_operation(pair_of, monkeypatch, operation: bytes) -> None:
+    without(monkeypatch, operation)
+    with pytest.raises(NativeLibraryError, match=f"RPC1 does not support {operation.decode()}: use another device"):
+        computed(pair_of, CASE, "f32", device="RPC1")
+
+
+def test_numbers_that_are_not_finite_name_the_device(pair_of) -> None:
+    pair = pair_of(CASE.checkpoint, "f32")
+    broken = Tiles(np.full_like(CASE.pixels(), 3e38), CASE.aspect_ratio)
+    with closing(Engine(pair.text, pair.mmproj, n_ctx=256, threads=1)) as engine:
+        with pytest.raises(ComputeError, match="overflow on RPC0: the vision features are not all finite"):
+            engine.logits(CASE.tokens(), broken)
+        engine.logits(CASE.tokens(), Tiles(CASE.pixels(), CASE.aspect_ratio))
+
+
+def test_kernels_are_probed_by_the_name_of_the_device() -> None:
+    found = list(products("RPC0", 1))
+    assert [product.weight_type for product in found] == ["Q4_0", "Q8_0", "Q4_K"]
+    assert all(0 < product.error < MAX_ERROR and product.gflops is None for product in found)
+
+
+def test_loading_warms_up(pair_of) -> None:
+    """The graphs of the first image are computed while loading, which says so."""
+    pair = pair_of(CASE.checkpoint, "f32")
+    stages = []
+    with closing(Engine(pair.text, pair.mmproj, n_ctx=256, on_progress=lambda at: stages.append(at.stage))) as engine:
+        assert "warming up" in stages
+        assert engine.image_cache == CacheStatistics(0, 0, 0, 0, engine.options.image_cache_bytes)
+    stages.clear()
+    Engine(pair.text, pair.mmproj, n_ctx=256, gpu_layers=0, on_progress=lambda at: stages.append(at.stage)).close()
+    assert "warming up" not in stages
 
 
 @pytest.mark.parametrize("name", ON_ANY_DEVICE)

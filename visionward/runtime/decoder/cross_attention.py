@@ -115,6 +115,28 @@ class CrossAttention:
             ggml.backend_tensor_get(result, ggml.address_of(host), 0, host.nbytes)
             ggml.backend_tensor_set(hidden, ggml.address_of(host), offset, host.nbytes)
 
+    def unsupported(self, tokens: int) -> set[str]:
+        """The operations of the layers that the device does not support.
+
+        Args:
+            tokens: of the image.
+        """
+        found: set[str] = set()
+        self._allocator.unsupported = found
+        states = Storage(self._device, {"states": (Type.F32, (self.config.embedding_length, tokens))})
+        try:
+            image = self.keys_and_values(states["states"])
+            for rows in (1, 64):
+                with Graph(self._allocator, exact=self._exact) as g:
+                    x = g.input(np.zeros((rows, self.config.embedding_length), np.float32))
+                    g.output(self._layer(g, 0, x, image))
+                    g.compute()
+            image.close()
+        finally:
+            states.close()
+            self._allocator.unsupported = None
+        return found
+
     def _layer(self, g: Graph, index: int, x: Tensor, image: ImageKV) -> Tensor:
         config, w, name = self.config, self._weights, f"cross.blk.{index}"
         normed = g.rms_norm(x, w[f"{name}.attn_norm.weight"], config.rms_epsilon)

@@ -236,7 +236,11 @@ class Decoder:
             raise
         if not np.isfinite(logits).all():
             self.reset()
-            raise ComputeError("the decoder's logits are not all finite; the model file may be damaged.")
+            on_gpu = f"overflow on {', '.join(self.model.gpu_names)}: " if self.model.gpu_names else ""
+            raise ComputeError(
+                f"{on_gpu}the decoder's logits are not all finite; check the model's files with `visionward verify`"
+                + (", or compute on the CPU (--device CPU)." if on_gpu else ".")
+            )
         return logits
 
     @staticmethod

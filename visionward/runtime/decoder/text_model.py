@@ -31,6 +31,7 @@ class TextModel:
 
     Attributes:
         identity: what the mmproj file must say too.
+        gpu_names: names of the devices.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class TextModel:
         self.image_token_id = config.identity.image_token_id
         self.name = self.path.stem if config.name is None else config.name
         self.chat_template = config.chat_template
+        self.gpu_names = tuple(device.name for device in gpus)
         self._end_token_ids = frozenset(config.end_token_ids)
         take_errors()
         params = llama.llama_model_default_params()

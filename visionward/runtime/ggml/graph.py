@@ -28,10 +28,13 @@ class Allocator:
 
     Attributes:
         observer: is given the input of every product with a weight in these graphs; usually None.
+        unsupported: usually None. While it is a set, graphs are not computed: it is given the operations that the
+            device does not support.
     """
 
     def __init__(self, device: Device) -> None:
         self.device = device
+        self.unsupported: set[str] | None = None
         self.observer: ProductObserver | None = None
         self._handle: int | None = ggml.gallocr_new(device.buffer_type)
 
@@ -167,6 +170,9 @@ class Graph:
         Raises:
             ComputeError: if memory does not suffice or the backend fails.
         """
+        if self._allocator.unsupported is not None:
+            self._allocator.unsupported |= self._unsupported()
+            return
         self._allocator.allocate(self._graph)
         for tensor, array in self._inputs:
             ggml.backend_tensor_set(tensor, ggml.address_of(array), 0, array.nbytes)
@@ -174,6 +180,12 @@ class Graph:
         if self._allocator.observer is not None:
             for name, x in self._observed:
                 self._allocator.observer(name, read_rows(x))
+
+    def _unsupported(self) -> set[str]:
+        """The operations of the graph that the device does not support. ggml's CUDA backend aborts on such a one."""
+        nodes = [ggml.graph_node(self._graph, index) for index in range(ggml.graph_n_nodes(self._graph))]
+        backend = self._allocator.device.backend
+        return {ggml.op_desc(node).decode() for node in nodes if not ggml.backend_supports_op(backend, node)}
 
     def linear(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Product of weight (in, out) and ``x`` (in, n), plus bias (out): (out, n).
@@ -206,6 +218,13 @@ class Graph:
     def add_gated(self, x: Tensor, update: Tensor, gate: float) -> Tensor:
         """Sum of ``x`` and tanh(gate) * update."""
         return int(ggml.add(self.context, x, ggml.scale(self.context, update, math.tanh(gate))))
+
+    def count_above(self, x: Tensor, bound: float) -> Tensor:
+        """How many numbers have a magnitude above a bound: a float32 scalar, NaN if one of them is."""
+        beyond = ggml.scale_bias(self.context, ggml.absolute(self.context, x), 1.0, -bound)
+        # The step of NaN is 0.
+        counted = ggml.add(self.context, ggml.step(self.context, beyond), ggml.scale(self.context, beyond, 0.0))
+        return int(ggml.total(self.context, counted))
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU by erf; the tanh approximation changes the logits by 2e-4."""

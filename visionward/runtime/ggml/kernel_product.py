@@ -1,6 +1,7 @@
 """A small quantized matrix product with one kind of kernel, which the kernel probe runs in a child process.
 
-The buffer type that the weights are allocated in selects the kernels of ggml's CPU backend.
+The buffer type that the weights are allocated in selects the kernels of ggml's CPU backend. The kernels of a GPU go by
+the name of the device.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from visionward.errors import ComputeError, NativeLibraryError
 from visionward.runtime.ggml import ggml
 from visionward.runtime.ggml.device import Device
-from visionward.runtime.ggml.device_list import cpu_device
+from visionward.runtime.ggml.device_list import cpu_device, find_device
 from visionward.runtime.ggml.graph import Allocator, Graph, read
 
 PLAIN = "plain"
@@ -39,7 +40,8 @@ class Product:
         weight_type: its name, ``Q4_K`` and so on.
         error: relative error of the product against float32 (root mean square); None if the kernels do not support
             this type.
-        gflops: GFLOP/s of one thread with as many rows as a prompt has.
+        gflops: GFLOP/s of one thread with as many rows as a prompt has; None on a GPU, which such a product does not
+            occupy.
     """
 
     weight_type: str
@@ -64,13 +66,22 @@ def buffer_types() -> dict[str, int]:
 
 
 def products(kernel: str, threads: int) -> Iterator[Product]:
-    """Compute with each weight type in turn. A broken kernel crashes the process."""
-    # One thread measures the kernel even if other programs run; a guard uses several.
-    devices = [Device(cpu_device(), count) for count in (1, threads)]
+    """Compute with each weight type in turn. A broken kernel crashes the process.
+
+    Args:
+        kernel: a name of ``buffer_types``, or that of a GPU.
+        threads: CPU threads.
+    """
+    on_cpu = buffer_types()
+    if kernel in on_cpu:
+        # One thread measures the kernel even if other programs run; a guard uses several.
+        devices = [Device(cpu_device(), count) for count in (1, threads)]
+    else:
+        devices = [Device(find_device(kernel), threads)]
     allocators = [Allocator(device) for device in devices]
     try:
         for dtype in WEIGHT_TYPES:
-            yield _product(allocators, buffer_types()[kernel], dtype)
+            yield _product(allocators, on_cpu.get(kernel, devices[0].buffer_type), dtype)
     finally:
         for allocator in allocators:
             allocator.close()
@@ -92,7 +103,7 @@ def _product(allocators: Sequence[Allocator], buffer_type: int, dtype: gguf.GGML
         if not _supported(allocators[0], tensor):
             return Product(dtype.name, None, None)
         ggml.backend_tensor_set(tensor, ggml.address_of(stored), 0, stored.nbytes)
-        speed = _speed(allocators[0], tensor, inputs)
+        speed = _speed(allocators[0], tensor, inputs) if allocators[0].device.is_cpu else None
         errors = []
         for allocator in allocators:
             for rows in ROWS:

@@ -7,11 +7,14 @@ import numpy as np
 
 from visionward.errors import ComputeError
 from visionward.runtime.ggml.ggml import Tensor, Type
-from visionward.runtime.ggml.graph import Allocator, Graph, Storage, write
+from visionward.runtime.ggml.graph import Allocator, Graph, Storage, read, write
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 from visionward.runtime.images.preprocess import Tiles
 from visionward.runtime.vision.tower import OnLayer
 from visionward.runtime.vision.tower_plan import EmbeddingWeights, TowerPlan
+
+# Just below the largest float16, to which some GPUs clamp what is beyond it.
+_SATURATED = 65500.0
 
 
 class GgmlTower:
@@ -116,10 +119,46 @@ class GgmlTower:
                 projected = g.linear(self._weights["mm.0.weight"], work["features"], self._weights["mm.0.bias"])
                 g.store(projected, states["states"])
                 g.compute()
+            self._check_finite(states)
         except ComputeError:
             states.close()
             raise
         return states
+
+    def _check_finite(self, states: Storage) -> None:
+        """Check the features on the device: only a scalar is read. All of what is not finite before reaches them.
+
+        Raises:
+            ComputeError: if one is not finite, or has the magnitude at which float16 saturates.
+        """
+        with self._graph() as g:
+            count = g.count_above(states["states"], _SATURATED)
+            g.output(count)
+            g.compute()
+            if self._allocator.unsupported is None and read(count, (1,))[0] != 0:
+                raise ComputeError(self._overflow)
+
+    @property
+    def _overflow(self) -> str:
+        wrong = "the vision features are not all finite"
+        if self._device.is_cpu:
+            return f"{wrong}; the mmproj file may be damaged."
+        return (
+            f"overflow on {self._device.name}: {wrong}; compute the vision tower on the CPU (--vision-device CPU), and "
+            "check the mmproj file with `visionward verify`."
+        )
+
+    def unsupported(self) -> set[str]:
+        """The operations of the tower that its device does not support, for an image that fills all tiles."""
+        ratio = max(self.config.aspect_ratios, key=lambda ratio: ratio[0] * ratio[1])
+        shape = (ratio[0] * ratio[1], 3, self.config.tile_size, self.config.tile_size)
+        found: set[str] = set()
+        self._allocator.unsupported = found
+        try:
+            self.encode(Tiles(np.zeros(shape, np.float32), ratio), lambda *_: None).close()
+        finally:
+            self._allocator.unsupported = None
+        return found
 
     def _take_feature(self, g: Graph, plan: TowerPlan, work: Storage, block: int) -> None:
         width = self.config.width
