@@ -137,6 +137,7 @@ class Engine:
         )
         self._stack.callback(self.decoder.close)
         if plan.gpus:
+            layers.devices.use_free_memory()
             self._warm_up(on_progress)
 
     def _warm_up(self, on_progress: OnProgress | None) -> None:

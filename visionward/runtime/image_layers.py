@@ -84,7 +84,9 @@ class ImageLayers:
         if not together:
             of_tower = MmprojWeights(files.mmproj, files.config, on_vision.device, cross=False)
             stack.callback(of_tower.close)
-        return GgmlTower(of_tower, on_vision, exact=options.exact)
+        tower = GgmlTower(of_tower, on_vision, exact=options.exact)
+        stack.callback(tower.close)
+        return tower
 
     def unsupported(self, image_tokens: int) -> str:
         """What their devices do not support, as the beginning of a sentence; empty if nothing.

@@ -40,6 +40,12 @@ class OpenDevices:
         """Give an observer the input of every product in the graphs of these devices; None ends it."""
         self.cross.observer = self.vision.observer = observer
 
+    def use_free_memory(self) -> None:
+        """Let attention on GPUs take more memory for fewer and larger products. Called once everything is loaded."""
+        for allocator, device in ((self.cross, self._plan.cross), (self.vision, self._plan.vision)):
+            if device.is_gpu:
+                allocator.use_memory(free_memory(device.handle)[0])
+
     def description(self, layers: int, vision: str | None = None) -> Devices:
         """What computes what, and the memory taken by now.
 

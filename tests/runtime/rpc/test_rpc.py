@@ -24,6 +24,7 @@ from visionward.runtime.ggml.kernel_product import products
 from visionward.runtime.guard.samples import read_samples
 from visionward.runtime.image_cache import CacheStatistics
 from visionward.runtime.images.preprocess import Tiles
+from visionward.runtime.vision.tower_plan import TowerPlan
 
 pytestmark = pytest.mark.rpc
 
@@ -117,6 +118,57 @@ def test_numbers_that_are_not_finite_name_the_device(pair_of) -> None:
         with pytest.raises(ComputeError, match="overflow on RPC0: the vision features are not all finite"):
             engine.logits(CASE.tokens(), broken)
         engine.logits(CASE.tokens(), Tiles(CASE.pixels(), CASE.aspect_ratio))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.text_before == 15 or case.aspect_ratio == (1, 1)][:3])
+def test_only_pixels_and_a_few_rows_cross(pair_of, monkeypatch, case: ImageCase) -> None:
+    """The second image of a canvas: its patches and a few rows go there, one number and the logits come back."""
+    pair = pair_of(case.checkpoint, "f32")
+    tiles = Tiles(case.pixels(), case.aspect_ratio)
+    sent, read, computed_graphs = [], [], []
+    with closing(Engine(pair.text, pair.mmproj, n_ctx=256, threads=1, image_cache_bytes=0)) as engine:
+        first = engine.logits(case.tokens(), tiles).logits
+        for name, sizes in (("backend_tensor_set", sent), ("backend_tensor_get", read)):
+            move = getattr(ggml, name)
+            monkeypatch.setattr(
+                ggml, name, lambda *where, move=move, sizes=sizes: (sizes.append(where[3]), move(*where))[1]
+            )
+        compute = ggml.backend_graph_compute
+        monkeypatch.setattr(
+            ggml, "backend_graph_compute", lambda *graph: (computed_graphs.append(1), compute(*graph))[1]
+        )
+
+        def job() -> np.ndarray:
+            with engine.evaluate(tiles) as evaluation:
+                return evaluation.prefill(case.tokens(), every_position=True)
+
+        np.testing.assert_array_equal(engine.run(job), first)
+        vision, cross = engine.config.vision, engine.config.cross_attention
+    plan = TowerPlan.of(vision, tiles, collapse=True)
+    rows = plan.zero_tokens + plan.embedded_tiles + vision.max_tiles
+    bias = plan.tokens if plan.key_bias() is not None else 0
+    assert sum(sent) == plan.patches(tiles.pixel_values).nbytes + 4 * (rows * vision.width + bias)
+    assert read == [4]
+    # Embedding, layers, projection, the check; keys and values, and the layers themselves.
+    assert len(computed_graphs) == 3 + vision.layers + 2 * len(cross.layers)
+
+
+def test_embeddings_are_kept_for_the_last_canvases(pair_of, monkeypatch) -> None:
+    cases = {case.aspect_ratio: case for case in CASES if case.checkpoint == "plain"}
+    pair = pair_of("plain", "f32")
+    made = []
+    embedding = TowerPlan.embedding
+    monkeypatch.setattr(TowerPlan, "embedding", lambda *given: (made.append(given[0]), embedding(*given))[1])
+    with closing(Engine(pair.text, pair.mmproj, n_ctx=256, threads=1)) as engine:
+        shown = [Tiles(case.pixels(), ratio) for ratio, case in cases.items()]
+        assert len(shown) > 4
+        features = [engine.encode_image(tiles) for tiles in shown]
+        made.clear()
+        for tiles, expected in list(zip(shown, features, strict=True))[-4:]:
+            np.testing.assert_array_equal(engine.encode_image(tiles), expected)
+        assert made == []
+        np.testing.assert_array_equal(engine.encode_image(shown[0]), features[0])
+        assert len(made) == 1
 
 
 def test_kernels_are_probed_by_the_name_of_the_device() -> None:

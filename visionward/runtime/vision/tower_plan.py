@@ -101,13 +101,6 @@ class TowerPlan:
         added[:, 1:] += pre[:, None]
         return added.reshape(-1, self.config.width)
 
-    def post_tile(self, weights: "EmbeddingWeights") -> Array:
-        """The embedding that is added between the two transformers: (tokens, width)."""
-        post = math.tanh(weights.post_tile_gate) * weights.post_tile
-        of_tiles = np.repeat(post[: self.embedded_tiles], self.config.tile_tokens, axis=0)
-        of_zeros = np.repeat(post, self.config.tile_padding, axis=0)
-        return np.concatenate([of_tiles, of_zeros]).astype(np.float32)
-
     def key_bias(self) -> Array | None:
         """The bias of each key's scores for real queries: (tokens,), or None if it is zero."""
         if self.padding_tiles * math.log(self.padding_tile_count) == 0:
@@ -126,7 +119,7 @@ class EmbeddingWeights:
         class_token: (width,).
         position: (tokens per tile, width).
         tile_position: (tiles, tokens per tile, width).
-        pre_tile, post_tile: (tiles, width).
+        pre_tile: (tiles, width).
     """
 
     class_token: Array
@@ -135,5 +128,3 @@ class EmbeddingWeights:
     tile_position: Array
     pre_tile: Array
     pre_tile_gate: float
-    post_tile: Array
-    post_tile_gate: float
