@@ -13,7 +13,7 @@ _COMMANDS = {
     "serve": ("visionward.cli.serve", "Serve OpenAI's API."),
     "scan": ("visionward.cli.scan", "Judge many images."),
     "use": ("visionward.cli.use", "Choose the default model, or show it."),
-    "doctor": ("visionward.cli.doctor", "Report on this machine, the libraries and the CPU kernels."),
+    "doctor": ("visionward.cli.doctor", "Report on this machine, the libraries and their kernels."),
     "convert": (
         "visionward.cli.convert",
         "Convert a Hugging Face checkpoint into GGUF and ONNX files.",
