@@ -16,6 +16,8 @@ Decision: TypeAlias = Literal["safe", "unsafe"]
 
 # ONNX Runtime's own name for its CPU provider.
 CPU_PROVIDER = "CPUExecutionProvider"
+# OpenVINO's own name for the CPU.
+OPENVINO_CPU = "CPU"
 
 DEFAULT_N_CTX = 4096
 DEFAULT_UBATCH = 512

@@ -63,6 +63,7 @@ def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
         "vision_backend": "onnx",
         "onnx_tower": Path("v.onnx"),
         "onnx_provider": "CPUExecutionProvider",
+        "openvino_device": "CPU",
         "memory_limit": 19 * 2**29,
     }
     assert guard.loads == [(Path("t.gguf"), Path("m.gguf"), options)]

@@ -37,6 +37,7 @@ def test_a_healthy_machine(run):
     assert f"CPython {sys.version.split()[0]}" in text
     assert "(the tested version)" in text
     assert "  plain             works (GFLOP/s per thread: Q4_K 12)" in text
+    assert "  on OpenVINO       CPU" in text
     assert text.endswith("Advice\n  - Nothing is wrong.\n")
 
 

@@ -30,6 +30,8 @@ def report_lines(report: SystemReport) -> Iterator[str]:
         yield _row(extra.name, f"{extra.purpose}: {'not ' if extra.missing else ''}installed")
         if extra.missing:
             yield f"    {extra.command}"
+    if report.openvino_devices:
+        yield _row("on OpenVINO", ", ".join(report.openvino_devices))
     yield ""
     yield "Machine"
     yield from _machine_lines(report)

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from visionward.cli.byte_count import byte_count
 from visionward.cli.default_model import read_default_model
 from visionward.cli.model_folder import find_pair
-from visionward.names import CPU_PROVIDER, DEFAULT_N_CTX, Kernels, VisionBackendChoice
+from visionward.names import CPU_PROVIDER, DEFAULT_N_CTX, OPENVINO_CPU, Kernels, VisionBackendChoice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -131,13 +131,20 @@ def _installed(_ctx: click.Context, _parameter: click.Parameter, backend: str) -
 
 
 def vision_options(command: Command) -> Command:
-    """``--vision-backend``, ``--onnx-tower``, ``--onnx-provider`` and ``--memory-limit``."""
+    """``--vision-backend``, ``--onnx-tower``, ``--onnx-provider``, ``--openvino-device`` and ``--memory-limit``."""
     command = click.option(
         "--memory-limit",
         metavar="SIZE",
         callback=byte_count,
         help="Maximum memory of the process, such as 9GiB. `--vision-backend auto` keeps to it and to a container's "
         "limit; an image whose decoding would exceed it is refused.",
+    )(command)
+    command = click.option(
+        "--openvino-device",
+        metavar="NAME",
+        default=OPENVINO_CPU,
+        show_default=True,
+        help="OpenVINO's device: CPU, GPU or NPU, or AUTO for the first that there is of GPU, NPU and CPU.",
     )(command)
     command = click.option(
         "--onnx-provider",

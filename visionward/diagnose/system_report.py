@@ -13,6 +13,7 @@ from visionward.machine.extras import EXTRAS
 from visionward.machine.packages import installed_version
 from visionward.machine.shell import pip_command
 from visionward.runtime.ggml.kernel_probe import KernelResult, kernel_files, probe_kernel, probe_kernels
+from visionward.runtime.vision.openvino_session import openvino_devices
 
 # What each extra is good for.
 _PURPOSES = {
@@ -50,12 +51,14 @@ class SystemReport(Environment):
         extras: the optional parts.
         kernels: what the probe found about the CPU's kernels.
         gpus: what it found about those of each GPU.
+        openvino_devices: what OpenVINO can compute on.
         advice: a sentence for each thing that is wrong, missing or worth knowing.
     """
 
     extras: tuple[Extra, ...]
     kernels: tuple[KernelResult, ...]
     gpus: tuple[KernelResult, ...]
+    openvino_devices: tuple[str, ...]
     advice: tuple[str, ...]
 
 
@@ -89,6 +92,7 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
         extras=tuple(_extras()),
         kernels=kernels,
         gpus=gpus,
+        openvino_devices=openvino_devices(),
         advice=tuple(advice),
     )
 

@@ -9,6 +9,7 @@ from visionward.names import (
     DEFAULT_IMAGE_CACHE_BYTES,
     DEFAULT_N_CTX,
     DEFAULT_UBATCH,
+    OPENVINO_CPU,
     Kernels,
     VisionBackendChoice,
 )
@@ -29,6 +30,7 @@ class EngineKeywords(TypedDict, total=False):
     vision_backend: VisionBackendChoice
     onnx_tower: str | PathLike[str] | None
     onnx_provider: str
+    openvino_device: str
     memory_limit: int | None
 
 
@@ -56,6 +58,8 @@ class EngineOptions:
             ``auto`` takes the fastest that is installed, has an exported tower to run, and fits into the memory limit.
         onnx_tower: the exported tower; None for the one beside the mmproj file that belongs to it.
         onnx_provider: ONNX Runtime's name of its execution provider.
+        openvino_device: OpenVINO's name of its device, such as ``GPU`` or ``NPU``; ``AUTO`` for the first that there
+            is of these and the CPU.
         memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit; an image whose
             decoding would exceed it is refused.
 
@@ -75,6 +79,7 @@ class EngineOptions:
     vision_backend: VisionBackendChoice = "auto"
     onnx_tower: str | PathLike[str] | None = None
     onnx_provider: str = CPU_PROVIDER
+    openvino_device: str = OPENVINO_CPU
     memory_limit: int | None = None
 
     def __post_init__(self) -> None:

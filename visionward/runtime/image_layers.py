@@ -7,7 +7,7 @@ from pathlib import Path
 from visionward.errors import NativeLibraryError
 from visionward.formats.pair_files import PairFiles
 from visionward.formats.tensor_checksums import Advance
-from visionward.names import CPU_PROVIDER
+from visionward.names import CPU_PROVIDER, OPENVINO_CPU
 from visionward.runtime.decoder.cross_attention import CrossAttention
 from visionward.runtime.decoder.decoder import ANSWER_CELLS
 from visionward.runtime.device_memory import DeviceMemory
@@ -58,6 +58,7 @@ class ImageLayers:
             None if options.onnx_tower is None else Path(options.onnx_tower),
             options.onnx_provider,
             options.memory_limit,
+            options.openvino_device,
         )
         budget = tower_memory_budget(
             vision.memory_limit,
@@ -122,11 +123,12 @@ def open_image_layers(
 
 
 def _memory_needs(files: PairFiles, options: EngineOptions) -> DeviceMemory:
-    on_ggml = options.vision_backend in ("auto", "ggml") and options.onnx_tower is None
+    elsewhere = options.onnx_provider != CPU_PROVIDER or options.openvino_device != OPENVINO_CPU
+    on_ggml = options.vision_backend in ("auto", "ggml") and options.onnx_tower is None and not elsewhere
     return DeviceMemory.of(
         files,
         cells=options.n_ctx + ANSWER_CELLS,
         ubatch=options.ubatch,
         exact=options.exact,
-        tower=options.exact or (on_ggml and options.onnx_provider == CPU_PROVIDER),
+        tower=options.exact or on_ggml,
     )

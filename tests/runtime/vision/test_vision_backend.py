@@ -2,6 +2,7 @@
 
 import struct
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from visionward.formats.onnx_format import (
     read_identity,
 )
 from visionward.names import CPU_PROVIDER
-from visionward.runtime.vision import vision_backend, vision_memory
+from visionward.runtime.vision import openvino_session, vision_backend, vision_memory
 from visionward.runtime.vision.vision_backend import Chosen, VisionOptions, choose_backend
 from visionward.runtime.vision.vision_memory import tower_bytes
 
@@ -208,6 +209,40 @@ def test_no_such_provider(pair, backend: str) -> None:
     message = refused(pair, NativeLibraryError, vision_backend=backend, onnx_provider="AbacusExecutionProvider")
     assert "but not AbacusExecutionProvider" in message
     assert CPU_PROVIDER in message
+
+
+@pytest.mark.usefixtures("tower")
+@pytest.mark.parametrize("backend", ["auto", "openvino"])
+def test_no_such_openvino_device(pair, backend: str) -> None:
+    message = refused(pair, NativeLibraryError, vision_backend=backend, openvino_device="GPU")
+    assert message.startswith("OpenVINO found no device GPU (--openvino-device); it has CPU.")
+
+
+@pytest.mark.usefixtures("tower")
+@pytest.mark.parametrize("backend", ["ggml", "onnx"])
+def test_an_openvino_device_is_of_openvino_alone(pair, backend: str) -> None:
+    message = refused(pair, NativeLibraryError, vision_backend=backend, openvino_device="NPU")
+    assert f"has no effect on {backend}" in message
+
+
+@pytest.mark.usefixtures("tower")
+def test_auto_of_openvino_is_the_cpu_where_there_is_no_other(pair) -> None:
+    with closing(load(pair, openvino_device="AUTO")) as engine:
+        assert (engine.vision_backend, engine.devices.vision) == ("openvino", "CPU")
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "expected"),
+    [
+        ("CPU", ["CPU", "GPU"], "CPU"),
+        ("gpu", ["CPU", "GPU.0", "GPU.1"], "GPU.0"),
+        ("GPU.1", ["CPU", "GPU.0", "GPU.1"], "GPU.1"),
+        ("AUTO", ["CPU", "NPU"], "NPU"),
+        ("AUTO", ["CPU", "GPU", "NPU"], "GPU"),
+    ],
+)
+def test_names_of_openvino_devices(device: str, found: list[str], expected: str) -> None:
+    assert openvino_session._available(device, found) == expected
 
 
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])

@@ -1,7 +1,7 @@
-"""The vision tower on OpenVINO, on the CPU."""
+"""The vision tower on OpenVINO: on the CPU, or on an Intel GPU or NPU."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from visionward.errors import ComputeError, ModelFileError, NativeLibraryError
 from visionward.formats.onnx_format import PIXELS, RATIO_ID
 from visionward.machine.processor import read_processor
+from visionward.names import OPENVINO_CPU
 from visionward.runtime.vision.session_tower import POLL_S, Array
 
 # OpenVINO reports bf16 as supported, and chooses it, wherever the processor has the instructions. Without AMX a layer
@@ -44,38 +45,37 @@ def _limit() -> str:
 
 
 class OpenVinoSession:
-    """A model that OpenVINO compiled for the CPU.
+    """A model that OpenVINO compiled.
 
     Args:
         path: the ONNX file.
         threads: CPU threads.
-        precision: ``bf16`` or ``f32``.
+        precision: on the CPU: ``bf16`` or ``f32``. Other devices compute in ``f16``.
+        device: OpenVINO's name, such as ``CPU``, ``GPU`` or ``NPU``; ``AUTO`` for the first that there is of a GPU, an
+            NPU and the CPU.
 
     Raises:
-        NativeLibraryError: if OpenVINO is not installed.
+        NativeLibraryError: if OpenVINO is not installed, or has no such device.
         ModelFileError: if the file cannot be compiled.
     """
 
-    def __init__(self, path: Path, *, threads: int, precision: str) -> None:
+    def __init__(self, path: Path, *, threads: int, precision: str, device: str = OPENVINO_CPU) -> None:
         try:
             import openvino  # noqa: PLC0415 - an extra, loaded only if it is used
         except ImportError as error:
             raise NativeLibraryError(
                 f"OpenVINO cannot be loaded ({error}); run `pip install 'visionward[openvino]'`."
             ) from error
-        self.device = "CPU"
-        settings = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            # Pinned threads would compete with the decoder's.
-            "ENABLE_CPU_PINNING": False,
-        }
         try:
             core = openvino.Core()
+            self.device = _available(device, core.available_devices)
             model = core.read_model(str(path))
-            _compute_as_floats(model, integers=not _adds_exactly())
-            self._compiled: Any = core.compile_model(model, "CPU", settings)
+            on_cpu = self.device == OPENVINO_CPU
+            _compute_as_floats(model, integers=on_cpu and not _adds_exactly())
+            settings = _cpu_settings(threads, precision) if on_cpu else {"INFERENCE_PRECISION_HINT": "f16"}
+            self._compiled: Any = core.compile_model(model, self.device, settings)
+        except NativeLibraryError:
+            raise
         except RuntimeError as error:
             raise ModelFileError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
 
@@ -108,6 +108,43 @@ class OpenVinoSession:
     def close(self) -> None:
         """Free the weights; calling it again does nothing."""
         self._compiled = None
+
+
+def openvino_devices() -> tuple[str, ...]:
+    """What OpenVINO can compute on; empty if it is not installed or cannot be loaded."""
+    try:
+        import openvino  # noqa: PLC0415 - an extra
+
+        return tuple(openvino.Core().available_devices)
+    except (ImportError, RuntimeError):
+        return ()
+
+
+def _available(device: str, found: Sequence[str]) -> str:
+    """The device by OpenVINO's name; of several GPUs the first.
+
+    Raises:
+        NativeLibraryError: if there is none.
+    """
+    kinds = ("GPU", "NPU", OPENVINO_CPU) if device.upper() == "AUTO" else (device.upper(),)
+    for kind in kinds:
+        for name in found:
+            if name == kind or name.split(".")[0] == kind:
+                return name
+    raise NativeLibraryError(
+        f"OpenVINO found no device {device} (--openvino-device); it has {', '.join(found)}. For Intel's GPUs and NPUs "
+        "install their drivers (docs/gpu.md)."
+    )
+
+
+def _cpu_settings(threads: int, precision: str) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        # Pinned threads would compete with the decoder's.
+        "ENABLE_CPU_PINNING": False,
+    }
 
 
 def _adds_exactly() -> bool:

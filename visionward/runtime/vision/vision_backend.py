@@ -13,7 +13,7 @@ from visionward.formats.mmproj_file import tower_hash
 from visionward.formats.mmproj_format import MmprojConfig
 from visionward.formats.onnx_format import WEIGHT_TYPES, TowerIdentity, check_weights, data_path, read_identity
 from visionward.formats.tensor_checksums import Advance
-from visionward.names import CPU_PROVIDER, VisionBackend, VisionBackendChoice
+from visionward.names import CPU_PROVIDER, OPENVINO_CPU, VisionBackend, VisionBackendChoice
 from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession
 from visionward.runtime.vision.openvino_session import OpenVinoSession, best_precision
 from visionward.runtime.vision.session_tower import TowerSession
@@ -34,12 +34,21 @@ class VisionOptions:
         tower: the ONNX tower; one beside the mmproj file that belongs to it unless given.
         provider: what ONNX Runtime computes with, by its own name.
         memory_limit: bytes that the whole process may take; ``auto`` keeps to it, and to a container's limit.
+        openvino_device: what OpenVINO computes with, by its own name.
     """
 
     backend: VisionBackendChoice = "auto"
     tower: Path | None = None
     provider: str = CPU_PROVIDER
     memory_limit: int | None = None
+    openvino_device: str = OPENVINO_CPU
+
+    @property
+    def implied(self) -> VisionBackendChoice:
+        """The engine that is asked for by its name, or by a provider or device of it other than the CPU."""
+        if self.backend == "auto" and self.provider != CPU_PROVIDER:
+            return "onnx"
+        return "openvino" if self.backend == "auto" and self.openvino_device != OPENVINO_CPU else self.backend
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class Chosen:
     tower: Path | None = None
     weight_type: str = ""
     provider: str = CPU_PROVIDER
+    openvino_device: str = OPENVINO_CPU
 
     @property
     def nbytes(self) -> int:
@@ -73,7 +83,8 @@ class Chosen:
             raise ValueError("ggml runs the tower of the mmproj file")
         check_weights(self.tower, advance)
         if self.backend == "openvino":
-            return OpenVinoSession(self.tower, threads=threads, precision=best_precision(self.weight_type))
+            precision = best_precision(self.weight_type)
+            return OpenVinoSession(self.tower, threads=threads, precision=precision, device=self.openvino_device)
         return OnnxRuntimeSession(self.tower, threads=threads, provider=self.provider)
 
 
@@ -84,7 +95,7 @@ def choose_backend(
 
     ``auto`` takes ggml on a GPU, where it is fastest. On a CPU it takes OpenVINO if that computes in bf16, else ONNX
     Runtime, then the other one, each only if it is installed, a tower was exported for it, and its weights fit into the
-    memory budget; else ggml. A provider other than the CPU's implies ONNX Runtime.
+    memory budget; else ggml. A provider other than the CPU's implies ONNX Runtime, and a device OpenVINO.
 
     Args:
         options: what the caller asked for.
@@ -95,21 +106,24 @@ def choose_backend(
 
     Raises:
         ModelFileError: if an engine or a tower was named, and there is no tower for it or it belongs to another model.
-        NativeLibraryError: if a provider was named that is not one of the engine's.
+        NativeLibraryError: if a provider or device was named that is not one of the engine's.
     """
     if options.provider != CPU_PROVIDER and options.backend in _WITHOUT_PROVIDERS:
         raise NativeLibraryError(
             f"{options.provider} is a provider of ONNX Runtime and has no effect on {options.backend}; omit it "
             "(--onnx-provider), or choose the vision backend onnx."
         )
-    if options.backend == "ggml":
+    named = options.implied
+    if options.openvino_device != OPENVINO_CPU and named != "openvino":
+        raise NativeLibraryError(
+            f"{options.openvino_device} is a device of OpenVINO and has no effect on {named}; omit it "
+            "(--openvino-device), or choose the vision backend openvino."
+        )
+    if named == "ggml":
         return Chosen("ggml")
-    named: VisionBackendChoice = options.backend
-    if named == "auto" and options.provider != CPU_PROVIDER:
-        named = "onnx"
     if named != "auto":
         path, identity = _required(options, mmproj, config)
-        return Chosen(named, path, identity.weight_type, options.provider)
+        return Chosen(named, path, identity.weight_type, options.provider, options.openvino_device)
     if options.tower is None and gpu:
         return Chosen("ggml")
     found = _find(options, mmproj, config)
@@ -142,7 +156,7 @@ def load_session(
     try:
         return chosen.session(threads, advance)
     except (ModelFileError, NativeLibraryError) as error:
-        if options.backend != "auto" or options.tower is not None or options.provider != CPU_PROVIDER:
+        if options.implied != "auto" or options.tower is not None:
             raise
         _log.warning("an ONNX tower is ignored: %s", error)
         return None
