@@ -30,6 +30,7 @@ def test_a_table_and_exit_codes(run, table, tmp_path):
     assert result.exit_code == 0, result.output
     assert "3 samples: 1 safe, 1 unsafe, 1 not judged" in result.output
     assert "New: 3, in " in result.output
+    assert "Note: this is the demonstration guard: a toy model" in result.output
     rows = _lines(out)
     assert sorted(str(row["verdict"]) for row in rows) == ["None", "safe", "unsafe"]
     assert list(rows[0])[:4] == ["name", "source", "row", "id"]

@@ -160,6 +160,7 @@ def scan(
         visionward scan --demo samples.jsonl --out results.jsonl --exit-code
         find photos -name "*.png" -print0 | visionward scan --demo - --sidecars --out results.jsonl
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
+    from visionward.demonstration import DEMO_NOTICE  # noqa: PLC0415 - not needed for --help
     from visionward.machine.processor import physical_cores  # noqa: PLC0415 - not needed for --help
     from visionward.scan.html_report import report_outputs, write_report  # noqa: PLC0415 - not needed for --help
     from visionward.scan.options import ScanOptions  # noqa: PLC0415
@@ -213,6 +214,8 @@ def scan(
         results.close()
     check_interrupted()
     echo_lines(summary_lines(results, before, time.monotonic() - started))
+    if demo:
+        echo_lines([f"Note: {DEMO_NOTICE}"])
     outcomes = results.outcomes()
     if exit_code and outcomes["unsafe"]:
         ctx.exit(1)
