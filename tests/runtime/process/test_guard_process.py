@@ -5,6 +5,7 @@ import ctypes
 import dataclasses
 import inspect
 import io
+import logging
 import os
 import pickle
 import signal
@@ -197,6 +198,22 @@ def test_the_progress_of_loading(pair, tmp_path, monkeypatch):
             found.append({(report.stage, report.total) for report in reports})
     assert found[0] == found[1]
     assert dict(found[0])["checking files"] > 1_000_000
+
+
+def test_log_lines_come_to_this_process(pair, caplog, capfd):
+    found = []
+    for kind in (Guard, GuardProcess):
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, "visionward"), kind.load(pair.text, pair.mmproj, **OPTIONS) as guard:
+            guard.classify(prompt="Words")
+        lines = [(record.name, record.levelno, record.getMessage()) for record in caplog.records]
+        found.append({line for line in lines if line[0] == "visionward.native" and "general." in line[2]})
+    assert found[0] == found[1]
+    assert len(found[0]) > 3
+    caplog.clear()
+    with GuardProcess.load(pair.text, pair.mmproj, **OPTIONS):
+        assert not caplog.records
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_interface_is_the_guards():

@@ -1,5 +1,7 @@
 """What runs in the guard's process: it loads the guard, and answers one call at a time."""
 
+import contextlib
+import logging
 import os
 import queue
 import signal
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING
 from visionward.machine.python_process import Connection
 from visionward.progress import OnProgress, Progress
 from visionward.runtime.cancellation import CancelToken
-from visionward.runtime.process.messages import Advanced, Call, Cancel, Failed, Judged, Loaded, Observed, Start
+from visionward.runtime.process.messages import Advanced, Call, Cancel, Failed, Judged, Loaded, Logged, Observed, Start
 
 if TYPE_CHECKING:
     from visionward.runtime.guard.answer import Logits
@@ -19,6 +21,10 @@ def serve_guard(start: Start, connection: Connection) -> None:
     """Load a guard and answer calls until the parent ends this process. The process's main function."""
     # A service manager stops all processes of a service, and the parent may have a call to finish.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    log = logging.getLogger("visionward")
+    log.setLevel(start.log_level)
+    log.addHandler(_SendLog(connection))
 
     def report(progress: Progress) -> None:
         connection.send(Advanced(progress))
@@ -46,6 +52,19 @@ def serve_guard(start: Start, connection: Connection) -> None:
     while True:
         call, cancel = calls.get()
         _answer(guard, start, call, cancel, connection)
+
+
+class _SendLog(logging.Handler):
+    """Sends log lines to the parent."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a line. It is lost if the parent is gone."""
+        with contextlib.suppress(OSError):
+            self._connection.send(Logged(record.name, record.levelno, record.getMessage()))
 
 
 def _load(start: Start, on_progress: OnProgress | None) -> "Guard":

@@ -1,6 +1,7 @@
 """A guard whose engine runs in a child process."""
 
 import contextlib
+import logging
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -119,7 +120,7 @@ class GuardProcess:
         EngineOptions(**options)  # an invalid option is refused before a process is started
         if (tower := options.get("onnx_tower")) is not None:
             options["onnx_tower"] = Path(tower).absolute()
-        return cls(Start(pair, options, None, on_progress is not None), deadline_s, on_progress)
+        return cls(Start(pair, options, None, on_progress is not None, logging.WARNING), deadline_s, on_progress)
 
     def classify(
         self,

@@ -22,12 +22,14 @@ class Start:
         options: the fields of ``EngineOptions``.
         shared: the descriptor of the shared file; None if there is none.
         reports_progress: whether to send the progress of loading.
+        log_level: lines of the logger ``visionward`` from this level on are sent.
     """
 
     pair: tuple[str, str] | None
     options: EngineKeywords
     shared: int | None
     reports_progress: bool
+    log_level: int
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,15 @@ class Observed:
     """The logits after the prompt, float32 (rows,)."""
 
     logits: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A line of the log."""
+
+    logger: str
+    level: int
+    text: str
 
 
 @dataclass(frozen=True)

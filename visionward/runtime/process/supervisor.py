@@ -13,7 +13,7 @@ from visionward.errors import GuardProcessError
 from visionward.progress import OnProgress
 from visionward.runtime.guard.verdict import Verdict
 from visionward.runtime.process.child_process import ChildProcess
-from visionward.runtime.process.messages import Advanced, Call, Cancel, Failed, Judged, Loaded, Observed, Start
+from visionward.runtime.process.messages import Advanced, Call, Cancel, Failed, Judged, Loaded, Logged, Observed, Start
 from visionward.runtime.process.shared_arguments import Packed, SharedFile
 
 logger = logging.getLogger("visionward.process")
@@ -84,7 +84,11 @@ class Supervisor:
         self._failed_starts = 0
 
     def _load(self, on_progress: OnProgress | None) -> None:
-        start = replace(self._start, reports_progress=on_progress is not None)
+        start = replace(
+            self._start,
+            reports_progress=on_progress is not None,
+            log_level=logging.getLogger("visionward").getEffectiveLevel(),
+        )
         try:
             self._child = ChildProcess(start, () if self._shared is None else (self._shared.descriptor,))
         except OSError as error:
@@ -240,9 +244,11 @@ def _raised_by(check: Callable[[], None]) -> BaseException | None:
 
 
 def _reported(
-    message: Advanced | Observed | None, on_progress: OnProgress | None, observe: "Observer | None"
+    message: Advanced | Observed | Logged | None, on_progress: OnProgress | None, observe: "Observer | None"
 ) -> BaseException | None:
     """Pass on a report; what the callback raised."""
+    if isinstance(message, Logged):
+        logging.getLogger(message.logger).log(message.level, "%s", message.text)
     if isinstance(message, Advanced) and on_progress is not None:
         return _raised_by(partial(on_progress, message.progress))
     if isinstance(message, Observed) and observe is not None:
