@@ -80,6 +80,7 @@ def test_names_from_standard_input(run, picture, tmp_path, separator):
         ([".", "--column", "a=b", "--out", "r.jsonl"], "unknown key 'a' of a sample"),
         ([".", "--column", "prompt=b", "--out", "r.jsonl"], "--column is for tables, and there is none"),
         (["t.jsonl", "--prompt", "a", "--out", "r.jsonl"], "are for images; tables have a column prompt"),
+        ([".", "--ray", "--watch", "--out", "r"], "--ray excludes --watch and --report"),
         ([".", "--watch", "--report", "r.html", "--out", "r.jsonl"], "--watch does not end"),
         (["t.jsonl", "--watch", "--out", "r.jsonl"], "t.jsonl is not a folder: only folders are watched"),
         ([".", "--out", "gone/r.jsonl"], "gone/r.jsonl: cannot be written: No such file or directory"),
@@ -94,3 +95,18 @@ def test_refusals(run, tmp_path, monkeypatch, arguments, expected):
     assert result.exit_code == 2
     assert expected in result.output
     assert not (tmp_path / "r.jsonl").exists() or not (tmp_path / "r.jsonl").stat().st_size
+
+
+@pytest.mark.ray
+def test_a_scan_with_ray(program, table, tmp_path):
+    """On a Ray that is started for it: the same outcomes, and nothing is judged again."""
+    command = ("scan", "--demo", table, "--ray", "--out", tmp_path / "results", "--exit-code")
+    result = program(*command)
+    assert result.returncode == 1, result.stderr
+    assert "3 samples: 1 safe, 1 unsafe, 1 not judged" in result.stdout
+    assert "New: 3, in " in result.stdout
+    again = program(*command)
+    assert "New: 0, in " in again.stdout
+    result = program(*command, "--threshold", "0.25")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "has results of another model, policy or threshold" in result.stderr

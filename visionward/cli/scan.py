@@ -1,9 +1,10 @@
 """The ``scan`` command."""
 
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +26,10 @@ from visionward.cli.scan_input import chosen_inputs, read_columns
 from visionward.cli.verdict_options import chosen_policy, judging_options, verdict_options
 from visionward.cli.wrapping import echo_lines
 from visionward.names import ImitationTreatment
+
+if TYPE_CHECKING:
+    from visionward.scan.inputs import Inputs
+    from visionward.scan.options import ScanOptions
 
 _DETAILS = """\
 An INPUT is a folder, whose images and those of its subfolders are judged; an image; a table (.jsonl, .csv, .parquet)
@@ -161,17 +166,14 @@ def scan(
         find photos -name "*.png" -print0 | visionward scan --demo - --sidecars --out results.jsonl
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     from visionward.demonstration import DEMO_NOTICE  # noqa: PLC0415 - not needed for --help
-    from visionward.machine.processor import physical_cores  # noqa: PLC0415 - not needed for --help
-    from visionward.scan.html_report import report_outputs, write_report  # noqa: PLC0415 - not needed for --help
     from visionward.scan.options import ScanOptions  # noqa: PLC0415
-    from visionward.scan.results import Results  # noqa: PLC0415
-    from visionward.scan.scan import scan as run  # noqa: PLC0415
+    from visionward.scan.results import NOT_JUDGED  # noqa: PLC0415
     from visionward.scan.summary import summary_lines  # noqa: PLC0415
-    from visionward.scan.watching import watched_items  # noqa: PLC0415
 
     if watch and report is not None:
         raise click.UsageError("--watch does not end: write the report later, with the same command without --watch")
-
+    if ray is not None and (watch or report is not None):
+        raise click.UsageError("--ray excludes --watch and --report")
     samples = chosen_inputs(inputs, prompt, captions, columns, sidecars=sidecars)
     pair = resolve_pair(model, mmproj, demo=demo)
     options = ScanOptions(
@@ -183,25 +185,48 @@ def scan(
         frames,
         imitation,
     )
-    if ray is not None:
-        if watch or report is not None or exit_code:
-            raise click.UsageError("--ray excludes --watch, --report and --exit-code")
-        from visionward.scan.cluster import Cluster, scan_on_cluster  # noqa: PLC0415
-
-        cluster = Cluster(ray or None, actors, engine_options["threads"], gpus_per_actor)
+    started = time.monotonic()
+    if ray is None:
+        outcomes, before, damaged = _on_this_machine(samples, out, options, jobs, report, inputs, watch=watch)
+    else:
         # Other nodes convert the demonstration guard themselves.
-        options = replace(options, pair=None) if demo else options
-        with progress_line() as on_progress:
-            total = samples.count()
-            scan_on_cluster(samples, out, options, cluster, total=total, on_progress=on_progress)
-        return
-    if jobs > 1 and engine_options["threads"] is None:
+        everywhere = replace(options, pair=None) if demo else options
+        outcomes, before = _on_cluster(samples, out, everywhere, ray or None, actors, gpus_per_actor)
+        damaged = 0
+    check_interrupted()
+    echo_lines(summary_lines(outcomes, before, time.monotonic() - started, damaged))
+    if demo:
+        echo_lines([f"Note: {DEMO_NOTICE}"])
+    if exit_code and outcomes["unsafe"]:
+        ctx.exit(1)
+    if exit_code and outcomes[NOT_JUDGED]:
+        ctx.exit(3)
+
+
+def _on_this_machine(
+    samples: "Inputs",
+    out: Path,
+    options: "ScanOptions",
+    jobs: int,
+    report: Path | None,
+    names: tuple[str, ...],
+    *,
+    watch: bool,
+) -> tuple[Counter[str], int, int]:
+    """Scan. Returns the outcomes, the number of earlier results, and the damaged lines among them."""
+    from visionward.machine.processor import physical_cores  # noqa: PLC0415 - not needed for --help
+    from visionward.scan.html_report import report_outputs, write_report  # noqa: PLC0415
+    from visionward.scan.results import Results  # noqa: PLC0415
+    from visionward.scan.scan import scan as run  # noqa: PLC0415
+    from visionward.scan.watching import watched_items  # noqa: PLC0415
+
+    if jobs > 1 and options.engine.get("threads") is None:
         options = options.with_threads(max(1, physical_cores() // jobs))
     page = None if report is None else report_outputs(report, (out, *samples.paths))
     if page is not None:
         page.check()
     results = Results(out, options.key)
-    started, before = time.monotonic(), len(results)
+    before = len(results)
     try:
         with progress_line() as on_progress:
             if watch:
@@ -209,15 +234,23 @@ def scan(
             total = samples.count()
             run(samples, results, options, jobs, total=total, on_progress=on_progress)
             if page is not None:
-                write_report(page, samples, results, options, inputs, total=total, on_progress=on_progress)
+                write_report(page, samples, results, options, names, total=total, on_progress=on_progress)
     finally:
         results.close()
-    check_interrupted()
-    echo_lines(summary_lines(results, before, time.monotonic() - started))
-    if demo:
-        echo_lines([f"Note: {DEMO_NOTICE}"])
-    outcomes = results.outcomes()
-    if exit_code and outcomes["unsafe"]:
-        ctx.exit(1)
-    if exit_code and outcomes["not judged"]:
-        ctx.exit(3)
+    return results.outcomes(), before, results.damaged
+
+
+def _on_cluster(
+    samples: "Inputs", out: Path, options: "ScanOptions", address: str | None, actors: int | None, gpus: float
+) -> tuple[Counter[str], int]:
+    """Scan. Returns the outcomes and the number of earlier results."""
+    from visionward.scan.cluster import Cluster, scan_on_cluster  # noqa: PLC0415 - not needed for --help
+    from visionward.scan.shards import Shards  # noqa: PLC0415
+
+    shards = Shards(out)
+    before = sum(shards.outcomes().values())
+    with progress_line() as on_progress:
+        total = samples.count()
+        cluster = Cluster(address, actors, options.engine.get("threads"), gpus)
+        scan_on_cluster(samples, out, options, cluster, total=total, on_progress=on_progress)
+    return shards.outcomes(), before

@@ -5,6 +5,7 @@ The name of a file is a hash of the samples in it, so that a batch that is judge
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from visionward.errors import DataError
 from visionward.formats.output_file import FileKind, Outputs, describe, part_files
 from visionward.formats.strict_json import read_json
 from visionward.machine.extras import require
+from visionward.scan.results import NOT_JUDGED
 
 _MARK = b"PAR1"
 _SETTINGS = "scan.json"
@@ -80,6 +82,14 @@ class Shards:
                     raise DataError(f"{path} has a sample that another file has too: remove this file, and go on")
                 keys.add(key)
         return keys
+
+    def outcomes(self) -> Counter[str]:
+        """How many samples are safe, unsafe and not judged.
+
+        Raises:
+            DataError: if a file is damaged.
+        """
+        return Counter(verdict or NOT_JUDGED for path in self.paths() for verdict in self._column(path, "verdict"))
 
     @staticmethod
     def _column(path: Path, name: str) -> Iterator[Any]:
