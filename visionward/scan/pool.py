@@ -171,7 +171,10 @@ class Pool:
             raise GuardProcessError(f"no process could be started: {error.strerror or error}") from error
         with self._changed:
             self._processes.add(process)
+            closing = self._closing
         try:
+            if closing:
+                process.close()  # close() did not know of it
             message = process.receive()
         except EOFError:
             self._end(process)
