@@ -25,8 +25,8 @@ from visionward.formats.mmproj_file import read_mmproj_config
 from visionward.formats.mmproj_format import MMPROJ_ARCHITECTURE, MmprojConfig
 from visionward.formats.onnx_format import FEATURES, PIXELS, RATIO_ID, data_path, read_identity
 from visionward.runtime.images.preprocess import Tiles
-from visionward.runtime.vision.session_tower import TowerSession
 from visionward.runtime.vision.tower_plan import TowerPlan
+from visionward.runtime.vision.tower_session import TowerSession
 from visionward.runtime.vision.vision_backend import Chosen
 
 CANVASES = {1: (1, 1), 2: (1, 2), 3: (1, 3), 4: (2, 2)}

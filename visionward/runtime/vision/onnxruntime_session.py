@@ -12,7 +12,7 @@ import numpy as np
 from visionward.errors import ComputeError, ModelFileError, NativeLibraryError
 from visionward.formats.onnx_format import FEATURES, PIXELS, RATIO_ID
 from visionward.names import CPU_PROVIDER
-from visionward.runtime.vision.session_tower import POLL_S, Array
+from visionward.runtime.vision.tower_session import POLL_S, Array
 
 
 class OnnxRuntimeSession:

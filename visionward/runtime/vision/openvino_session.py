@@ -11,7 +11,7 @@ from visionward.errors import ComputeError, ModelFileError, NativeLibraryError
 from visionward.formats.onnx_format import PIXELS, RATIO_ID
 from visionward.machine.processor import read_processor
 from visionward.names import OPENVINO_CPU
-from visionward.runtime.vision.session_tower import POLL_S, Array
+from visionward.runtime.vision.tower_session import POLL_S, Array
 
 # OpenVINO reports bf16 as supported, and chooses it, wherever the processor has the instructions. Without AMX a layer
 # took 22 s in bf16 and 0.5 s in f32.

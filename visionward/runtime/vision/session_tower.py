@@ -1,11 +1,8 @@
 """The vision tower as an ONNX file, run by ONNX Runtime or OpenVINO: pixels to projected tokens on ggml's device."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from visionward.errors import ComputeError
 from visionward.formats.mmproj_format import MmprojConfig
@@ -14,33 +11,7 @@ from visionward.runtime.ggml.ggml import Type
 from visionward.runtime.ggml.graph import Storage, write
 from visionward.runtime.images.preprocess import Tiles
 from visionward.runtime.vision.tower import OnLayer
-
-Array = npt.NDArray[np.float32]
-
-# How often a running session calls back, and so may be cancelled.
-POLL_S = 0.1
-
-
-class TowerSession(Protocol):
-    """An inference engine that has loaded an ONNX tower.
-
-    Attributes:
-        device: what it computes on, such as ``CPU``.
-    """
-
-    device: str
-
-    def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
-        """Features (tiles, tokens per tile, width) of the real tiles (tiles, 3, S, S).
-
-        ``check_cancelled`` is called every ``POLL_S`` seconds; what it raises ends the computation.
-
-        Raises:
-            ComputeError: if the engine fails.
-        """
-
-    def close(self) -> None:
-        """Free the weights; calling it again does nothing."""
+from visionward.runtime.vision.tower_session import TowerSession
 
 
 class OnnxTower:

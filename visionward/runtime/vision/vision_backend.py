@@ -16,7 +16,7 @@ from visionward.formats.tensor_checksums import Advance
 from visionward.names import CPU_PROVIDER, OPENVINO_CPU, VisionBackend, VisionBackendChoice
 from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession
 from visionward.runtime.vision.openvino_session import OpenVinoSession, best_precision
-from visionward.runtime.vision.session_tower import TowerSession
+from visionward.runtime.vision.tower_session import TowerSession
 from visionward.runtime.vision.vision_memory import tower_bytes
 
 _WITHOUT_PROVIDERS = ("ggml", "openvino")
