@@ -13,22 +13,19 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from visionward.machine.extras import EXTRAS
+from optional_modules import WITHOUT_OPTIONAL
 
 pytestmark = pytest.mark.frozen
 
 PROGRAM = Path(__file__).with_name("program.py")
 ROOT = PROGRAM.parents[2]
 MAX_BYTES = 250 * 10**6
-OPTIONAL = [*EXTRAS, "torch", "transformers", "pandas", "IPython", "skimage", "hypothesis", "pytest", "PySide6"]
 
 
 def freeze(folder, *options, **variables):
     """A plain build of one folder; what lies in it."""
-    excluded = [option for name in OPTIONAL for option in ("--exclude-module", name)]
     done = subprocess.run(
-        [sys.executable, "-m", "PyInstaller", "--noconfirm", *excluded, *options, str(PROGRAM)],
+        [sys.executable, "-m", "PyInstaller", "--noconfirm", *WITHOUT_OPTIONAL, *options, str(PROGRAM)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
