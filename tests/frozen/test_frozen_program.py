@@ -41,14 +41,16 @@ def freeze(folder, *options, **variables):
 
 
 def run_frozen(place, folder, **variables):
-    """Run the frozen program where no Python is found and its own folder cannot be written."""
+    """Run the frozen program where no Python is found and its own folder cannot be written (root could)."""
     files = [place, *place.rglob("*")]
     modes = {path: path.stat().st_mode for path in files if not path.is_symlink()}
     environment = {"HOME": str(folder / "home"), "PATH": str(folder), **variables}
     for path, mode in modes.items():
         path.chmod(mode & ~0o222)
     try:
-        return run([place / "program"], folder, environment)
+        answer = run([place / "program"], folder, environment)
+        assert {place, *place.rglob("*")} == {*files}
+        return answer
     finally:
         for path, mode in modes.items():
             path.chmod(mode)
