@@ -22,7 +22,6 @@ from rpc_backend import download_sources
 from visionward.runtime.ggml import native
 from visionward.runtime.ggml.native import symbol
 
-_MIRROR = "http://deb.debian.org/debian"
 _SIGNED = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
 _PACKAGES = {
     "bookworm": ("libvulkan1", "glslc", "libshaderc1", "libllvm15"),
@@ -46,13 +45,28 @@ def library_file() -> Path:
     return _folder() / "build" / "src" / "ggml-vulkan" / "libggml-vulkan.so"
 
 
+def _archive() -> str:
+    """The package archive that this system takes its own packages from."""
+    listed = subprocess.run(
+        ("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian"),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    # Security updates have an archive of their own, without the other suites.
+    found = next((uri for uri in listed if "security" not in uri), None)
+    if found is None:
+        raise RuntimeError("apt knows no Debian archive; run `apt-get update` first")
+    return found
+
+
 def _fetch() -> None:
     """Download the packages with lists of our own, and unpack them."""
     apt, debs = _folder() / "apt", _folder() / "debs"
     for folder in (apt / "lists" / "partial", debs):
         folder.mkdir(parents=True, exist_ok=True)
-    sources = apt / "sources.list"
-    sources.write_text("".join(f"deb {_SIGNED} {_MIRROR} {suite} main\n" for suite in _PACKAGES))
+    sources, archive = apt / "sources.list", _archive()
+    sources.write_text("".join(f"deb {_SIGNED} {archive} {suite} main\n" for suite in _PACKAGES))
     settings = (
         *("-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=-"),
         *("-o", f"Dir::State::Lists={apt / 'lists'}", "-o", f"Dir::Cache={apt}", "-o", "APT::Sandbox::User=root"),
