@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import chromium
 import pytest
 from hypothesis import settings
 from image_variants import CHECKPOINTS
@@ -25,6 +26,16 @@ settings.load_profile("visionward")
 
 # A shell ignores interrupts for what it starts in the background, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
+    """Headless Chromium; without it the tests that need one are skipped."""
+    program = chromium.find()
+    if program is None:
+        pytest.skip("Chromium is not installed")
+    with chromium.Chromium(program, tmp_path_factory.mktemp("profile")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import json
 import re
 
-import chromium
 import pytest
 from PIL import Image
 
@@ -14,15 +13,6 @@ from visionward.scan.results import Results
 
 CODE = '</script><script>document.title = "changed"</script><!-- <b>'
 COUNT = 400
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = chromium.find()
-    if program is None:
-        pytest.skip("Chromium is not installed")
-    with chromium.Chromium(program, tmp_path_factory.mktemp("profile")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -23,15 +23,6 @@ CONTROL = 2
 SHIFT = 8
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = chromium.find()
-    if program is None:
-        pytest.skip("Chromium is not installed")
-    with chromium.Chromium(program, tmp_path_factory.mktemp("profile")) as started:
-        yield started
-
-
 @pytest.fixture
 def guard():
     return WordGuard()
