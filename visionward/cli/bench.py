@@ -10,14 +10,10 @@ from visionward.cli.command import Command
 from visionward.cli.error_group import check_interrupted
 from visionward.cli.model_options import (
     EXISTING_FILE,
-    context_option,
     demo_option,
-    device_options,
-    kernels_option,
+    engine_options,
     pair_options,
-    placement_options,
     resolve_pair,
-    vision_options,
 )
 from visionward.cli.progress import progress_line
 from visionward.cli.wrapping import echo_lines, terminal_columns
@@ -40,11 +36,7 @@ from visionward.progress import OnProgress
 @click.option(
     "--warmup", metavar="N", type=click.IntRange(0, 10000), default=1, show_default=True, help="Runs before them."
 )
-@device_options
-@placement_options
-@kernels_option
-@vision_options
-@context_option
+@engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for --against.")
 @click.option(
     "--against", metavar="OLD.json", type=EXISTING_FILE, help="Compare with what --json printed in another run."

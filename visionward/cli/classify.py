@@ -10,14 +10,10 @@ from visionward.cli.classify_input import ClassifyInput, PathOrDash
 from visionward.cli.command import Command
 from visionward.cli.error_group import check_interrupted
 from visionward.cli.model_options import (
-    context_option,
     demo_option,
-    device_options,
-    kernels_option,
+    engine_options,
     pair_options,
-    placement_options,
     resolve_pair,
-    vision_options,
 )
 from visionward.cli.progress import progress_line
 from visionward.cli.standard_input import InputFile
@@ -72,11 +68,7 @@ Exit codes: 0 whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for 
     help="System and developer messages in --conversation. refuse: an error. drop: leave them out, with a warning.",
 )
 @verdict_options
-@device_options
-@placement_options
-@kernels_option
-@vision_options
-@context_option
+@engine_options
 @judging_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if the verdict is unsafe.")

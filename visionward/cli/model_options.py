@@ -185,6 +185,13 @@ def context_option(command: Command) -> Command:
     )(command)
 
 
+def engine_options(command: Command) -> Command:
+    """All options of loading and computing that a guard takes, under the names of ``EngineOptions``."""
+    for option in (context_option, vision_options, kernels_option, placement_options, device_options):
+        command = option(command)
+    return command
+
+
 def force_option(command: Command) -> Command:
     """``--force``."""
     return click.option(

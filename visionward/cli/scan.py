@@ -12,14 +12,10 @@ from visionward.cli.command import Command
 from visionward.cli.error_group import check_interrupted
 from visionward.cli.model_options import (
     EXISTING_FILE,
-    context_option,
     demo_option,
-    device_options,
-    kernels_option,
+    engine_options,
     pair_options,
-    placement_options,
     resolve_pair,
-    vision_options,
 )
 from visionward.cli.progress import progress_line
 from visionward.cli.scan_input import chosen_inputs, read_columns
@@ -69,11 +65,7 @@ errors; 130 when interrupted. After an interruption, the same command goes on.
 )
 @verdict_options
 @judging_options
-@device_options
-@placement_options
-@kernels_option
-@vision_options
-@context_option
+@engine_options
 @click.option(
     "--jobs",
     metavar="N",

@@ -15,14 +15,10 @@ from visionward.cli.byte_count import byte_count
 from visionward.cli.command import Command
 from visionward.cli.model_options import (
     EXISTING_FILE,
-    context_option,
     demo_option,
-    device_options,
-    kernels_option,
+    engine_options,
     pair_options,
-    placement_options,
     resolve_pair,
-    vision_options,
 )
 from visionward.cli.progress import progress_line
 from visionward.cli.verdict_options import chosen_policy, verdict_options
@@ -141,11 +137,7 @@ def _aliases(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str
     help="What a classification may take after SIGTERM; then it is cancelled.",
 )
 @verdict_options
-@device_options
-@placement_options
-@kernels_option
-@vision_options
-@context_option
+@engine_options
 def serve(
     model: Path | None,
     mmproj: Path | None,
