@@ -109,9 +109,11 @@ class Worker:
             cancel: ends the job, whether it runs or waits for its turn.
 
         Raises:
-            ClassificationCancelledError: if the token was cancelled before the job finished.
+            ClassificationCancelledError: if the token was cancelled before the result was returned.
             ComputeError: if the worker was closed, is not in this process, or was called from one of its own jobs.
         """
+        if cancel is not None:
+            cancel.raise_if_cancelled()
         if threading.current_thread() is self._thread:
             raise ComputeError(
                 "the guard was called from within a classification, which would wait for itself; call it from another "
@@ -136,7 +138,10 @@ class Worker:
                 job.flag.set()
                 self._await(job)
                 raise
-            return job.result(cancel)
+            result = job.result(cancel)
+        if cancel is not None:
+            cancel.raise_if_cancelled()
+        return result
 
     def _check_open(self) -> None:
         if self._closed or self._ended:

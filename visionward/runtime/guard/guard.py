@@ -1,10 +1,9 @@
 """The guard: judges a conversation and its images."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from visionward.errors import ConversationError, PolicyError
@@ -14,10 +13,9 @@ from visionward.runtime.cancellation import CancelToken
 from visionward.runtime.engine import Engine
 from visionward.runtime.evaluation import milliseconds_since
 from visionward.runtime.guard.answer import AnswerReader
-from visionward.runtime.guard.async_calls import run_in_thread
-from visionward.runtime.guard.batch import BatchResult, BatchSample, classify_batch
 from visionward.runtime.guard.chat_template import ChatTemplate
 from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.derived_calls import DerivedCalls
 from visionward.runtime.guard.imitation import readings
 from visionward.runtime.guard.judgement import Observer, Question, judge
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
@@ -30,10 +28,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from visionward.runtime.engine_options import EngineKeywords
-    from visionward.runtime.guard.classify_keywords import ClassifyKeywords, PolicyKeywords
 
 
-class Guard:
+class Guard(DerivedCalls):
     """A content-safety classifier on a GGUF pair.
 
     Example::
@@ -200,55 +197,6 @@ class Guard:
             verdicts.append(judged)
         return combine(verdicts)
 
-    async def aclassify(
-        self,
-        conversation: Conversation | Sequence[Mapping[str, Any]] | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        **arguments: "Unpack[ClassifyKeywords]",
-    ) -> Verdict:
-        """``classify`` for asyncio: the event loop goes on meanwhile.
-
-        Cancelling the task ends the computation, as ``cancel`` does, and frees its place. ``on_progress`` and
-        ``observe`` are called on another thread.
-
-        Args:
-            conversation: see ``classify``.
-            cancel: see ``classify``.
-            arguments: the other keyword arguments of ``classify``.
-
-        Raises:
-            VisionwardError: as ``classify`` does.
-        """
-        return await run_in_thread(lambda token: self.classify(conversation, cancel=token, **arguments), cancel)
-
-    def classify_batch(
-        self,
-        samples: Iterable[BatchSample],
-        *,
-        on_progress: OnProgress | None = None,
-        cancel: CancelToken | None = None,
-        **options: "Unpack[PolicyKeywords]",
-    ) -> Iterator[BatchResult]:
-        """Classify many samples. The results come in order, each as soon as it is there.
-
-        A sample that cannot be judged is a result with an error, never a missing one. The next sample's image is
-        decoded while one is computed. Leaving the loop ends the computation.
-
-        Args:
-            samples: each a ``Sample``, or a mapping with ``conversation``, or ``image``, ``prompt`` and ``response``,
-                as for ``classify``, and an optional ``id``. They may come from an iterator of any length.
-            on_progress: called in this thread for each result; the total of an iterator is not known.
-            cancel: ends the batch: within one layer.
-            options: the other keyword arguments of ``classify``, the same for all samples.
-
-        Raises:
-            ClassificationCancelledError: ``cancel`` was cancelled before the last result.
-            PolicyError: a category is unknown or malformed, or the threshold is not a probability.
-            ValueError: an option has an invalid value.
-        """
-        return classify_batch(self.classify, samples, on_progress, cancel, options)
-
     def _judge_image(self, question: Question, frames: int, cancel: CancelToken | None) -> Verdict:
         """Judge every picture of the conversation's image."""
         pictures = self.engine.pictures(question.conversation.images[0], frames)
@@ -261,8 +209,6 @@ class Guard:
 
     def _judge(self, question: Question, tiles: Tiles | None, cancel: CancelToken | None) -> Verdict:
         preprocess_ms = milliseconds_since(question.started)
-        if cancel is not None:
-            cancel.raise_if_cancelled()
 
         def job() -> Verdict:
             # The time that this call waited for others does not count.
@@ -270,10 +216,7 @@ class Guard:
             ready = replace(question, tiles=tiles, started=started, preprocess_ms=preprocess_ms)
             return judge(ready, self.engine, self._answer)
 
-        verdict = self.engine.run(job, cancel)
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        return verdict
+        return self.engine.run(job, cancel)
 
     @staticmethod
     def _policy(policy: Policy | Mapping[str, Any] | None, exclude: Iterable[str]) -> Policy:
@@ -294,11 +237,3 @@ class Guard:
             f"<Guard {engine.model.path.name}, {engine.mmproj_path.name}, device {engine.device_name}, "
             f"vision backend {engine.vision_backend}, {state}>"
         )
-
-    def __enter__(self) -> "Guard":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -4,19 +4,17 @@ import contextlib
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from visionward.progress import OnProgress
 from visionward.runtime.cancellation import CancelToken
 from visionward.runtime.engine_options import EngineOptions
-from visionward.runtime.guard.async_calls import run_in_thread
-from visionward.runtime.guard.batch import BatchResult, BatchSample, classify_batch
 from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.derived_calls import DerivedCalls
 from visionward.runtime.guard.verdict import Verdict
 from visionward.runtime.process.messages import Start
 from visionward.runtime.process.supervisor import Supervisor
@@ -26,11 +24,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from visionward.runtime.engine_options import EngineKeywords
-    from visionward.runtime.guard.classify_keywords import ClassifyKeywords, JudgeKeywords, PolicyKeywords
+    from visionward.runtime.guard.classify_keywords import JudgeKeywords
     from visionward.runtime.guard.judgement import Observer
 
 
-class GuardProcess:
+class GuardProcess(DerivedCalls):
     """A ``Guard`` in a child process, which a native crash, a memory kill or a hang ends without ending this program.
 
     Example::
@@ -150,61 +148,7 @@ class GuardProcess:
             arguments["exclude"] = tuple(arguments["exclude"])
         judged: dict[str, Any] = {"conversation": conversation, **arguments}
         job = partial(self._supervisor.classify, judged, _working_folder(), on_progress, observe)
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        verdict = self._worker.run(job, cancel)
-        if cancel is not None:
-            cancel.raise_if_cancelled()
-        return verdict
-
-    async def aclassify(
-        self,
-        conversation: Conversation | Sequence[Mapping[str, Any]] | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        **arguments: "Unpack[ClassifyKeywords]",
-    ) -> Verdict:
-        """``classify`` for asyncio: the event loop goes on meanwhile.
-
-        Cancelling the task ends the computation, as ``cancel`` does, and frees its place. ``on_progress`` and
-        ``observe`` are called on another thread.
-
-        Args:
-            conversation: see ``classify``.
-            cancel: see ``classify``.
-            arguments: the other keyword arguments of ``classify``.
-
-        Raises:
-            VisionwardError: as ``classify`` does.
-        """
-        return await run_in_thread(lambda token: self.classify(conversation, cancel=token, **arguments), cancel)
-
-    def classify_batch(
-        self,
-        samples: Iterable[BatchSample],
-        *,
-        on_progress: OnProgress | None = None,
-        cancel: CancelToken | None = None,
-        **options: "Unpack[PolicyKeywords]",
-    ) -> Iterator[BatchResult]:
-        """Classify many samples. The results come in order, each as soon as it is there.
-
-        A sample that cannot be judged is a result with an error, never a missing one. Leaving the loop ends the
-        computation.
-
-        Args:
-            samples: each a ``Sample``, or a mapping with ``conversation``, or ``image``, ``prompt`` and ``response``,
-                as for ``classify``, and an optional ``id``. They may come from an iterator of any length.
-            on_progress: called in this thread for each result; the total of an iterator is not known.
-            cancel: ends the batch: within one layer.
-            options: the other keyword arguments of ``classify``, the same for all samples.
-
-        Raises:
-            ClassificationCancelledError: ``cancel`` was cancelled before the last result.
-            PolicyError: a category is unknown or malformed, or the threshold is not a probability.
-            ValueError: an option has an invalid value.
-        """
-        return classify_batch(self.classify, samples, on_progress, cancel, options)
+        return self._worker.run(job, cancel)
 
     @property
     def pid(self) -> int | None:
@@ -219,14 +163,6 @@ class GuardProcess:
         loaded, pid = self._supervisor.loaded, self.pid
         what = "not loaded" if loaded is None else f"{loaded.model}, device {loaded.device}"
         return f"<GuardProcess {what}, {'no process' if pid is None else f'process {pid}'}>"
-
-    def __enter__(self) -> "GuardProcess":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _working_folder() -> str | None:
