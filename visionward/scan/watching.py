@@ -11,8 +11,6 @@ from visionward.scan.item import Item
 
 # The first call of the watcher returns after this time, when it watches.
 _FIRST_MS = 100
-# An interrupt is noticed after this time.
-_TIMEOUT_MS = 1000
 
 
 def watched_items(inputs: Inputs) -> Iterator[Item]:

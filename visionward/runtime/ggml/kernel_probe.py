@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from visionward.errors import VisionwardError
-from visionward.machine.python_process import PythonProcess, Sender
+from visionward.machine.python_process import PythonProcess, Sender, exit_text
 from visionward.paths import cache_folder
 
 Status = Literal["works", "wrong", "crashes", "hangs", "unused", "untested"]
@@ -140,11 +139,7 @@ def _judge(kernel: str, weights: Sequence[WeightResult], failure: str | None, ex
 def _end(exit_code: int | None) -> tuple[Status, str]:
     """The status that the exit code of an unfinished child stands for."""
     if exit_code is not None and exit_code < 0:
-        try:
-            name = signal.Signals(-exit_code).name
-        except ValueError:
-            name = f"signal {-exit_code}"
-        return "crashes", f"{name} (exit {128 - exit_code})"
+        return "crashes", f"{exit_text(exit_code)} (exit {128 - exit_code})"
     if exit_code is not None and exit_code > 0x7FFF_FFFF:
         return "crashes", f"exit 0x{exit_code:08X}"
     # A Python process that cannot start exits with a small code.
