@@ -37,6 +37,7 @@ DOCUMENTED = {
     ),
     "use": ("--none",),
     "doctor": ("--fresh", "--json"),
+    "cache": ("--all", "--json"),
     "bench": (
         *("--model", "--mmproj", "--demo", "--image", "--prompt", "--runs", "--warmup", "--threads", "--gpu-layers"),
         *("--n-ctx", "--json", "--against", "--vision-backend", "--onnx-tower", "--memory-limit"),

@@ -13,6 +13,7 @@ _COMMANDS = {
     "serve": ("visionward.cli.serve", "Serve OpenAI's API."),
     "scan": ("visionward.cli.scan", "Judge many images."),
     "use": ("visionward.cli.use", "Choose the default model, or show it."),
+    "cache": ("visionward.cli.cache", "List the cache, or remove files."),
     "doctor": ("visionward.cli.doctor", "Report on this machine, the libraries and their kernels."),
     "convert": (
         "visionward.cli.convert",
@@ -39,7 +40,7 @@ _COMMANDS = {
 _SUBJECTS = {
     "Classify": ("demo", "classify", "scan", "serve", "use"),
     "Make model files": ("convert", "quantize", "imatrix", "export-onnx"),
-    "Check": ("doctor", "inspect", "verify"),
+    "Check": ("doctor", "inspect", "verify", "cache"),
     "Measure": ("bench", "compare", "logits"),
 }
 
@@ -57,8 +58,7 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
     lazy=_COMMANDS,
     subjects=_SUBJECTS,
     invoke_without_command=True,
-    epilog="Exit codes: 2 for an error, which is one line on standard error; 2 without a line if the reader of the "
-    "output has gone; 130 for an interrupt.",
+    epilog="Exit codes: 2 for an error, 130 for an interrupt.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("--verbose", "-v", is_flag=True, help="Show what the native libraries log, and tracebacks of errors.")
@@ -67,7 +67,7 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
 )
 @click.pass_context
 def cli(ctx: click.Context, verbose: bool) -> None:
-    """Classify images and conversations as safe or unsafe with Llama Guard 3 11B Vision, on this machine.
+    """Classify images and conversations with Llama Guard 3 11B Vision, locally.
 
     \b
     Examples:

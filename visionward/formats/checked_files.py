@@ -12,6 +12,8 @@ from pathlib import Path
 from visionward.errors import ModelFileError
 from visionward.paths import cache_folder
 
+# The folder of the markers in the cache.
+CHECKED_FOLDER = "checked"
 _MAX_REMEMBERED = 512
 
 
@@ -31,7 +33,7 @@ def marker_of(path: Path, digest: str) -> Path:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
     numbers = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     identity = " ".join([*map(str, numbers), digest])
-    return cache_folder() / "checked" / hashlib.sha256(identity.encode()).hexdigest()
+    return cache_folder() / CHECKED_FOLDER / hashlib.sha256(identity.encode()).hexdigest()
 
 
 def is_remembered(marker: Path) -> bool:

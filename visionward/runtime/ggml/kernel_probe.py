@@ -26,6 +26,8 @@ Status = Literal["works", "wrong", "crashes", "hangs", "unused", "untested"]
 MAX_ERROR = 0.03
 TIMEOUT_S = 60.0
 _EXIT_S = 5.0
+# The folder of the results in the cache.
+KERNELS_FOLDER = "kernels"
 # Part of the cache key: increase it when the probe itself changes.
 PROBE_VERSION = 1
 
@@ -166,7 +168,7 @@ def _cache_file(library_files: Sequence[Path], processor: str, kernels: Sequence
             digest.update(path.read_bytes())
     except OSError:
         return None
-    return cache_folder() / "kernels" / f"{digest.hexdigest()[:32]}.json"
+    return cache_folder() / KERNELS_FOLDER / f"{digest.hexdigest()[:32]}.json"
 
 
 def _read_cache(cache_file: Path | None, kernels: Sequence[str]) -> tuple[KernelResult, ...] | None:
