@@ -83,6 +83,18 @@ def test_a_choice_that_cannot_be_read(run, content):
         assert str(default_model_file()) in result.stderr
 
 
+def test_a_choice_of_a_newer_version(run, folder):
+    run("use", folder)
+    default_model_file().write_text(
+        default_model_file().read_text().replace('"format_version": 1', '"format_version": 2')
+    )
+    result = run("classify", "--prompt", "hello")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "has format version 2, expected 1: it was written by a newer visionward" in result.stderr
+    assert run("use", folder).exit_code == 0
+    assert run("use").exit_code == 0
+
+
 def test_a_folder_that_cannot_be_written(run, folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from visionward.compare.journal import FeatureError, Journal, Judged, Loaded
+from visionward.errors import DataError
+from visionward.formats.append_log import AppendLog
 
 
 def test_journal_keeps_everything(tmp_path):
@@ -57,11 +61,25 @@ def test_a_damaged_line_counts_as_missing(tmp_path):
             assert again.damaged
 
 
-def test_lines_of_another_version_count_as_missing(tmp_path):
-    journal = Journal(tmp_path, "m", {})
-    journal.path.write_text('{"version": 1, "kind": "judged", "sample": "x", "unsafe": false, "score": 0.1}\n')
+def _line_of_version(path, version):
+    log = AppendLog(path, lambda _offset, _values: None)
+    log.append({"version": version, "kind": "judged", "sample": "x", "unsafe": False, "score": 0.1})
+    log.close()
+
+
+def test_lines_of_an_older_version_count_as_missing(tmp_path):
+    _line_of_version(Journal(tmp_path, "m", {}).path, 1)
     again = Journal(tmp_path, "m", {})
     assert (again.judged, again.damaged) == ({}, 1)
+
+
+def test_a_journal_of_a_newer_version_is_refused(tmp_path):
+    journal = Journal(tmp_path, "m", {})
+    journal.append(Judged("y", unsafe=True, score=0.9))
+    journal.close()
+    _line_of_version(journal.path, 3)
+    with pytest.raises(DataError, match="has format version 3, expected 2: it was written by a newer visionward"):
+        Journal(tmp_path, "m", {})
 
 
 def test_other_settings_are_not_mixed(tmp_path):

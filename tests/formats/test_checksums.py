@@ -130,11 +130,15 @@ def test_lost_checksums(demo, key: bytes) -> None:
 
 
 def test_a_version_that_is_not_known(demo) -> None:
-    for version in (0, 3, 2**31):
-        file = GgufFile(demo.mmproj)
-        file.set(VERSION.decode(), version)
-        file.write(demo.mmproj)
-        assert f"has format version {version}, expected 2" in refused(demo)
+    newer = "it was written by a newer visionward, so update visionward"
+    for version, remedy in ((0, "convert the model again"), (3, newer), (2**31, newer)):
+        for path in (demo.mmproj, demo.text):
+            whole = path.read_bytes()
+            file = GgufFile(path)
+            file.set(VERSION.decode(), version)
+            file.write(path)
+            assert refused(demo) == f"{path} has format version {version}, expected 2: {remedy}."
+            path.write_bytes(whole)
 
 
 # Files by others.

@@ -68,6 +68,10 @@ def another_version(tower: Path) -> None:
     set_key(tower, "visionward.format_version", "1")
 
 
+def a_newer_version(tower: Path) -> None:
+    set_key(tower, "visionward.format_version", "4")
+
+
 def no_text_hash(tower: Path) -> None:
     set_key(tower, "visionward.text_hash", None)
 
@@ -164,7 +168,8 @@ DAMAGES = {
     text_instead: "is not an ONNX file, or is damaged",
     huge_file: "is not a vision tower",
     foreign_model: "not a vision tower that visionward exported",
-    another_version: "has format version 1, expected 3",
+    another_version: "has format version 1, expected 3: export it again",
+    a_newer_version: "has format version 4, expected 3: it was written by a newer visionward, so update visionward",
     no_text_hash: "has invalid metadata (visionward.text_hash)",
     no_number: "has invalid metadata",
     no_type: "invalid metadata (visionward.weight_type)",

@@ -7,6 +7,7 @@ from visionward.errors import ModelFileError
 from visionward.paths import config_folder
 
 _MAX_BYTES = 2**16
+_FORMAT_VERSION = 1
 _KEYS = ("text", "mmproj")
 
 
@@ -21,12 +22,16 @@ def read_default_model() -> tuple[Path, Path] | None:
     Raises:
         ModelFileError: if the choice cannot be read, or a file of it is missing.
     """
-    from visionward.formats.strict_json import read_json  # noqa: PLC0415 - not needed for --help
+    from visionward.formats.format_version import check_format_version  # noqa: PLC0415 - not needed for --help
+    from visionward.formats.strict_json import read_json  # noqa: PLC0415
 
     file = default_model_file()
     if not file.exists():
         return None
     content = read_json(file, ModelFileError, _MAX_BYTES)
+    if isinstance(content, dict):
+        version = content.get("format_version", _FORMAT_VERSION)
+        check_format_version(file, version, _FORMAT_VERSION, ModelFileError, "choose the default model again")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), str) for key in _KEYS):
         raise ModelFileError(f"{file} is not what `visionward use` writes: choose the default model again")
     text, mmproj = (Path(content[key]) for key in _KEYS)
@@ -48,7 +53,9 @@ def write_default_model(text: Path, mmproj: Path) -> None:
     from visionward.formats.output_file import PartFile, describe  # noqa: PLC0415 - not needed for --help
 
     file = default_model_file()
-    chosen = {key: str(path.absolute()) for key, path in zip(_KEYS, (text, mmproj), strict=True)}
+    chosen = {"format_version": _FORMAT_VERSION} | {
+        key: str(path.absolute()) for key, path in zip(_KEYS, (text, mmproj), strict=True)
+    }
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         part = PartFile(file)

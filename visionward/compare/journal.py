@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from visionward.errors import DataError
 from visionward.formats.append_log import AppendLog
+from visionward.formats.format_version import check_format_version
 
 _VERSION = 2
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
@@ -94,12 +96,15 @@ class Journal:
 
     The name of the file has a hash of the model and the settings, so that results of other files or settings are never
     mixed in. Each entry is on disk, with a checksum, before the next sample begins. An incomplete last line is dropped.
-    Other damaged lines count as missing, and their samples are judged again.
+    Other damaged lines and those of older versions count as missing, and their samples are judged again.
 
     Args:
         folder: folder of the file.
         name: name of the model.
         key: everything that results depend on besides the samples.
+
+    Raises:
+        DataError: if a newer version of visionward wrote to the file.
     """
 
     def __init__(self, folder: Path, name: str, key: Mapping[str, Any]) -> None:
@@ -109,7 +114,9 @@ class Journal:
         self.judged: dict[str, Judged] = {}
         self.features: dict[str, FeatureError] = {}
         self.loaded: list[Loaded] = []
-        self._log = AppendLog(self.path, lambda _, values: self._remember(_entry(values)))
+        self._newest = _VERSION
+        self._log = AppendLog(self.path, self._read_line)
+        check_format_version(self.path, self._newest, _VERSION, DataError, "judge the samples again")
 
     @property
     def damaged(self) -> int:
@@ -123,6 +130,10 @@ class Journal:
         return [
             path for path in sorted(self.path.parent.iterdir()) if path != self.path and pattern.fullmatch(path.name)
         ]
+
+    def _read_line(self, _offset: int, values: Mapping[str, Any]) -> None:
+        self._newest = max(self._newest, values["version"])
+        self._remember(_entry(values))
 
     def _remember(self, entry: Entry) -> None:
         if isinstance(entry, Judged):

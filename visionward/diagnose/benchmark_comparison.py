@@ -1,6 +1,7 @@
 """Comparing two benchmarks: the ratio of every figure, and every difference of the environment."""
 
 import math
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from visionward.diagnose.benchmark_report import FORMAT_VERSION, PROGRAM
 from visionward.errors import DataError
+from visionward.formats.format_version import check_format_version
 from visionward.formats.strict_json import read_json
 
 Values = Mapping[str, Any]
@@ -59,11 +61,7 @@ def read_benchmark(path: str | PathLike[str]) -> dict[str, Any]:
     content = read_json(path, DataError)
     if not isinstance(content, dict) or content.get("program") != PROGRAM:
         raise DataError(f"{path}: not a file that `visionward bench --json` wrote.")
-    found = content.get("format_version")
-    if found != FORMAT_VERSION:
-        raise DataError(
-            f"{path}: written in version {found!r} of the format, expected {FORMAT_VERSION}: measure again."
-        )
+    check_format_version(os.fspath(path), content.get("format_version"), FORMAT_VERSION, DataError, "measure again")
     try:
         _check(content)
     except _DamagedError as error:

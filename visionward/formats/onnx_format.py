@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, get_args
 
 from visionward.errors import ModelFileError
 from visionward.formats.checked_files import is_remembered, marker_of, remember
+from visionward.formats.format_version import check_format_version
 from visionward.formats.mmproj_format import MmprojConfig, VisionConfig
 from visionward.formats.regular_file import open_regular
 from visionward.formats.tensor_checksums import Advance
@@ -171,8 +172,8 @@ def read_identity(path: Path) -> TowerIdentity:
     version = found.get(_KEY_VERSION)
     if version is None:
         raise ModelFileError(f"{path} is an ONNX file, but not a vision tower that visionward exported.")
-    if version != str(FORMAT_VERSION):
-        raise ModelFileError(f"{path} has format version {version}, expected {FORMAT_VERSION}: export it again.")
+    number = int(version) if version.isdecimal() and len(version) <= _MAX_DIGITS else version
+    check_format_version(path, number, FORMAT_VERSION, ModelFileError, "export it again")
     if found.get(_KEY_WEIGHT_TYPE) == "int4":
         raise ModelFileError(
             f"{path} has int4 weights, which are not supported because their features are 13 to 20 % off: export it "

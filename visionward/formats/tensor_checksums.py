@@ -8,6 +8,7 @@ from pathlib import Path
 from visionward.errors import ModelFileError
 from visionward.formats import mmproj_format as form
 from visionward.formats.checked_files import is_remembered, marker_of, remember
+from visionward.formats.format_version import check_format_version
 from visionward.formats.gguf_header import GgufHeader, GgufTensor
 from visionward.formats.gguf_values import text, whole
 from visionward.machine.processor import usable_cores
@@ -25,10 +26,8 @@ def has_checksums(header: GgufHeader) -> bool:
         ModelFileError: if the format version is unknown, or the checksum keys do not match it.
     """
     version = header.get(form.KEY_FORMAT_VERSION, whole(0, 2**32 - 1))
-    if version not in (form.VERSION_WITHOUT_CHECKSUMS, form.FORMAT_VERSION):
-        raise ModelFileError(
-            f"{header.path} has format version {version}, expected {form.FORMAT_VERSION}: convert the model again."
-        )
+    if version != form.VERSION_WITHOUT_CHECKSUMS:
+        check_format_version(header.path, version, form.FORMAT_VERSION, ModelFileError, "convert the model again")
     has = [header.has(key) for key in (form.KEY_HEADER_CHECKSUM, form.KEY_TENSOR_CHECKSUMS)]
     if has != [version == form.FORMAT_VERSION] * 2:
         raise ModelFileError(

@@ -7,10 +7,13 @@ from typing import Any
 
 from visionward.errors import DataError
 from visionward.formats.append_log import AppendLog
+from visionward.formats.format_version import check_format_version
 from visionward.formats.output_file import describe
 from visionward.scan.item import Item, place_of
 
 NOT_JUDGED = "not judged"
+# Lines without ``format_version`` have version 1.
+_FORMAT_VERSION = 1
 _OUTCOMES = ("safe", "unsafe", NOT_JUDGED)
 
 
@@ -22,19 +25,22 @@ class Results:
         settings: ``ScanOptions.key``: results of other settings are refused.
 
     Raises:
-        DataError: if the file has other content or results of other settings, or another process writes to it.
+        DataError: if the file has other content or results of other settings, a newer version of visionward wrote to
+            it, or another process writes to it.
         OutputError: if it cannot be written.
     """
 
     def __init__(self, path: Path, settings: str) -> None:
         self._settings = settings
         self._others = 0
+        self._newest = _FORMAT_VERSION
         # Place of a sample -> its id and the number of its outcome.
         self._latest: dict[bytes, tuple[bytes, int]] = {}
         # Id -> where the first result with it is.
         self._offsets: dict[bytes, int] = {}
         try:
             self._log = AppendLog(path, self._remember)
+            check_format_version(path, self._newest, _FORMAT_VERSION, DataError, "choose another name")
             if self._log.damaged and not self._latest and not self._others:
                 raise DataError(f"{path} exists and has no results of a scan: choose another name")
             if self._others:
@@ -47,6 +53,7 @@ class Results:
             raise describe(error, path) from error
 
     def _remember(self, offset: int, values: Mapping[str, Any]) -> None:
+        self._newest = max(self._newest, values.get("format_version", _FORMAT_VERSION))
         if values["settings"] != self._settings:
             self._others += 1
             return

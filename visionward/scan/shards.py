@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionward.errors import DataError
+from visionward.formats.format_version import check_format_version
 from visionward.formats.output_file import FileKind, Outputs, describe, part_files
 from visionward.formats.strict_json import read_json
 from visionward.machine.extras import require
@@ -18,6 +19,7 @@ from visionward.scan.results import NOT_JUDGED
 
 _MARK = b"PAR1"
 _SETTINGS = "scan.json"
+_FORMAT_VERSION = 1
 
 
 def _is_parquet(path: Path) -> bool:
@@ -42,7 +44,7 @@ class Shards:
             settings: ``ScanOptions.key``.
 
         Raises:
-            DataError: if it has other files or results of other settings.
+            DataError: if it has other files, results of other settings, or those of a newer version of visionward.
             OutputError: if it cannot be written.
         """
         path = self.folder / _SETTINGS
@@ -53,12 +55,17 @@ class Shards:
             elif any(self.folder.iterdir()):
                 raise DataError(f"{self.folder} exists and has no results of a scan: choose another folder")
             else:
-                path.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
+                path.write_text(
+                    json.dumps({"format_version": _FORMAT_VERSION, "settings": settings}) + "\n", encoding="utf-8"
+                )
         except OSError as error:
             raise describe(error, self.folder) from error
 
     def _check(self, path: Path, settings: str) -> None:
         found = read_json(path, DataError)
+        if isinstance(found, dict):
+            version = found.get("format_version", _FORMAT_VERSION)
+            check_format_version(path, version, _FORMAT_VERSION, DataError, "choose another folder")
         if not isinstance(found, dict) or found.get("settings") != settings:
             raise DataError(
                 f"{self.folder} has results of another model, policy or threshold: choose another folder, or the same "
