@@ -1,6 +1,7 @@
 """Functions that stand in for the main function of a scan's processes, which import them from here."""
 
 import os
+import time
 
 from visionward.scan import child
 
@@ -10,12 +11,15 @@ def serve_nothing(options, connection):
 
 
 def serve_and_die(options, connection):
-    """A sample with "die" in its prompt ends the process."""
+    """A sample whose prompt is "die" ends the process, and one whose prompt is "hang" stops it."""
     judge = child._judge
 
     def judge_or_die(worker, task, connection):
-        if any(getattr(part, "text", None) == "die" for part in task.sample.conversation.messages[0].parts):
+        texts = [getattr(part, "text", None) for part in task.sample.conversation.messages[0].parts]
+        if "die" in texts:
             os.kill(os.getpid(), 9)
+        if "hang" in texts:
+            time.sleep(3600)
         judge(worker, task, connection)
 
     child._judge = judge_or_die

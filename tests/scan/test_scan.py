@@ -146,8 +146,25 @@ def test_a_sample_that_ends_its_process_twice_is_an_error_and_others_are_judged(
     assert sum(outcomes.values()) == 7
     failed = [row for row in rows_of(out) if row["error"]]
     assert {row["name"].rpartition("/")[2] for row in failed} == {"picture_2_1_tiles.jpg", "damaged.png"}
-    assert any("it ended the guard's process 2 times (SIGKILL)" in row["error"] for row in failed)
+    assert any(row["error"] == "given up after 2 attempts: the guard's process ended (SIGKILL)" for row in failed)
     assert next(deaths) == 3
+
+
+@pytest.mark.slow
+def test_a_sample_that_takes_too_long_twice_is_an_error_and_others_are_judged(tmp_path, folder, options, monkeypatch):
+    monkeypatch.setattr(pool, "serve_tasks", serve_and_die)
+    prompts = {path: "hang" if "picture_2" in path.name else PROMPT for path in folder.rglob("*")}
+    out = tmp_path / "results.jsonl"
+    results = Results(out, options.key)
+    started = time.monotonic()
+    scan(Inputs([folder], prompts.get), results, options, 1, deadline_s=5)
+    assert 10 < time.monotonic() - started < 60
+    results.close()
+    rows = rows_of(out)
+    failed = {row["name"].rpartition("/")[2]: row["error"] for row in rows if row["error"]}
+    assert len(rows) == 7
+    assert failed.keys() == {"picture_2_1_tiles.jpg", "damaged.png"}
+    assert failed["picture_2_1_tiles.jpg"] == "given up after 2 attempts: no result within 5 s"
 
 
 def test_a_process_that_ends_while_it_loads_is_an_error(tmp_path, folder, options, monkeypatch):

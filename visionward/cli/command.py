@@ -32,7 +32,7 @@ _SUBJECTS = {
     "Computation": (
         *("threads", "device", "vision_device", "gpu_layers", "kernels", "n_ctx", "ubatch", "exact"),
         *("vision_backend", "onnx_tower", "onnx_provider", "openvino_device", "memory_limit", "jobs"),
-        *("ray", "actors", "gpus_per_actor"),
+        *("deadline_s", "ray", "actors", "gpus_per_actor"),
     ),
     "Output": ("out", "report", "name", "quoted", "keep", "template", "as_json", "exit_code", "force"),
 }

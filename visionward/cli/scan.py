@@ -24,6 +24,7 @@ from visionward.cli.wrapping import echo_lines
 from visionward.names import ImitationTreatment
 
 if TYPE_CHECKING:
+    from visionward.scan.cluster import Cluster
     from visionward.scan.inputs import Inputs
     from visionward.scan.options import ScanOptions
 
@@ -74,6 +75,16 @@ errors; 130 when interrupted. After an interruption, the same command goes on.
     show_default=True,
     help="Number of processes that judge. They share the model's files in memory, and the cores unless --threads says "
     "how many each has.",
+)
+@click.option(
+    "--deadline",
+    "deadline_s",
+    metavar="SECONDS",
+    type=click.IntRange(1, 86400),
+    default=1800,
+    show_default=True,
+    help="A process that takes longer than this for a sample is ended. The sample is judged again, alone, and gets an "
+    "error if that takes longer too.",
 )
 @click.option(
     "--watch", is_flag=True, help="Judge the images that arrive in the folders too, until the program is interrupted."
@@ -136,6 +147,7 @@ def scan(
     category_scores: bool,
     imitation: ImitationTreatment,
     jobs: int,
+    deadline_s: int,
     watch: bool,
     ray: str | None,
     actors: int | None,
@@ -158,6 +170,7 @@ def scan(
         find photos -name "*.png" -print0 | visionward scan --demo - --sidecars --out results.jsonl
     """  # noqa: D301 - click's own mark for text that must not be rewrapped
     from visionward.demonstration import DEMO_NOTICE  # noqa: PLC0415 - not needed for --help
+    from visionward.scan.cluster import Cluster  # noqa: PLC0415
     from visionward.scan.options import ScanOptions  # noqa: PLC0415
     from visionward.scan.results import NOT_JUDGED  # noqa: PLC0415
     from visionward.scan.summary import summary_lines  # noqa: PLC0415
@@ -179,11 +192,14 @@ def scan(
     )
     started = time.monotonic()
     if ray is None:
-        outcomes, before, damaged = _on_this_machine(samples, out, options, jobs, report, inputs, watch=watch)
+        outcomes, before, damaged = _on_this_machine(
+            samples, out, options, jobs, deadline_s, report, inputs, watch=watch
+        )
     else:
         # Other nodes convert the demonstration guard themselves.
         everywhere = replace(options, pair=None) if demo else options
-        outcomes, before = _on_cluster(samples, out, everywhere, ray or None, actors, gpus_per_actor)
+        cluster = Cluster(ray or None, actors, options.engine.get("threads"), gpus_per_actor, deadline_s=deadline_s)
+        outcomes, before = _on_cluster(samples, out, everywhere, cluster)
         damaged = 0
     check_interrupted()
     echo_lines(summary_lines(outcomes, before, time.monotonic() - started, damaged))
@@ -200,6 +216,7 @@ def _on_this_machine(
     out: Path,
     options: "ScanOptions",
     jobs: int,
+    deadline_s: float,
     report: Path | None,
     names: tuple[str, ...],
     *,
@@ -222,9 +239,9 @@ def _on_this_machine(
     try:
         with progress_line() as on_progress:
             if watch:
-                run(watched_items(samples), results, options, jobs)
+                run(watched_items(samples), results, options, jobs, deadline_s=deadline_s)
             total = samples.count()
-            run(samples, results, options, jobs, total=total, on_progress=on_progress)
+            run(samples, results, options, jobs, deadline_s=deadline_s, total=total, on_progress=on_progress)
             if page is not None:
                 write_report(page, samples, results, options, names, total=total, on_progress=on_progress)
     finally:
@@ -232,17 +249,14 @@ def _on_this_machine(
     return results.outcomes(), before, results.damaged
 
 
-def _on_cluster(
-    samples: "Inputs", out: Path, options: "ScanOptions", address: str | None, actors: int | None, gpus: float
-) -> tuple[Counter[str], int]:
+def _on_cluster(samples: "Inputs", out: Path, options: "ScanOptions", cluster: "Cluster") -> tuple[Counter[str], int]:
     """Scan. Returns the outcomes and the number of earlier results."""
-    from visionward.scan.cluster import Cluster, scan_on_cluster  # noqa: PLC0415 - not needed for --help
+    from visionward.scan.cluster import scan_on_cluster  # noqa: PLC0415 - not needed for --help
     from visionward.scan.shards import Shards  # noqa: PLC0415
 
     shards = Shards(out)
     before = sum(shards.outcomes().values())
     with progress_line() as on_progress:
         total = samples.count()
-        cluster = Cluster(address, actors, options.engine.get("threads"), gpus)
         scan_on_cluster(samples, out, options, cluster, total=total, on_progress=on_progress)
     return shards.outcomes(), before

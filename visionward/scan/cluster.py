@@ -23,7 +23,7 @@ from visionward.runtime.guard.samples import Sample
 from visionward.scan.arrow_tables import result_row, result_table
 from visionward.scan.item import Item
 from visionward.scan.options import ScanOptions
-from visionward.scan.pool import Pool
+from visionward.scan.pool import DEFAULT_DEADLINE_S, Pool
 from visionward.scan.shards import Shards
 from visionward.scan.worker import judged_row
 
@@ -43,6 +43,7 @@ class Cluster:
         threads: CPU threads of an actor; None for the cores of the smallest node.
         gpus: GPUs of an actor; may be a fraction.
         shard_rows: samples per file.
+        deadline_s: seconds within which an actor must finish a sample.
     """
 
     address: str | None = None
@@ -50,6 +51,7 @@ class Cluster:
     threads: int | None = None
     gpus: float = 0.0
     shard_rows: int = DEFAULT_SHARD_ROWS
+    deadline_s: float = DEFAULT_DEADLINE_S
 
 
 class ShardActor:
@@ -60,15 +62,16 @@ class ShardActor:
         settings: ``options.key`` on the driver.
         version: the versions of the driver.
         folder: of the results.
+        deadline_s: seconds within which a sample must be finished.
     """
 
-    def __init__(self, options: ScanOptions, settings: str, version: str, folder: str) -> None:
+    def __init__(self, options: ScanOptions, settings: str, version: str, folder: str, deadline_s: float) -> None:
         self._problem = node_problem(options, settings, version)
         self._options = options
         self._settings = settings
         self._shards = Shards(Path(folder))
         self._judged: dict[str, dict[str, Any]] = {}
-        self._pool = Pool(options, 1, self._judged.__setitem__)
+        self._pool = Pool(options, 1, self._judged.__setitem__, deadline_s)
 
     def __call__(self, batch: Any) -> Any:
         """Judge a batch.
@@ -152,7 +155,7 @@ def scan_on_cluster(
         while tables := list(itertools.islice(_tables(left, cluster.shard_rows), _ROUND_SHARDS)):
             counts = ray.data.from_arrow(tables).map_batches(
                 ShardActor,
-                fn_constructor_args=(sized, options.key, _version(), str(shards.folder)),
+                fn_constructor_args=(sized, options.key, _version(), str(shards.folder), cluster.deadline_s),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=min(actors, len(tables))),

@@ -15,8 +15,10 @@ from visionward.scan.child import SAMPLES_AT_A_TIME, Done, Loaded, Task, serve_t
 from visionward.scan.options import ScanOptions
 from visionward.scan.worker import judged_row
 
-# A sample that was in a process when it ended is judged again, alone. If that one ends too, the sample is given up.
-MAX_CRASHES = 2
+# A sample that was in a process when it ended, or was ended, is judged again, alone, before it is given up.
+MAX_ATTEMPTS = 2
+# A sample may have eight frames, and a slow machine takes 100 s for one.
+DEFAULT_DEADLINE_S = 1800.0
 _WAIT_S = 0.2
 _END_S = 10.0
 
@@ -24,7 +26,7 @@ _END_S = 10.0
 @dataclass
 class _Sent:
     task: Task
-    crashes: int = 0
+    failures: int = 0
 
 
 class Pool:
@@ -34,10 +36,18 @@ class Pool:
         options: the model, and how it judges.
         jobs: number of processes.
         on_result: gets id and result of each sample, on a thread of the pool, one call at a time.
+        deadline_s: seconds within which a process must finish a sample. It is ended if it does not.
     """
 
-    def __init__(self, options: ScanOptions, jobs: int, on_result: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        options: ScanOptions,
+        jobs: int,
+        on_result: Callable[[str, dict[str, Any]], None],
+        deadline_s: float = DEFAULT_DEADLINE_S,
+    ) -> None:
         self._options = options
+        self._deadline_s = deadline_s
         self._capacity = jobs * (SAMPLES_AT_A_TIME + 1)
         self._on_result = on_result
         self._tasks: queue.SimpleQueue[_Sent | None] = queue.SimpleQueue()
@@ -110,7 +120,7 @@ class Pool:
         """Judge samples until the process ends. Returns whether another one is needed.
 
         Args:
-            again: samples to judge first; those that crashed a process are judged alone.
+            again: samples to judge first; those that failed before are judged alone.
         """
         process = self._started()
         inside: dict[str, _Sent] = {}
@@ -118,29 +128,32 @@ class Pool:
             while True:
                 if not self._send_some(process, inside, again):
                     return False
-                message = process.receive()
+                # A guard judges one sample after the other, so each result begins the time of the next one.
+                message = process.receive(self._deadline_s)
                 if isinstance(message, Done):
                     del inside[message.identifier]
                     self._finished(message.identifier, message.judged)
         except EOFError:
-            if self._closing:
-                return False
-            how = exit_text(process.wait(_END_S))
-            for sent in inside.values():
-                sent.crashes += 1
-                if sent.crashes < MAX_CRASHES:
-                    again.append(sent)
-                else:
-                    error = GuardProcessError(f"it ended the guard's process {sent.crashes} times ({how})")
-                    self._finished(sent.task.identifier, judged_row(None, error))
-            return True
+            reason = f"the guard's process ended ({exit_text(process.wait(_END_S))})"
+        except TimeoutError:
+            reason = f"no result within {self._deadline_s:g} s"
         finally:
             self._end(process)
+        if self._closing:
+            return False
+        for sent in inside.values():
+            sent.failures += 1
+            if sent.failures < MAX_ATTEMPTS:
+                again.append(sent)
+            else:
+                error = GuardProcessError(f"given up after {sent.failures} attempts: {reason}")
+                self._finished(sent.task.identifier, judged_row(None, error))
+        return True
 
     def _send_some(self, process: PythonProcess, inside: dict[str, _Sent], again: deque[_Sent]) -> bool:
         """Give the process as many samples as it takes. Returns whether it has any: False if the pool is closed."""
         while len(inside) < SAMPLES_AT_A_TIME:
-            if any(sent.crashes for sent in inside.values()) or (inside and again and again[0].crashes):
+            if any(sent.failures for sent in inside.values()) or (inside and again and again[0].failures):
                 break
             if again:
                 sent: _Sent | None = again.popleft()

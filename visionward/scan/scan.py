@@ -7,7 +7,7 @@ from visionward.errors import VisionwardError
 from visionward.progress import OnProgress, ProgressCounter
 from visionward.scan.item import Item
 from visionward.scan.options import ScanOptions
-from visionward.scan.pool import Pool
+from visionward.scan.pool import DEFAULT_DEADLINE_S, Pool
 from visionward.scan.results import Results
 from visionward.scan.worker import judged_row
 
@@ -18,6 +18,7 @@ def scan(
     options: ScanOptions,
     jobs: int,
     *,
+    deadline_s: float = DEFAULT_DEADLINE_S,
     total: int = 0,
     on_progress: OnProgress | None = None,
 ) -> None:
@@ -30,6 +31,7 @@ def scan(
         results: gets the results.
         options: the model, and how it judges.
         jobs: number of processes.
+        deadline_s: seconds within which a process must finish a sample.
         total: number of the samples; 0 if it is unknown, and nothing is reported.
         on_progress: called for each result, on another thread.
 
@@ -47,7 +49,7 @@ def scan(
             results.append(item, identifier, judged, copy_of=first.name)
         progress.advance(1 + len(others))
 
-    with Pool(options, jobs, write) as pool:
+    with Pool(options, jobs, write, deadline_s) as pool:
         for item in map(Item.read, items):
             identifier = options.item_id(item)
             # The pool's threads write results under this lock.
