@@ -16,6 +16,10 @@ Decision: TypeAlias = Literal["safe", "unsafe"]
 
 # ONNX Runtime's own name for its CPU provider.
 CPU_PROVIDER = "CPUExecutionProvider"
+# Its providers for GPUs, in the order in which they are tried.
+GPU_PROVIDERS = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider")
+# Stands for the first of the latter that the installed build has and that computes the whole tower, else the CPU's.
+AUTO_PROVIDER = "auto"
 # OpenVINO's own name for the CPU.
 OPENVINO_CPU = "CPU"
 

@@ -5,12 +5,15 @@ import json
 import sys
 from pathlib import Path
 
+import kernels_gone_wrong
 import pytest
 
-from visionward.diagnose import environment
+from visionward.diagnose import environment, provider_probe
 from visionward.diagnose import system_report as reporting
+from visionward.diagnose.provider_probe import ProviderResult, probe_provider
 from visionward.machine.processor import read_memory, read_processor
 from visionward.machine.shell import pip_command
+from visionward.names import CPU_PROVIDER
 from visionward.runtime.ggml import abi
 from visionward.runtime.ggml.kernel_probe import KernelResult, WeightResult
 from visionward.runtime.ggml.native import library_path
@@ -171,3 +174,36 @@ def test_a_gpu_that_the_library_cannot_use(run, monkeypatch, kind, advised):
     monkeypatch.setattr(reporting, "probe_kernel", lambda name, _threads: KernelResult(name, "works", "", ()))
     monkeypatch.setattr(reporting.shutil, "which", lambda name: f"/bin/{name}")
     assert ("built for CPUs alone" in run("doctor").stdout) == advised
+
+
+@pytest.mark.usefixtures("kernels")
+def test_providers_of_onnx_runtime(run, monkeypatch):
+    results = {"DmlExecutionProvider": None, "CoreMLExecutionProvider": "12 of 255 nodes (5 %) of the vision tower"}
+    found = {name: ProviderResult(name, left=left) for name, left in results.items()}
+    found["CUDAExecutionProvider"] = ProviderResult("CUDAExecutionProvider", "libcudnn.so.9 is missing.")
+    monkeypatch.setattr(reporting, "gpu_providers", lambda: tuple(found))
+    monkeypatch.setattr(reporting, "probe_provider", found.get)
+    text = run("doctor").stdout
+    assert "  on ONNX Runtime   DmlExecutionProvider\n" in text
+    assert (
+        "  on ONNX Runtime   CoreMLExecutionProvider, which leaves 12 of 255 nodes (5 %) of the vision tower\n" in text
+    )
+    assert "  on ONNX Runtime   CUDAExecutionProvider cannot be used\n" in text
+    assert "  - CUDAExecutionProvider cannot be used: libcudnn.so.9 is missing.\n" in text
+
+
+@pytest.mark.slow
+def test_the_probe_of_a_provider():
+    """Azure's provider is in every build, and computes no node of a tower."""
+    assert "(100 %) of the vision tower to the CPU" in probe_provider("AzureExecutionProvider").left
+    assert probe_provider(CPU_PROVIDER) == ProviderResult(CPU_PROVIDER)
+    assert "but not AbacusExecutionProvider" in probe_provider("AbacusExecutionProvider").problem
+
+
+@pytest.mark.slow
+def test_a_provider_that_crashes_or_hangs(monkeypatch):
+    monkeypatch.setattr(provider_probe, "_load", kernels_gone_wrong.crash_with_a_provider)
+    assert probe_provider("x").problem == "the process that tried it ended with SIGSEGV"
+    monkeypatch.setattr(provider_probe, "_load", kernels_gone_wrong.hang_with_a_provider)
+    monkeypatch.setattr(provider_probe, "TIMEOUT_S", 1.0)
+    assert probe_provider("x").problem == "it did not load in 1 s"

@@ -1,4 +1,4 @@
-"""What a child process of the kernel probe may do; imported by the child too."""
+"""What a child process of the probes of kernels and providers may do; imported by the child too."""
 
 import os
 import signal
@@ -30,3 +30,11 @@ def take_nothing(_kernel, _threads, sender):
 def fail(_kernel, _threads, _sender):
     sys.stderr = None
     raise SystemExit(3)
+
+
+def crash_with_a_provider(_provider, _sender):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hang_with_a_provider(_provider, _sender):
+    time.sleep(600)

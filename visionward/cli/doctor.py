@@ -17,8 +17,8 @@ def doctor(fresh: bool, as_json: bool) -> None:
     """Report on this machine, the libraries and their kernels.
 
     Says what is missing and the command that installs it. ggml's CPU kernels are tested in child processes, so that one
-    that crashes is only reported; the result is remembered for this library and processor. So are those of every GPU,
-    without being remembered. The report holds no names
+    that crashes is only reported; the result is remembered for this library and processor. The kernels of every GPU and
+    ONNX Runtime's providers for GPUs are tested in the same way, without being remembered. The report holds no names
     and no paths but the library's: paste it into a bug report.
 
     \b

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from visionward.cli.table import row
 from visionward.diagnose.environment import Environment, NativeLibrary
+from visionward.diagnose.provider_probe import ProviderResult
 from visionward.diagnose.system_report import SystemReport
 from visionward.quantities import size_text
 from visionward.runtime.ggml.kernel_probe import KernelResult
@@ -30,6 +31,8 @@ def report_lines(report: SystemReport) -> Iterator[str]:
         yield _row(extra.name, f"{extra.purpose}: {'not ' if extra.missing else ''}installed")
         if extra.missing:
             yield f"    {extra.command}"
+    for provider in report.onnx_providers:
+        yield _row("on ONNX Runtime", _provider_text(provider))
     if report.openvino_devices:
         yield _row("on OpenVINO", ", ".join(report.openvino_devices))
     yield ""
@@ -53,6 +56,12 @@ def report_lines(report: SystemReport) -> Iterator[str]:
     yield "Advice"
     for sentence in report.advice or ("Nothing is wrong.",):
         yield f"  - {sentence}"
+
+
+def _provider_text(result: ProviderResult) -> str:
+    if result.problem is not None:
+        return f"{result.provider} cannot be used"
+    return result.provider if result.left is None else f"{result.provider}, which leaves {result.left}"
 
 
 def _row(name: str, value: object) -> str:

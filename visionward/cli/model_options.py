@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from visionward.cli.byte_count import byte_count
 from visionward.cli.default_model import read_default_model
 from visionward.cli.model_folder import find_pair
-from visionward.names import CPU_PROVIDER, DEFAULT_N_CTX, OPENVINO_CPU, Kernels, VisionBackendChoice
+from visionward.names import AUTO_PROVIDER, DEFAULT_N_CTX, OPENVINO_CPU, Kernels, VisionBackendChoice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -149,9 +149,10 @@ def vision_options(command: Command) -> Command:
     command = click.option(
         "--onnx-provider",
         metavar="NAME",
-        default=CPU_PROVIDER,
+        default=AUTO_PROVIDER,
         show_default=True,
-        help="ONNX Runtime's execution provider.",
+        help="ONNX Runtime's execution provider; auto takes CUDA, CoreML or DirectML if the installed build has it and "
+        "it computes the whole tower, else the CPU.",
     )(command)
     command = click.option(
         "--onnx-tower",

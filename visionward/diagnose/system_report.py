@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from visionward.diagnose.environment import Environment, NativeLibrary, read_environment
+from visionward.diagnose.provider_probe import ProviderResult, probe_provider
 from visionward.errors import VisionwardError
 from visionward.machine.extras import EXTRAS
 from visionward.machine.packages import installed_version
 from visionward.machine.shell import pip_command
 from visionward.runtime.ggml.kernel_probe import KernelResult, kernel_files, probe_kernel, probe_kernels
+from visionward.runtime.vision.onnxruntime_session import gpu_providers
 from visionward.runtime.vision.openvino_session import openvino_devices
 
 # What each extra is good for.
@@ -51,6 +53,7 @@ class SystemReport(Environment):
         extras: the optional parts.
         kernels: what the probe found about the CPU's kernels.
         gpus: what it found about those of each GPU.
+        onnx_providers: what each of ONNX Runtime's providers for GPUs computes of a vision tower.
         openvino_devices: what OpenVINO can compute on.
         advice: a sentence for each thing that is wrong, missing or worth knowing.
     """
@@ -58,6 +61,7 @@ class SystemReport(Environment):
     extras: tuple[Extra, ...]
     kernels: tuple[KernelResult, ...]
     gpus: tuple[KernelResult, ...]
+    onnx_providers: tuple[ProviderResult, ...]
     openvino_devices: tuple[str, ...]
     advice: tuple[str, ...]
 
@@ -81,10 +85,12 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
     # Not remembered: another driver may make another result.
     names = [device.name for device in environment.library.devices if device.is_gpu]
     gpus = tuple(probe_kernel(name, environment.physical_cores) for name in names)
+    providers = tuple(probe_provider(name) for name in gpu_providers())
     advice += [
         *_missing_requirements(),
         *_about_kernels(environment.library, kernels),
         *_about_gpus(gpus),
+        *(f"{result.provider} cannot be used: {result.problem}" for result in providers if result.problem),
         *_about_speed(environment),
     ]
     return SystemReport(
@@ -92,6 +98,7 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
         extras=tuple(_extras()),
         kernels=kernels,
         gpus=gpus,
+        onnx_providers=providers,
         openvino_devices=openvino_devices(),
         advice=tuple(advice),
     )

@@ -115,7 +115,7 @@ class Engine:
         self._layers = layers
         self.tower, self.cross_attention, self.weights = layers.tower, layers.cross_attention, layers.weights
         self.vision_backend = layers.vision_backend
-        self.warnings = files.warnings + plan.warnings
+        self.warnings = files.warnings + plan.warnings + layers.warnings
         self._worker.check_cancelled()
         self.model = TextModel(
             files.text,

@@ -5,7 +5,7 @@ from os import PathLike
 from typing import Any, TypedDict, get_args
 
 from visionward.names import (
-    CPU_PROVIDER,
+    AUTO_PROVIDER,
     DEFAULT_IMAGE_CACHE_BYTES,
     DEFAULT_N_CTX,
     DEFAULT_UBATCH,
@@ -57,7 +57,8 @@ class EngineOptions:
         vision_backend: the engine that runs the vision tower: ``ggml``, ``onnx`` (ONNX Runtime) or ``openvino``.
             ``auto`` takes the fastest that is installed, has an exported tower to run, and fits into the memory limit.
         onnx_tower: the exported tower; None for the one beside the mmproj file that belongs to it.
-        onnx_provider: ONNX Runtime's name of its execution provider.
+        onnx_provider: ONNX Runtime's name of its execution provider; ``auto`` takes one for GPUs (CUDA, CoreML,
+            DirectML) if the installed build has one that computes the whole tower, unless the CPU alone was asked for.
         openvino_device: OpenVINO's name of its device, such as ``GPU`` or ``NPU``; ``AUTO`` for the first that there
             is of these and the CPU.
         memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit; an image whose
@@ -78,7 +79,7 @@ class EngineOptions:
     kernels: Kernels = "plain"
     vision_backend: VisionBackendChoice = "auto"
     onnx_tower: str | PathLike[str] | None = None
-    onnx_provider: str = CPU_PROVIDER
+    onnx_provider: str = AUTO_PROVIDER
     openvino_device: str = OPENVINO_CPU
     memory_limit: int | None = None
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from visionward.errors import NativeLibraryError
 from visionward.formats.pair_files import PairFiles
 from visionward.formats.tensor_checksums import Advance
-from visionward.names import CPU_PROVIDER, OPENVINO_CPU
+from visionward.names import AUTO_PROVIDER, CPU_PROVIDER, OPENVINO_CPU
 from visionward.runtime.decoder.cross_attention import CrossAttention
 from visionward.runtime.decoder.decoder import ANSWER_CELLS
 from visionward.runtime.device_memory import DeviceMemory
 from visionward.runtime.device_plan import DevicePlan, cpu_plan, plan_devices
+from visionward.runtime.devices import CPU
 from visionward.runtime.engine_options import EngineOptions
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
 from visionward.runtime.open_devices import OpenDevices
@@ -35,6 +36,7 @@ class ImageLayers:
         weights: the mmproj file's tensors on the device of the latter.
         vision_backend: the engine that runs the tower.
         session_device: the device of an engine other than ggml; None for ggml.
+        warnings: what the user should know about the choice of the engine.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class ImageLayers:
         vision = VisionOptions(
             "ggml" if options.exact else options.vision_backend,
             None if options.onnx_tower is None else Path(options.onnx_tower),
-            options.onnx_provider,
+            _provider(options),
             options.memory_limit,
             options.openvino_device,
         )
@@ -71,10 +73,12 @@ class ImageLayers:
         on_cross, on_vision = self.devices.cross, self.devices.vision
         on_gpu = not on_vision.device.is_cpu
         chosen = choose_backend(vision, files.mmproj, files.config, gpu=on_gpu, memory_budget=budget)
-        session = load_session(vision, chosen, threads, advance_of(chosen.nbytes))
+        loaded = load_session(vision, chosen, threads, advance_of(chosen.nbytes))
+        session = loaded.session
         if session is not None:
             stack.callback(session.close)
-        self.vision_backend = "ggml" if session is None else chosen.backend
+        self.vision_backend = loaded.backend
+        self.warnings = loaded.warnings
         self.session_device = None if session is None else session.device
         together = session is None and on_vision is on_cross
         self.weights = MmprojWeights(files.mmproj, files.config, on_cross.device, tower=together)
@@ -122,8 +126,15 @@ def open_image_layers(
     return plan, ImageLayers(plan, files, options, threads, stack, advance_of)
 
 
+def _provider(options: EngineOptions) -> str:
+    """ONNX Runtime's provider: not one for GPUs if the CPU alone was asked for."""
+    devices = (options.vision_device or options.device or "").upper()
+    cpu_alone = devices == CPU.upper() or options.gpu_layers == 0
+    return CPU_PROVIDER if cpu_alone and options.onnx_provider == AUTO_PROVIDER else options.onnx_provider
+
+
 def _memory_needs(files: PairFiles, options: EngineOptions) -> DeviceMemory:
-    elsewhere = options.onnx_provider != CPU_PROVIDER or options.openvino_device != OPENVINO_CPU
+    elsewhere = options.onnx_provider not in (AUTO_PROVIDER, CPU_PROVIDER) or options.openvino_device != OPENVINO_CPU
     on_ggml = options.vision_backend in ("auto", "ggml") and options.onnx_tower is None and not elsewhere
     return DeviceMemory.of(
         files,

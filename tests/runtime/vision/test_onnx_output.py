@@ -26,6 +26,8 @@ pytestmark = pytest.mark.usefixtures("unlimited")
 class OddSession:
     """Gives what it is told to."""
 
+    device = "CPU"
+
     def __init__(self, features: object) -> None:
         self.features = features
 

@@ -1,17 +1,20 @@
 """Which engine runs the tower, what it needs, and how much memory it may take."""
 
+import re
 import struct
 import sys
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
+import onnxruntime
 import pytest
 from gguf_edit import GgufFile
 from onnx_towers import BACKENDS, PICTURE, backend_of, copy_tower, limit_memory, load, refused
 from true_shape import TRUE_LAYERS
 
 from visionward import Guard
-from visionward.errors import NativeLibraryError
+from visionward.errors import ComputeError, NativeLibraryError
 from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.mmproj_file import read_mmproj_config
 from visionward.formats.onnx_format import (
@@ -19,8 +22,10 @@ from visionward.formats.onnx_format import (
     TowerIdentity,
     read_identity,
 )
-from visionward.names import CPU_PROVIDER
-from visionward.runtime.vision import openvino_session, vision_backend, vision_memory
+from visionward.names import CPU_PROVIDER, GPU_PROVIDERS
+from visionward.runtime.vision import onnxruntime_session, openvino_session, vision_backend, vision_memory
+from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession
+from visionward.runtime.vision.provider_share import ProviderShare
 from visionward.runtime.vision.vision_backend import Chosen, VisionOptions, choose_backend
 from visionward.runtime.vision.vision_memory import tower_bytes
 
@@ -307,3 +312,101 @@ def test_what_is_left_for_the_tower(pair, monkeypatch) -> None:
     assert budget(10 * 2**30, ubatch=17) == base - 4 * 64 * 4
     limit_memory(monkeypatch, 2**30)
     assert budget(10 * 2**30) == budget(None) == budget(2**30)
+
+
+# Providers for GPUs. The build for CPUs has one other provider, Azure's, which computes no node.
+
+AZURE = "AzureExecutionProvider"
+
+
+@pytest.fixture
+def azure_as_gpu(monkeypatch):
+    monkeypatch.setattr(onnxruntime_session, "GPU_PROVIDERS", ("CUDAExecutionProvider", AZURE))
+
+
+def taken_by_auto(pair, **options: object) -> tuple[str, str | None, tuple[str, ...]]:
+    with closing(load(pair, **options)) as engine:
+        return engine.vision_backend, engine.devices.vision, engine.warnings
+
+
+@pytest.mark.usefixtures("tower", "azure_as_gpu")
+@pytest.mark.parametrize("backend", ["auto", "onnx"])
+def test_a_provider_that_would_leave_products_to_the_cpu_is_not_taken(pair, monkeypatch, backend: str) -> None:
+    monkeypatch.setattr(vision_backend, "best_precision", lambda _: "f32")
+    taken, device, warnings = taken_by_auto(pair, vision_backend=backend)
+    assert (taken, device) == ("onnx", "CPU")
+    assert len(warnings) == 1
+    assert re.fullmatch(
+        r"AzureExecutionProvider was not used: it would leave (\d+) of \1 nodes \(100 %\) of the vision tower to the "
+        r"CPU, (\d+) of \2 matrix products among them\.",
+        warnings[0],
+    )
+
+
+@pytest.mark.usefixtures("tower")
+def test_a_named_provider_is_used_and_its_share_is_in_the_verdict(pair) -> None:
+    options = {"n_ctx": 512, "threads": 1, "onnx_provider": AZURE}
+    with Guard.load(pair.text, pair.mmproj, **options) as guard:
+        verdict = guard.classify(image=PICTURE, prompt="Look")
+    assert (verdict.vision_backend, verdict.devices.vision) == ("onnx", "Azure")
+    assert any(re.match(r"AzureExecutionProvider left (\d+) of \1 nodes \(100 %\)", text) for text in verdict.warnings)
+
+
+@pytest.mark.usefixtures("tower", "azure_as_gpu")
+@pytest.mark.parametrize("options", [{"device": "cpu"}, {"gpu_layers": 0}, {"vision_device": "CPU"}])
+def test_no_provider_for_gpus_if_the_cpu_alone_was_asked_for(pair, options: dict[str, object]) -> None:
+    assert "AzureExecutionProvider" not in str(taken_by_auto(pair, **options))
+
+
+@pytest.mark.usefixtures("tower")
+def test_auto_takes_a_provider_that_computes_all_products(pair, monkeypatch) -> None:
+    """Shape arithmetic on the CPU is usual for CUDA's. The first of two providers does not start."""
+    made = {}
+
+    class Session(OnnxRuntimeSession):
+        def __init__(self, path, *, threads: int, provider: str = CPU_PROVIDER) -> None:
+            made[provider] = self
+            if provider == "CUDAExecutionProvider":
+                raise NativeLibraryError("ONNX Runtime could not initialize CUDAExecutionProvider.")
+            super().__init__(path, threads=threads)
+            self.device = provider.removesuffix("ExecutionProvider")
+            self.share = ProviderShare(255, 45, 50, 0)
+
+    monkeypatch.setattr(vision_backend, "gpu_providers", lambda: ("CUDAExecutionProvider", "DmlExecutionProvider"))
+    monkeypatch.setattr(vision_backend, "OnnxRuntimeSession", Session)
+    assert taken_by_auto(pair) == (
+        "onnx",
+        "Dml",
+        (
+            "CUDAExecutionProvider was not used: ONNX Runtime could not initialize CUDAExecutionProvider.",
+            f"DmlExecutionProvider left {ProviderShare(255, 45, 50, 0)}.",
+        ),
+    )
+    # Not beyond the memory limit, and not before a GPU on ggml.
+    assert taken_by_auto(pair, memory_limit=2**20)[0] == "ggml"
+    file = GgufHeader(pair.mmproj)
+    config = read_mmproj_config(file)
+    assert choose_backend(VisionOptions(), file, config, gpu=True, memory_budget=None) == Chosen("ggml")
+
+
+@pytest.mark.usefixtures("tower")
+def test_overflow_on_a_provider_does_not_blame_the_file(pair, monkeypatch) -> None:
+    with closing(load(pair, onnx_provider=AZURE)) as engine:
+        run = OnnxRuntimeSession.run
+        monkeypatch.setattr(OnnxRuntimeSession, "run", lambda *arguments: run(*arguments) * np.float32(np.inf))
+        with pytest.raises(ComputeError, match=r"^overflow on Azure: the ONNX tower's features are not all finite"):
+            engine.encode_image(PICTURE)
+
+
+def test_a_share_as_text() -> None:
+    expected = "45 of 255 nodes (18 %) of the vision tower to the CPU, 12 of 50 matrix products among them"
+    assert str(ProviderShare(255, 45, 50, 12)) == expected
+
+
+def test_providers_are_those_that_the_library_has(monkeypatch) -> None:
+    assert not set(onnxruntime_session.gpu_providers()) & {CPU_PROVIDER, AZURE}
+    assert set(GPU_PROVIDERS) <= set(onnxruntime.get_all_providers())
+    monkeypatch.setattr(onnxruntime_session, "GPU_PROVIDERS", (AZURE, "CUDAExecutionProvider"))
+    assert onnxruntime_session.gpu_providers() == tuple(
+        name for name in (AZURE, "CUDAExecutionProvider") if name in onnxruntime.get_available_providers()
+    )

@@ -11,7 +11,8 @@ import numpy as np
 
 from visionward.errors import ComputeError, ModelFileError, NativeLibraryError
 from visionward.formats.onnx_format import FEATURES, PIXELS, RATIO_ID
-from visionward.names import CPU_PROVIDER
+from visionward.names import CPU_PROVIDER, GPU_PROVIDERS
+from visionward.runtime.vision.provider_share import ProviderShare, provider_share
 from visionward.runtime.vision.tower_session import POLL_S, Array
 
 
@@ -22,6 +23,9 @@ class OnnxRuntimeSession:
         path: the ONNX file.
         threads: CPU threads.
         provider: ONNX Runtime's name of the execution provider.
+
+    Attributes:
+        share: what the provider leaves to the CPU; None for the CPU's own, and if the version does not report it.
 
     Raises:
         NativeLibraryError: if ONNX Runtime is not installed, or this build lacks the provider.
@@ -42,14 +46,24 @@ class OnnxRuntimeSession:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         # Threads that spin after a run would take CPU time from the decoder.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        providers = [provider] if provider == CPU_PROVIDER else [provider, CPU_PROVIDER]
+        on_cpu = provider == CPU_PROVIDER
+        providers = [provider] if on_cpu else [provider, CPU_PROVIDER]
+        if not on_cpu:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            # DirectML's needs it so.
+            options.enable_mem_pattern = False
         try:
             if not adds_bytes_exactly():
                 # Exact, but half as fast as the kernels for VNNI.
                 options.add_session_config_entry("session.x64quantprecision", "1")
             # Constant folding would create float32 copies of float16 weights, and increase load time from 0.6 s to 4 s.
             self._session: Any = onnxruntime.InferenceSession(
-                str(path), options, providers=providers, disabled_optimizers=["ConstantFolding"]
+                str(path),
+                options,
+                providers=providers,
+                disabled_optimizers=["ConstantFolding"],
+                # It would print, and go on with the CPU.
+                enable_fallback=False,
             )
         except Exception as error:  # its exceptions have no base class of their own
             raise ModelFileError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
@@ -59,8 +73,13 @@ class OnnxRuntimeSession:
                 f"ONNX Runtime could not initialize {provider} and fell back to {', '.join(active)}."
             )
         self.device = provider.removesuffix("ExecutionProvider")
+        self.share = None if on_cpu else self._share(provider)
         self._run_options = onnxruntime.RunOptions
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="visionward-onnx")
+
+    def _share(self, provider: str) -> ProviderShare | None:
+        assignment = getattr(self._session, "get_provider_graph_assignment_info", None)
+        return None if assignment is None else provider_share(provider, assignment())
 
     def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
         """Features (tiles, tokens per tile, width) of the real tiles (tiles, 3, S, S).
@@ -90,6 +109,15 @@ class OnnxRuntimeSession:
         """Free the weights; calling it again does nothing."""
         self._thread.shutdown()
         self._session = None
+
+
+def gpu_providers() -> tuple[str, ...]:
+    """The providers for GPUs that the installed ONNX Runtime has; empty if it cannot be loaded."""
+    try:
+        available = import_onnxruntime().get_available_providers()
+    except NativeLibraryError:
+        return ()
+    return tuple(provider for provider in GPU_PROVIDERS if provider in available)
 
 
 @cache

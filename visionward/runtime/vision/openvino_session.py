@@ -11,6 +11,7 @@ from visionward.errors import ComputeError, ModelFileError, NativeLibraryError
 from visionward.formats.onnx_format import PIXELS, RATIO_ID
 from visionward.machine.processor import read_processor
 from visionward.names import OPENVINO_CPU
+from visionward.runtime.vision.provider_share import ProviderShare
 from visionward.runtime.vision.tower_session import POLL_S, Array
 
 # OpenVINO reports bf16 as supported, and chooses it, wherever the processor has the instructions. Without AMX a layer
@@ -73,6 +74,7 @@ class OpenVinoSession:
             on_cpu = self.device == OPENVINO_CPU
             _compute_as_floats(model, integers=on_cpu and not _adds_exactly())
             settings = _cpu_settings(threads, precision) if on_cpu else {"INFERENCE_PRECISION_HINT": "f16"}
+            self.share: ProviderShare | None = None
             self._compiled: Any = core.compile_model(model, self.device, settings)
         except NativeLibraryError:
             raise

@@ -11,7 +11,7 @@ from visionward.runtime.ggml.ggml import Type
 from visionward.runtime.ggml.graph import Storage, write
 from visionward.runtime.images.preprocess import Tiles
 from visionward.runtime.vision.tower import OnLayer
-from visionward.runtime.vision.tower_session import TowerSession
+from visionward.runtime.vision.tower_session import ON_CPU, TowerSession
 
 
 class OnnxTower:
@@ -46,6 +46,11 @@ class OnnxTower:
                 f"the ONNX tower gave {features.dtype} {features.shape}, expected float32 {shape}; export it again."
             )
         if not np.isfinite(features).all():
+            if self._session.device != ON_CPU:
+                raise ComputeError(
+                    f"overflow on {self._session.device}: the ONNX tower's features are not all finite; compute them "
+                    "on the CPU (--onnx-provider CPUExecutionProvider, or --openvino-device CPU)."
+                )
             raise ComputeError(
                 "the ONNX tower's features are not all finite; the file may be damaged, export it again."
             )

@@ -6,7 +6,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from visionward.runtime.vision.provider_share import ProviderShare
+
 Array = npt.NDArray[np.float32]
+
+# What both engines call the CPU.
+ON_CPU = "CPU"
 
 # How often a running session calls back, and so may be cancelled.
 POLL_S = 0.1
@@ -17,9 +22,11 @@ class TowerSession(Protocol):
 
     Attributes:
         device: what it computes on, such as ``CPU``.
+        share: what it leaves to the CPU, if it computes on another device and knows.
     """
 
     device: str
+    share: ProviderShare | None
 
     def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
         """Features (tiles, tokens per tile, width) of the real tiles (tiles, 3, S, S).

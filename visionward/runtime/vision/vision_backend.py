@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +13,15 @@ from visionward.formats.mmproj_file import tower_hash
 from visionward.formats.mmproj_format import MmprojConfig
 from visionward.formats.onnx_format import WEIGHT_TYPES, TowerIdentity, check_weights, data_path, read_identity
 from visionward.formats.tensor_checksums import Advance
-from visionward.names import CPU_PROVIDER, OPENVINO_CPU, VisionBackend, VisionBackendChoice
-from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession
+from visionward.names import AUTO_PROVIDER, CPU_PROVIDER, OPENVINO_CPU, VisionBackend, VisionBackendChoice
+from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession, gpu_providers
 from visionward.runtime.vision.openvino_session import OpenVinoSession, best_precision
 from visionward.runtime.vision.tower_session import TowerSession
 from visionward.runtime.vision.vision_memory import tower_bytes
 
 _WITHOUT_PROVIDERS = ("ggml", "openvino")
+# Providers that do not ask for ONNX Runtime.
+_OF_NO_ENGINE = (AUTO_PROVIDER, CPU_PROVIDER)
 _MODULES: dict[VisionBackend, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
 
 _log = logging.getLogger(__name__)
@@ -32,34 +34,39 @@ class VisionOptions:
     Attributes:
         backend: the engine; ``auto`` takes the fastest that is installed, has a tower to run, and fits.
         tower: the ONNX tower; one beside the mmproj file that belongs to it unless given.
-        provider: what ONNX Runtime computes with, by its own name.
+        provider: what ONNX Runtime computes with, by its own name; ``auto`` takes one for GPUs if there is one that
+            computes the whole tower, else the CPU's.
         memory_limit: bytes that the whole process may take; ``auto`` keeps to it, and to a container's limit.
         openvino_device: what OpenVINO computes with, by its own name.
     """
 
     backend: VisionBackendChoice = "auto"
     tower: Path | None = None
-    provider: str = CPU_PROVIDER
+    provider: str = AUTO_PROVIDER
     memory_limit: int | None = None
     openvino_device: str = OPENVINO_CPU
 
     @property
     def implied(self) -> VisionBackendChoice:
         """The engine that is asked for by its name, or by a provider or device of it other than the CPU."""
-        if self.backend == "auto" and self.provider != CPU_PROVIDER:
+        if self.backend == "auto" and self.provider not in _OF_NO_ENGINE:
             return "onnx"
         return "openvino" if self.backend == "auto" and self.openvino_device != OPENVINO_CPU else self.backend
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The engine that will run the tower, and its ONNX tower with the dtype of the weights (None for ggml)."""
+    """The engine that will run the tower, and its ONNX tower with the dtype of the weights (None for ggml).
+
+    ``otherwise`` takes its place if the provider cannot be used or leaves matrix products to the CPU.
+    """
 
     backend: VisionBackend
     tower: Path | None = None
     weight_type: str = ""
     provider: str = CPU_PROVIDER
     openvino_device: str = OPENVINO_CPU
+    otherwise: "Chosen | None" = None
 
     @property
     def nbytes(self) -> int:
@@ -88,14 +95,30 @@ class Chosen:
         return OnnxRuntimeSession(self.tower, threads=threads, provider=self.provider)
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """The engine that runs the tower.
+
+    Attributes:
+        backend: its name.
+        session: the engine with its tower; None for ggml.
+        warnings: what the user should know about the choice.
+    """
+
+    backend: VisionBackend
+    session: TowerSession | None = None
+    warnings: tuple[str, ...] = ()
+
+
 def choose_backend(
     options: VisionOptions, mmproj: GgufHeader, config: MmprojConfig, *, gpu: bool, memory_budget: int | None
 ) -> Chosen:
     """The engine to run the tower with.
 
-    ``auto`` takes ggml on a GPU, where it is fastest. On a CPU it takes OpenVINO if that computes in bf16, else ONNX
-    Runtime, then the other one, each only if it is installed, a tower was exported for it, and its weights fit into the
-    memory budget; else ggml. A provider other than the CPU's implies ONNX Runtime, and a device OpenVINO.
+    ``auto`` takes ggml on a GPU, where it is fastest. Otherwise it takes ONNX Runtime with a provider for GPUs,
+    OpenVINO if that computes in bf16, ONNX Runtime on the CPU, or OpenVINO, each only if it is installed, a tower was
+    exported for it, and its weights fit into the memory budget; else ggml. A provider other than the CPU's implies ONNX
+    Runtime, and a device OpenVINO.
 
     Args:
         options: what the caller asked for.
@@ -108,7 +131,7 @@ def choose_backend(
         ModelFileError: if an engine or a tower was named, and there is no tower for it or it belongs to another model.
         NativeLibraryError: if a provider or device was named that is not one of the engine's.
     """
-    if options.provider != CPU_PROVIDER and options.backend in _WITHOUT_PROVIDERS:
+    if options.provider not in _OF_NO_ENGINE and options.backend in _WITHOUT_PROVIDERS:
         raise NativeLibraryError(
             f"{options.provider} is a provider of ONNX Runtime and has no effect on {options.backend}; omit it "
             "(--onnx-provider), or choose the vision backend onnx."
@@ -123,10 +146,30 @@ def choose_backend(
         return Chosen("ggml")
     if named != "auto":
         path, identity = _required(options, mmproj, config)
-        return Chosen(named, path, identity.weight_type, options.provider, options.openvino_device)
+        provider = CPU_PROVIDER if options.provider == AUTO_PROVIDER else options.provider
+        chosen = Chosen(named, path, identity.weight_type, provider, options.openvino_device)
+        return _on_gpu(options, [(path, identity)], chosen) if named == "onnx" else chosen
     if options.tower is None and gpu:
         return Chosen("ggml")
     found = _find(options, mmproj, config)
+    fitting = [
+        (path, identity)
+        for path, identity in found
+        if memory_budget is None or tower_bytes("onnx", identity, config.vision) <= memory_budget
+    ]
+    return _on_gpu(options, fitting, _on_cpu(found, config, memory_budget))
+
+
+def _on_gpu(options: VisionOptions, found: Sequence[tuple[Path, TowerIdentity]], otherwise: Chosen) -> Chosen:
+    """ONNX Runtime's providers for GPUs, each with the next one as ``otherwise``."""
+    if options.provider == AUTO_PROVIDER and found:
+        path, identity = found[0]
+        for provider in reversed(gpu_providers()):
+            otherwise = Chosen("onnx", path, identity.weight_type, provider, otherwise=otherwise)
+    return otherwise
+
+
+def _on_cpu(found: Sequence[tuple[Path, TowerIdentity]], config: MmprojConfig, memory_budget: int | None) -> Chosen:
     for path, identity in found:
         for backend in _by_speed(identity.weight_type):
             if find_spec(_MODULES[backend]) is None:
@@ -140,10 +183,8 @@ def choose_backend(
     return Chosen("ggml")
 
 
-def load_session(
-    options: VisionOptions, chosen: Chosen, threads: int, advance: Advance | None = None
-) -> TowerSession | None:
-    """The chosen engine with its tower loaded, or None for ggml.
+def load_session(options: VisionOptions, chosen: Chosen, threads: int, advance: Advance | None = None) -> Loaded:
+    """The chosen engine with its tower loaded.
 
     If ``auto`` found the tower by itself and it cannot be loaded, ggml takes its place.
 
@@ -151,15 +192,26 @@ def load_session(
         NativeLibraryError: if the engine that was asked for is not installed.
         ModelFileError: if it cannot load the tower.
     """
-    if chosen.tower is None:
-        return None
-    try:
-        return chosen.session(threads, advance)
-    except (ModelFileError, NativeLibraryError) as error:
-        if options.implied != "auto" or options.tower is not None:
-            raise
-        _log.warning("an ONNX tower is ignored: %s", error)
-        return None
+    unused: list[str] = []
+    while chosen.tower is not None:
+        try:
+            session = chosen.session(threads, advance)
+        except (ModelFileError, NativeLibraryError) as error:
+            if chosen.otherwise is None:
+                if options.implied != "auto" or options.tower is not None:
+                    raise
+                _log.warning("an ONNX tower is ignored: %s", error)
+                break
+            unused.append(f"{chosen.provider} was not used: {error}")
+        else:
+            share = session.share
+            if chosen.otherwise is None or share is None or not share.products_left:
+                left = [f"{chosen.provider} left {share}."] if share is not None and share.left else []
+                return Loaded(chosen.backend, session, (*unused, *left))
+            session.close()
+            unused.append(f"{chosen.provider} was not used: it would leave {share}.")
+        chosen = chosen.otherwise
+    return Loaded("ggml", warnings=tuple(unused))
 
 
 def _by_speed(weight_type: str) -> tuple[VisionBackend, ...]:
