@@ -52,6 +52,10 @@ class ContextLengthError(VisionwardError, ValueError):
     """The prompt has more tokens than the context holds."""
 
 
+class OptionError(VisionwardError, ValueError):
+    """An option of the engine is out of range or unknown, or two exclude each other."""
+
+
 class NativeLibraryError(VisionwardError, RuntimeError):
     """The installed llama.cpp library is missing, untested, or behaves unexpectedly."""
 

@@ -1,13 +1,21 @@
 """Running one pair in a child process: crashes and interruptions."""
 
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from types import SimpleNamespace
+
 import odd_guard_processes
 import pytest
 from comparison_recorder import Recorder
 
+from visionward import Guard
 from visionward.compare import guard_run
+from visionward.compare.guard_process import Task, run_guard
 from visionward.compare.guard_run import arrays_of, judge_with_guard
 from visionward.compare.journal import Journal
 from visionward.compare.settings import GuardSettings
+from visionward.errors import ComputeError
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.policy import DEFAULT_POLICY
 from visionward.runtime.guard.samples import Sample
@@ -77,3 +85,28 @@ def test_an_interrupted_run_goes_on(tmp_path, files, monkeypatch):
     assert progress.begun == [("model", 3, 7)]
     asked = arrays_of(journal).folder.with_suffix(".asked").read_text().split()
     assert asked[-4:] == list(samples)[3:]
+
+
+@pytest.mark.parametrize(("tower", "vision_device"), [(None, "CUDA1"), (Path("t.onnx"), None)])
+def test_devices_are_those_of_the_settings(tmp_path, files, monkeypatch, tower, vision_device):
+    """One for the vision tower would be refused for a pair whose tower ONNX Runtime computes."""
+    asked = {}
+
+    def load(*_, **options):
+        asked.update(options)
+        raise ComputeError("enough")
+
+    monkeypatch.setattr(Guard, "load", load)
+    settings = replace(SETTINGS, device="CUDA0", vision_device="CUDA1", gpu_layers=7)
+    run_guard(Task(replace(files, tower=tower), (), (), settings, tmp_path), SimpleNamespace(send=lambda _: None))
+    assert {name: asked[name] for name in ("device", "vision_device", "gpu_layers")} == {
+        "device": "CUDA0",
+        "vision_device": vision_device,
+        "gpu_layers": 7,
+    }
+
+
+def test_results_of_other_devices_are_other_results():
+    keys = [replace(SETTINGS, **places).key() for places in ({}, {"device": "CPU"}, {"vision_device": "CPU"})]
+    assert all(one != other for one, other in combinations(keys, 2))
+    assert not {"device", "vision_device"} & keys[0].keys()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from visionward.errors import ComputeError, NativeLibraryError
+from visionward.errors import ComputeError, NativeLibraryError, OptionError
 from visionward.formats.pair_files import PairFiles
 from visionward.runtime import device_plan
 from visionward.runtime.device_memory import DeviceMemory
@@ -121,7 +121,7 @@ def test_a_device_that_is_not_there(plan, options) -> None:
     ],
 )
 def test_options_that_exclude_each_other(options) -> None:
-    with pytest.raises(ValueError, match=r"exclude each other|is for the vision backend ggml"):
+    with pytest.raises(OptionError, match=r"exclude each other|is for the vision backend ggml"):
         EngineOptions(**options)
 
 

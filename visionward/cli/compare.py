@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from visionward.cli.command import Command
-from visionward.cli.model_options import device_options
+from visionward.cli.model_options import device_options, placement_options
 from visionward.names import DEFAULT_THRESHOLD
 
 _STYLES = ("guard", "zero-shot")
@@ -104,6 +104,7 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
 )
 @click.option("--exclude", metavar="S5", multiple=True, help="A category to leave out; repeatable.")
 @device_options
+@placement_options
 @click.option("--quoted", is_flag=True, help="Show the published figures of the model card too, marked as quoted.")
 @click.option("--keep", is_flag=True, help="Keep the logits of the reference, so that candidates can be added later.")
 @click.pass_context
@@ -123,6 +124,8 @@ def compare(
     exclude: tuple[str, ...],
     threads: int | None,
     gpu_layers: int | None,
+    device: str | None,
+    vision_device: str | None,
     quoted: bool,
     keep: bool,
 ) -> None:
@@ -186,7 +189,7 @@ def compare(
             Endpoint.parse(value, style)  # type: ignore[arg-type]  # click.Choice
             for value, style in zip(endpoints, _styles(styles, len(endpoints)), strict=True)
         ),
-        settings=GuardSettings(policy, threshold, threads, gpu_layers),
+        settings=GuardSettings(policy, threshold, threads, gpu_layers, device, vision_device),
         endpoint_settings=EndpointSettings(endpoint_rate),
         margin=margin / 100,
         quoted=quoted,

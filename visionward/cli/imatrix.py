@@ -1,11 +1,19 @@
 """The ``imatrix`` command."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from visionward.cli.command import Command
-from visionward.cli.model_options import EXISTING_FILE, device_options, force_option, pair_options, resolve_pair
+from visionward.cli.model_options import (
+    EXISTING_FILE,
+    device_options,
+    force_option,
+    pair_options,
+    placement_options,
+    resolve_pair,
+)
 from visionward.cli.progress import progress_line
 from visionward.cli.wrapping import echo_lines
 from visionward.quantities import count_text
@@ -25,6 +33,7 @@ from visionward.quantities import count_text
 )
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Use only the first N samples.")
 @device_options
+@placement_options
 @force_option
 def imatrix(
     model: Path | None,
@@ -32,9 +41,8 @@ def imatrix(
     data: Path,
     out: Path,
     limit: int | None,
-    threads: int | None,
-    gpu_layers: int | None,
     force: bool,
+    **engine_options: Any,  # whatever the shared options are, the engine takes them under the same names
 ) -> None:
     """Compute an importance matrix for `visionward quantize`.
 
@@ -66,10 +74,9 @@ def imatrix(
         engine = Engine(
             text_gguf,
             mmproj_gguf,
-            threads=threads,
-            gpu_layers=gpu_layers,
             vision_backend="ggml",
             on_progress=on_progress,
+            **engine_options,
         )
         try:
             found = compute_importance(engine, samples, on_progress)

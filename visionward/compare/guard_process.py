@@ -14,11 +14,11 @@ from visionward.compare.array_store import ArrayStore
 from visionward.compare.divergence import kl_divergence, relative_error
 from visionward.compare.journal import FeatureError, Judged, Loaded
 from visionward.compare.models import GuardFiles
+from visionward.compare.settings import GuardSettings
 from visionward.errors import ComputeError, NativeLibraryError, VisionwardError
 from visionward.machine.process_memory import peak_bytes
 from visionward.machine.python_process import Sender
 from visionward.names import MIN_ANSWER_MASS
-from visionward.runtime.guard.policy import Policy
 from visionward.runtime.guard.samples import Sample
 
 
@@ -43,10 +43,7 @@ class Task:
         files: the pair.
         items: samples to judge; empty to open the pair only.
         features: samples whose vision features are compared.
-        policy: categories in force.
-        threshold: P(unsafe) from which on a verdict is unsafe.
-        threads: CPU threads; None for the default.
-        gpu_layers: decoder layers on the GPU; None for the default.
+        settings: how the pair is run.
         arrays: folder of the reference's first-token logits and vision features.
         is_reference: whether to write these arrays. Candidates read them.
     """
@@ -54,10 +51,7 @@ class Task:
     files: GuardFiles
     items: tuple[Item, ...]
     features: tuple[Item, ...]
-    policy: Policy
-    threshold: float
-    threads: int | None
-    gpu_layers: int | None
+    settings: GuardSettings
     arrays: Path
     is_reference: bool = False
 
@@ -108,14 +102,17 @@ class _Judge:
         from visionward.runtime.guard.guard import Guard  # noqa: PLC0415 - only this process loads the native library
 
         self._task = task
+        settings, on_ggml = task.settings, task.files.tower is None
         started = time.perf_counter()
         # An ONNX tower found beside the mmproj file would hide the effect of its quantization.
         self._guard = Guard.load(
             task.files.text,
             task.files.mmproj,
-            threads=task.threads,
-            gpu_layers=task.gpu_layers,
-            vision_backend="ggml" if task.files.tower is None else "onnx",
+            threads=settings.threads,
+            device=settings.device,
+            vision_device=settings.vision_device if on_ggml else None,
+            gpu_layers=settings.gpu_layers,
+            vision_backend="ggml" if on_ggml else "onnx",
             onnx_tower=task.files.tower,
         )
         load_ms = (time.perf_counter() - started) * 1000
@@ -139,8 +136,8 @@ class _Judge:
         try:
             verdict = self._guard.classify(
                 item.sample.conversation,
-                policy=task.policy,
-                threshold=task.threshold,
+                policy=task.settings.policy,
+                threshold=task.settings.threshold,
                 observe=lambda logits: seen.append(logits.copy()),
             )
         except ComputeError as error:

@@ -156,7 +156,7 @@ def judge_with_guard(
 
 def _task(files: GuardFiles, settings: GuardSettings, arrays: Path) -> Task:
     """A task that opens the pair and judges nothing."""
-    return Task(files, (), (), settings.policy, settings.threshold, settings.threads, settings.gpu_layers, arrays)
+    return Task(files, (), (), settings, arrays)
 
 
 def _with_features(samples: Mapping[str, Sample], settings: GuardSettings) -> list[str]:

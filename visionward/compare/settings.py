@@ -16,6 +16,8 @@ class GuardSettings:
         threshold: P(unsafe) from which on a verdict is unsafe.
         threads: CPU threads; None for the default.
         gpu_layers: decoder layers on the GPU; None for the default.
+        device: where the decoder is; None for the default.
+        vision_device: where the vision tower of pairs is that run it on ggml; None for the default.
         feature_images: number of images whose vision features are compared.
     """
 
@@ -23,15 +25,20 @@ class GuardSettings:
     threshold: float = DEFAULT_THRESHOLD
     threads: int | None = None
     gpu_layers: int | None = None
+    device: str | None = None
+    vision_device: str | None = None
     feature_images: int = 4
 
     def key(self) -> dict[str, Any]:
         """What results depend on."""
+        # Left out if they were not given, so that comparisons begun before these options existed go on.
+        places = {"device": self.device, "vision_device": self.vision_device}
         return {
             "policy": self.policy.prompt_categories(),
             "threshold": self.threshold,
             "threads": self.threads,
             "gpu_layers": self.gpu_layers,
+            **{name: place for name, place in places.items() if place is not None},
         }
 
 

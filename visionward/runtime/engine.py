@@ -76,7 +76,7 @@ class Engine:
         ModelFileError: if a file is missing, damaged or of another kind, or the two do not belong together.
         ComputeError: if memory does not suffice.
         NativeLibraryError: if the installed llama.cpp is not a version that visionward was tested with.
-        ValueError: if an option is out of range or unknown.
+        OptionError: if an option is out of range or unknown, or two exclude each other.
     """
 
     def __init__(

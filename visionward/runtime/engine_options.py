@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, TypedDict, get_args
 
+from visionward.errors import OptionError
 from visionward.names import (
     AUTO_PROVIDER,
     DEFAULT_IMAGE_CACHE_BYTES,
@@ -65,7 +66,7 @@ class EngineOptions:
             decoding would exceed it is refused.
 
     Raises:
-        ValueError: if a number is out of range, a name is unknown, or two options exclude each other.
+        OptionError: if a number is out of range, a name is unknown, or two options exclude each other.
     """
 
     threads: int | None = None
@@ -87,18 +88,18 @@ class EngineOptions:
         for name, minimum in _MINIMA.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
-                raise ValueError(f"{name} is {value}; it must be at least {minimum}.")
+                raise OptionError(f"{name} is {value}; it must be at least {minimum}.")
         _check_name("kernels", self.kernels, get_args(Kernels))
         _check_name("vision backend", self.vision_backend, get_args(VisionBackendChoice))
         if self.gpu_layers == 0 and self.device is not None and self.device.upper() != "CPU":
-            raise ValueError(
+            raise OptionError(
                 f"gpu_layers=0 and device={self.device} exclude each other; give it as vision_device for "
                 "the vision tower alone."
             )
         if self.vision_device is not None and self.vision_backend not in ("auto", "ggml"):
-            raise ValueError(f"vision_device is for the vision backend ggml, not {self.vision_backend}.")
+            raise OptionError(f"vision_device is for the vision backend ggml, not {self.vision_backend}.")
         if self.exact and self.vision_backend not in ("auto", "ggml"):
-            raise ValueError(f"exact computation needs the vision backend ggml, not {self.vision_backend}.")
+            raise OptionError(f"exact computation needs the vision backend ggml, not {self.vision_backend}.")
 
 
 _MINIMA = {"threads": 1, "gpu_layers": 0, "n_ctx": 1, "ubatch": 2, "image_cache_bytes": 0, "memory_limit": 1}
@@ -106,4 +107,4 @@ _MINIMA = {"threads": 1, "gpu_layers": 0, "n_ctx": 1, "ubatch": 2, "image_cache_
 
 def _check_name(what: str, name: Any, known: tuple[str, ...]) -> None:
     if name not in known:
-        raise ValueError(f"unknown {what} {name!r}; choose {', '.join(known[:-1])} or {known[-1]}.")
+        raise OptionError(f"unknown {what} {name!r}; choose {', '.join(known[:-1])} or {known[-1]}.")

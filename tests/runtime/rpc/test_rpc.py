@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 import rpc_backend
 from image_variants import CASES, ImageCase
+from PIL import Image
 
 from visionward import Engine, Guard
 from visionward.demonstration import demo_samples_path
 from visionward.errors import ComputeError, NativeLibraryError
+from visionward.quant.activations import compute_importance
 from visionward.runtime.ggml import ggml
 from visionward.runtime.ggml.device import Device
 from visionward.runtime.ggml.kernel_probe import MAX_ERROR
 from visionward.runtime.ggml.kernel_product import products
-from visionward.runtime.guard.samples import read_samples
+from visionward.runtime.guard.conversation import Conversation
+from visionward.runtime.guard.samples import Sample, read_samples
 from visionward.runtime.image_cache import CacheStatistics
 from visionward.runtime.images.preprocess import Tiles
 from visionward.runtime.vision.tower_plan import TowerPlan
@@ -169,6 +172,24 @@ def test_embeddings_are_kept_for_the_last_canvases(pair_of, monkeypatch) -> None
         assert made == []
         np.testing.assert_array_equal(engine.encode_image(shown[0]), features[0])
         assert len(made) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"gpu_layers": 2}, {"device": "CPU", "vision_device": "RPC1"}])
+def test_an_importance_matrix_is_that_of_the_cpu(pair_of, tmp_path: Path, options: dict[str, object]) -> None:
+    pair = pair_of("plain", "f32")
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(3).integers(0, 255, (60, 100, 3), np.uint8)).save(picture)
+    samples = [Sample.make("one", Conversation.from_prompt("How?", image=picture), unsafe=True)]
+
+    def importance(**options: object) -> dict[str, np.ndarray]:
+        with closing(Engine(pair.text, pair.mmproj, n_ctx=512, threads=1, exact=True, **options)) as engine:
+            found = compute_importance(engine, samples)
+        return {name: statistics.sums for name, statistics in found.statistics.items()}
+
+    of_cpu, found = importance(gpu_layers=0), importance(**options)
+    assert found.keys() == of_cpu.keys()
+    for name, sums in found.items():
+        np.testing.assert_array_equal(sums, of_cpu[name])
 
 
 def test_kernels_are_probed_by_the_name_of_the_device() -> None:

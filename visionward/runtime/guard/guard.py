@@ -70,7 +70,7 @@ class Guard(DerivedCalls):
             ModelFileError: a file is missing, damaged or of another type, or the files do not belong together.
             ComputeError: there is not enough memory.
             NativeLibraryError: the installed llama.cpp is not a version that visionward was tested with.
-            ValueError: an option is out of range or unknown.
+            OptionError: an option is out of range or unknown, or two exclude each other.
         """
         start = time.perf_counter()
         engine = Engine(text_gguf, mmproj_gguf, on_progress=on_progress, **options)

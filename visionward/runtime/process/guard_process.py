@@ -80,7 +80,7 @@ class GuardProcess(DerivedCalls):
             GuardProcessError: the process cannot be started, or ended while it loaded the model.
             ComputeError: there is not enough memory.
             NativeLibraryError: the installed llama.cpp is not a version that visionward was tested with.
-            ValueError: an option is out of range or unknown.
+            OptionError: an option is out of range or unknown, or two exclude each other.
         """
         pair = (os.path.abspath(text_gguf), os.path.abspath(mmproj_gguf))  # noqa: PTH100 - follows no links
         return cls._of(pair, deadline_s, on_progress, options)
