@@ -112,7 +112,7 @@ def engine_of(pair_of: PairMaker) -> Iterator[EngineMaker]:
         key = (name, kind, *sorted(options.items()))
         if key not in engines:
             pair = pair_of(name, kind)
-            engines[key] = Engine(pair.text, pair.mmproj, n_ctx=256, **options)
+            engines[key] = Engine(pair.text, pair.mmproj, **{"n_ctx": 256, **options})
         return engines[key]
 
     yield load

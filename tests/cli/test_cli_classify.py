@@ -50,6 +50,8 @@ def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
             "v.onnx",
             "--memory-limit",
             "9.5 GiB",
+            "--max-tiles",
+            2,
         ),
     )
     assert result.exit_code == 0, result.stderr
@@ -62,9 +64,10 @@ def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
         "kernels": "packed",
         "vision_backend": "onnx",
         "onnx_tower": Path("v.onnx"),
-        "onnx_provider": "CPUExecutionProvider",
+        "onnx_provider": "auto",
         "openvino_device": "CPU",
         "memory_limit": 19 * 2**29,
+        "max_tiles": 2,
     }
     assert guard.loads == [(Path("t.gguf"), Path("m.gguf"), options)]
     (asked,) = guard.history
@@ -163,6 +166,7 @@ def test_json(run, guard):
         "category_scores": {"S1": 0.3, "S9": 0.8},
         "role": "Agent",
         "tiles": 0,
+        "preferred_tiles": 0,
         "tokens": {"prompt": 210, "decoded": 6},
         "timings_ms": {"load": 10, "preprocess": 0, "vision": 0, "prefill": 20, "decode": 30, "total": 50},
         "model": "guard-text-F16.gguf",

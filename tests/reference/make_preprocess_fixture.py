@@ -63,28 +63,28 @@ def sample_positions(shape):
     ]
 
 
-def processor(tile_size):
+def processor(tile_size, max_tiles=MAX_TILES):
     """The reference, set up as the checkpoint's preprocessor_config.json sets it up."""
     from transformers.models.mllama.image_processing_mllama import MllamaImageProcessor  # noqa: PLC0415
 
     return MllamaImageProcessor(
-        size={"height": tile_size, "width": tile_size}, image_mean=MEAN, image_std=STD, max_image_tiles=MAX_TILES
+        size={"height": tile_size, "width": tile_size}, image_mean=MEAN, image_std=STD, max_image_tiles=max_tiles
     )
 
 
-def reference(image, tile_size):
+def reference(image, tile_size, max_tiles=MAX_TILES):
     """(pixel values of the real tiles, aspect ratio id) of an image by the reference."""
-    output = processor(tile_size)(image, return_tensors="np")
+    output = processor(tile_size, max_tiles)(image, return_tensors="np")
     tiles = output["num_tiles"][0][0]
     assert not output["pixel_values"][0, 0, tiles:].any()
     return output["pixel_values"][0, 0, :tiles], int(output["aspect_ratio_ids"][0, 0])
 
 
-def reference_size(height, width, tile_size):
+def reference_size(height, width, tile_size, max_tiles=MAX_TILES):
     """(tiles high, tiles wide, resized height, resized width) of a size by the reference."""
     from transformers.models.mllama import image_processing_mllama as mllama  # noqa: PLC0415
 
-    canvas = mllama.get_optimal_tiled_canvas(height, width, MAX_TILES, tile_size)
+    canvas = mllama.get_optimal_tiled_canvas(height, width, max_tiles, tile_size)
     size = mllama.get_image_size_fit_to_canvas(height, width, *canvas, tile_size)
     return [int(value) for value in (canvas[0] // tile_size, canvas[1] // tile_size, *size)]
 

@@ -125,6 +125,7 @@ def test_the_key_is_that_of_the_content_not_of_the_name(tmp_path, options):
     assert ScanOptions(copies, options.engine).key != options.key
     assert ScanOptions(options.pair, {**options.engine, "threads": 2}).key == options.key
     assert ScanOptions(options.pair, {**options.engine, "vision_backend": "onnx"}).key != options.key
+    assert ScanOptions(options.pair, {**options.engine, "max_tiles": 1}).key != options.key
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path, folder, options):

@@ -32,10 +32,10 @@ on black.
 The keys of the JSON object: verdict ("safe" or "unsafe"), score (P(unsafe)), answer_mass (the probability of safe and
 unsafe together), categories (those that the model named, each with code, name and score: the probability of the code at
 its position), category_scores (of every category in force, the probability that it is named first; null for a safe
-verdict without --category-scores), role ("User" or "Agent"), tiles, tokens (prompt, decoded), timings_ms (load,
-preprocess, vision, prefill, decode, total), model, vision_backend ("ggml", "onnx", "openvino"; null without an image),
-devices (text, vision and cross, the latter two null without an image; gpu_layers of layers; memory_bytes of the GPUs),
-frames (judged, total; null without an image), warnings.
+verdict without --category-scores), role ("User" or "Agent"), tiles, preferred_tiles (without --max-tiles), tokens
+(prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total), model, vision_backend ("ggml", "onnx",
+"openvino"; null without an image), devices (text, vision and cross, the latter two null without an image; gpu_layers of
+layers; memory_bytes of the GPUs), frames (judged, total; null without an image), warnings.
 
 Exit codes: 0 whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
 """

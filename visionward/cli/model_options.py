@@ -186,9 +186,19 @@ def context_option(command: Command) -> Command:
     )(command)
 
 
+def tiles_option(command: Command) -> Command:
+    """``--max-tiles``."""
+    return click.option(
+        "--max-tiles",
+        metavar="N",
+        type=click.IntRange(1, 64),
+        help="Cut an image into at most N tiles: less time, less detail (docs/tiles.md).  [default: the model's, 4]",
+    )(command)
+
+
 def engine_options(command: Command) -> Command:
     """All options of loading and computing that a guard takes, under the names of ``EngineOptions``."""
-    for option in (context_option, vision_options, kernels_option, placement_options, device_options):
+    for option in (context_option, tiles_option, vision_options, kernels_option, placement_options, device_options):
         command = option(command)
     return command
 

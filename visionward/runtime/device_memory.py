@@ -29,7 +29,16 @@ class DeviceMemory:
     tower: int
 
     @classmethod
-    def of(cls, files: PairFiles, *, cells: int, ubatch: int, exact: bool, tower: bool = True) -> "DeviceMemory":
+    def of(
+        cls,
+        files: PairFiles,
+        *,
+        cells: int,
+        ubatch: int,
+        exact: bool,
+        tower: bool = True,
+        max_tiles: int | None = None,
+    ) -> "DeviceMemory":
         """The estimate for a pair.
 
         Args:
@@ -38,6 +47,7 @@ class DeviceMemory:
             ubatch: tokens that the decoder computes in one graph.
             exact: whether the KV cache is float32.
             tower: whether ggml runs the vision tower.
+            max_tiles: the maximum number of tiles of an image; None for the model's.
         """
         text, cross, vision = files.text_config, files.config.cross_attention, files.config.vision
         element = 4 if exact else 2
@@ -55,8 +65,9 @@ class DeviceMemory:
         head = sum(files.text.tensors[name].nbytes for name in names if name in files.text.tensors)
         width = text.identity.width
         rows = len(text.tokens) + 3 * text.feed_forward_length + 8 * width + text.head_count * cells
-        image = vision.max_tiles * vision.tile_tokens * kv * len(cross.layers)
-        states = 4 * vision.max_tiles * vision.tile_tokens * width
+        image_tokens = (max_tiles or vision.max_tiles) * vision.tile_tokens
+        image = image_tokens * kv * len(cross.layers)
+        states = 4 * image_tokens * width
         mmproj = files.mmproj.tensors.items()
         of_cross = sum(tensor.nbytes for name, tensor in mmproj if name.startswith("cross."))
         of_tower = sum(tensor.nbytes for name, tensor in mmproj if not name.startswith("cross."))
@@ -64,7 +75,7 @@ class DeviceMemory:
             layers=(*layers, head),
             text_work=4 * ubatch * rows,
             cross=of_cross + 2 * image + states + _ATTENTION_BYTES,
-            tower=of_tower + activation_bytes(vision) + _ATTENTION_BYTES if tower else 0,
+            tower=of_tower + activation_bytes(vision, max_tiles) + _ATTENTION_BYTES if tower else 0,
         )
 
     def needed(self, gpu_layers: int, *, tower: bool) -> int:

@@ -26,7 +26,7 @@ from visionward.runtime.decoder.cross_attention import ImageKV
 from visionward.runtime.decoder.decoder import Decoder
 from visionward.runtime.decoder.text_model import TextModel
 from visionward.runtime.devices import Devices
-from visionward.runtime.engine_options import EngineOptions
+from visionward.runtime.engine_options import EngineOptions, check_max_tiles
 from visionward.runtime.evaluation import Evaluation, milliseconds_since
 from visionward.runtime.ggml import abi
 from visionward.runtime.ggml.graph import ProductObserver, Storage, read
@@ -109,6 +109,7 @@ class Engine:
         files.check_checksums(self._advance("checking files", files.nbytes, on_progress))
         self.mmproj_path = files.mmproj.path
         self.config = files.config
+        check_max_tiles(options.max_tiles, files.config.vision.max_tiles)
         self.threads = threads
         advance_of = partial(self._advance, "checking ONNX tower", on_progress=on_progress)
         plan, layers = open_image_layers(files, options, threads, self._stack, advance_of)
@@ -281,7 +282,7 @@ class Engine:
             image: the image.
             frames: maximum number of frames of an animation, or pages of a document, to judge.
         """
-        return Pictures(image, self.config.vision, frames, self._memory_budget)
+        return Pictures(image, self.config.vision, frames, self._memory_budget, self.options.max_tiles)
 
     def tile(self, image: ImageSource) -> Tiles:
         """Decode the first picture of an image, on white where it is transparent, and cut it into tiles.
@@ -291,7 +292,7 @@ class Engine:
         Raises:
             ImageError: if it cannot be used.
         """
-        return first_picture(image, self.config.vision, self._memory_budget)
+        return first_picture(image, self.config.vision, self._memory_budget, self.options.max_tiles)
 
     def check_length(self, tokens: Sequence[int]) -> None:
         """Check that a prompt fits into the context.

@@ -33,6 +33,7 @@ class EngineKeywords(TypedDict, total=False):
     onnx_provider: str
     openvino_device: str
     memory_limit: int | None
+    max_tiles: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class EngineOptions:
             is of these and the CPU.
         memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit; an image whose
             decoding would exceed it is refused.
+        max_tiles: the maximum number of tiles of an image, from 1 to the model's; None for the model's. Of the canvases
+            with so many tiles, the one is used that the model's own rule prefers (docs/tiles.md).
 
     Raises:
         OptionError: if a number is out of range, a name is unknown, or two options exclude each other.
@@ -83,6 +86,7 @@ class EngineOptions:
     onnx_provider: str = AUTO_PROVIDER
     openvino_device: str = OPENVINO_CPU
     memory_limit: int | None = None
+    max_tiles: int | None = None
 
     def __post_init__(self) -> None:
         for name, minimum in _MINIMA.items():
@@ -102,7 +106,25 @@ class EngineOptions:
             raise OptionError(f"exact computation needs the vision backend ggml, not {self.vision_backend}.")
 
 
-_MINIMA = {"threads": 1, "gpu_layers": 0, "n_ctx": 1, "ubatch": 2, "image_cache_bytes": 0, "memory_limit": 1}
+_MINIMA = {
+    "threads": 1,
+    "gpu_layers": 0,
+    "n_ctx": 1,
+    "ubatch": 2,
+    "image_cache_bytes": 0,
+    "memory_limit": 1,
+    "max_tiles": 1,
+}
+
+
+def check_max_tiles(max_tiles: int | None, of_model: int) -> None:
+    """Check a maximum number of tiles against the model's.
+
+    Raises:
+        OptionError: it is larger.
+    """
+    if max_tiles is not None and max_tiles > of_model:
+        raise OptionError(f"max_tiles is {max_tiles}; the model takes 1 to {of_model}.")
 
 
 def _check_name(what: str, name: Any, known: tuple[str, ...]) -> None:

@@ -61,6 +61,7 @@ class ImageLayers:
             _provider(options),
             options.memory_limit,
             options.openvino_device,
+            options.max_tiles,
         )
         budget = tower_memory_budget(
             vision.memory_limit,
@@ -69,6 +70,7 @@ class ImageLayers:
             files.config,
             cells=options.n_ctx + ANSWER_CELLS,
             ubatch=options.ubatch,
+            max_tiles=options.max_tiles,
         )
         on_cross, on_vision = self.devices.cross, self.devices.vision
         on_gpu = not on_vision.device.is_cpu
@@ -142,4 +144,5 @@ def _memory_needs(files: PairFiles, options: EngineOptions) -> DeviceMemory:
         ubatch=options.ubatch,
         exact=options.exact,
         tower=options.exact or on_ggml,
+        max_tiles=options.max_tiles,
     )

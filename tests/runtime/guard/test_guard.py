@@ -43,15 +43,15 @@ def test_every_field_of_a_verdict(guard: Guard) -> None:
     verdict = guard.classify(image=PICTURE, prompt="What is this?")
     found = verdict.to_dict()
     assert list(found) == [
-        "verdict", "score", "answer_mass", "categories", "category_scores", "role", "tiles", "tokens", "timings_ms",
-        "model", "vision_backend", "devices", "frames", "warnings",
+        "verdict", "score", "answer_mass", "categories", "category_scores", "role", "tiles", "preferred_tiles",
+        "tokens", "timings_ms", "model", "vision_backend", "devices", "frames", "warnings",
     ]  # fmt: skip
     assert found["verdict"] == "unsafe"
     assert 0 < found["score"] < 1
     assert 0 < found["answer_mass"] < 0.5
     assert list(found["category_scores"]) == [f"S{i}" for i in range(1, 14)]
     assert found["role"] == "User"
-    assert found["tiles"] == 4
+    assert found["tiles"] == found["preferred_tiles"] == 4
     assert found["tokens"]["prompt"] > 100
     assert found["model"] == "plain-text-F16.gguf"
     assert found["vision_backend"] == "ggml"
@@ -374,6 +374,7 @@ def verdict(kind: str, score: float, codes: tuple[str, ...] = ()) -> Verdict:
         category_scores=dict.fromkeys(codes, score),
         role="User",
         tiles=1,
+        preferred_tiles=1,
         tokens=TokenCounts(10, 0),
         timings_ms=Timings(5, 1, 1, 1, 1, 4),
         model="m",

@@ -97,6 +97,7 @@ def _judge_prompt(
 ) -> Verdict:
     """The verdict on one prompt. That on the first prompt includes the image's tiles and all times before it."""
     is_first = index == 0
+    tiles = question.tiles if is_first else None
     started = time.perf_counter()
     logits = evaluation.prefill(tokens)
     first = answer.first_token(logits)
@@ -122,7 +123,8 @@ def _judge_prompt(
         categories=findings.categories,
         category_scores={code: (findings.scores or {}).get(code) for code in question.policy.codes},
         role=question.conversation.judged_role,
-        tiles=len(question.tiles.pixel_values) if is_first and question.tiles is not None else 0,
+        tiles=len(tiles.pixel_values) if tiles is not None else 0,
+        preferred_tiles=tiles.preferred_tiles if tiles is not None else 0,
         tokens=TokenCounts(len(tokens), findings.decoded),
         timings_ms=timings,
         model=engine.model.path.name,

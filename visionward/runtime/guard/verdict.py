@@ -60,6 +60,7 @@ class Verdict:
             verdict.
         role: ``User`` if a prompt was classified, ``Agent`` if a response was.
         tiles: number of tiles of all judged pictures; 0 without an image.
+        preferred_tiles: number of tiles without ``max_tiles``; more than ``tiles`` if it limited them.
         tokens: numbers of tokens in prompt and answer.
         timings_ms: the time of each stage.
         model: file name of the text GGUF.
@@ -77,6 +78,7 @@ class Verdict:
     category_scores: dict[str, float | None]
     role: Literal["User", "Agent"]
     tiles: int
+    preferred_tiles: int
     tokens: TokenCounts
     timings_ms: Timings
     model: str
@@ -126,6 +128,7 @@ def combine(verdicts: Sequence[Verdict]) -> Verdict:
         categories=tuple(named.values()),
         category_scores=scores,
         tiles=sum(verdict.tiles for verdict in verdicts),
+        preferred_tiles=sum(verdict.preferred_tiles for verdict in verdicts),
         tokens=TokenCounts(
             sum(verdict.tokens.prompt for verdict in verdicts), sum(verdict.tokens.decoded for verdict in verdicts)
         ),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from visionward.formats.mmproj_format import VisionConfig
 from visionward.names import DEFAULT_FRAMES
+from visionward.quantities import count_text
 from visionward.runtime.images.frame_count import FrameCount
 from visionward.runtime.images.frames import Frames
 from visionward.runtime.images.images import ImageSource, decoding, opened
@@ -36,6 +37,7 @@ class Pictures:
         config: how the image is cut into tiles.
         frames: judge at most so many frames: the first, the last, and evenly spaced ones between.
         budget: the memory that decoding may use.
+        max_tiles: the maximum number of tiles of a picture; None for the model's.
 
     Attributes:
         frames: how many frames were judged; complete after the iteration.
@@ -46,9 +48,17 @@ class Pictures:
         ValueError: ``frames`` is not an integer of at least 1.
     """
 
-    def __init__(self, source: ImageSource, config: VisionConfig, frames: int, budget: MemoryBudget) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        config: VisionConfig,
+        frames: int,
+        budget: MemoryBudget,
+        max_tiles: int | None = None,
+    ) -> None:
         check_frames(frames)
         self._source, self._config, self._limit, self._budget = source, config, frames, budget
+        self._max_tiles = max_tiles
         self._seen: set[bytes] = set()
         self.frames = FrameCount(0, 0)
         self.notes: tuple[str, ...] = ()
@@ -80,7 +90,10 @@ class Pictures:
     def _cut(self, frames: Frames, index: int) -> list[Tiles]:
         picture = frames.picture(index)
         self._note(*picture.colours.notes)
-        cut = [tile_image(rendering, self._config) for rendering in picture.renderings()]
+        cut = [tile_image(rendering, self._config, self._max_tiles) for rendering in picture.renderings()]
+        for tiles in cut:
+            if tiles.preferred is not None:
+                self._note(_fewer_tiles(tiles.aspect_ratio, tiles.preferred))
         if len({tiles.digest for tiles in cut}) > 1:
             self._note("the picture is partly transparent: it was judged on white and on black.")
         fresh = []
@@ -99,6 +112,13 @@ class Pictures:
         self.notes = tuple(dict.fromkeys((*self.notes, *notes)))
 
 
+def _fewer_tiles(used: tuple[int, int], preferred: tuple[int, int]) -> str:
+    return (
+        f"the image was judged in {count_text(used[0] * used[1], 'tile')} ({used[0]} high, {used[1]} wide) instead of "
+        f"{preferred[0] * preferred[1]} ({preferred[0]} high, {preferred[1]} wide), because max_tiles limits them."
+    )
+
+
 def whole_pictures(source: ImageSource) -> list[Image.Image]:
     """The same pictures in RGB, not cut into tiles, for other models that judge the same image.
 
@@ -114,11 +134,19 @@ def whole_pictures(source: ImageSource) -> list[Image.Image]:
     return list({(picture.size, picture.tobytes()): picture for picture in shown}.values())
 
 
-def first_picture(source: ImageSource, config: VisionConfig, budget: MemoryBudget) -> Tiles:
+def first_picture(
+    source: ImageSource, config: VisionConfig, budget: MemoryBudget, max_tiles: int | None = None
+) -> Tiles:
     """Only the first picture of an image, on white, as in the reference implementations.
+
+    Args:
+        source: the image.
+        config: how it is cut into tiles.
+        budget: the memory that decoding may use.
+        max_tiles: the maximum number of tiles; None for the model's.
 
     Raises:
         ImageError: the image cannot be used.
     """
     with budget.turn(), decoding(source), opened(source, budget) as frames:
-        return tile_image(frames.picture(frames.chosen(1)[0]).rendering(), config)
+        return tile_image(frames.picture(frames.chosen(1)[0]).rendering(), config, max_tiles)

@@ -25,10 +25,18 @@ class Tiles:
         pixel_values: normalized pixels of the used tiles, row-major over the canvas, (tiles, 3, S, S) for tiles of
             S x S pixels. Unused tiles, which would be zero, are omitted.
         aspect_ratio: (tiles high, tiles wide) of the canvas.
+        preferred: the canvas without a limit on the tiles; None if it is the same.
     """
 
     pixel_values: npt.NDArray[np.float32]
     aspect_ratio: tuple[int, int]
+    preferred: tuple[int, int] | None = None
+
+    @property
+    def preferred_tiles(self) -> int:
+        """The number of tiles without a limit on them."""
+        high, wide = self.preferred or self.aspect_ratio
+        return high * wide
 
     @cached_property
     def digest(self) -> bytes:
@@ -36,18 +44,18 @@ class Tiles:
         return hashlib.sha256(repr(self.aspect_ratio).encode() + self.pixel_values.tobytes()).digest()
 
 
-def choose_canvas(height: int, width: int, config: VisionConfig) -> tuple[int, int]:
-    """The canvas (tiles high, tiles wide) for an image of a size in pixels.
+def choose_canvas(height: int, width: int, config: VisionConfig, max_tiles: int | None = None) -> tuple[int, int]:
+    """The canvas (tiles high, tiles wide) for an image of a size in pixels, of at most ``max_tiles`` tiles.
 
     It is the canvas that enlarges the image least, if any holds it without shrinking, else the one that shrinks it
     least. Of several with the same scale it is the one with the fewest tiles, then the first.
     """
-    scales = [
-        min(wide * config.tile_size / width, high * config.tile_size / height) for high, wide in config.aspect_ratios
-    ]
+    limit = config.max_tiles if max_tiles is None else max_tiles
+    canvases = [(high, wide) for high, wide in config.aspect_ratios if high * wide <= limit]
+    scales = [min(wide * config.tile_size / width, high * config.tile_size / height) for high, wide in canvases]
     enlarging = [scale for scale in scales if scale >= 1]
     chosen = min(enlarging) if enlarging else max(scales)
-    fitting = [canvas for canvas, scale in zip(config.aspect_ratios, scales, strict=True) if scale == chosen]
+    fitting = [canvas for canvas, scale in zip(canvases, scales, strict=True) if scale == chosen]
     return min(fitting, key=lambda canvas: canvas[0] * canvas[1])
 
 
@@ -64,8 +72,13 @@ def resized_size(height: int, width: int, canvas: tuple[int, int], tile_size: in
     return target_height, min(math.floor(width * scale_height) or 1, target_width)
 
 
-def tile_image(image: Image.Image | Rendering, config: VisionConfig) -> Tiles:
+def tile_image(image: Image.Image | Rendering, config: VisionConfig, max_tiles: int | None = None) -> Tiles:
     """Resize an image, place it in the top left corner of a black canvas, normalize it and cut it into tiles.
+
+    Args:
+        image: the image.
+        config: the tower's input. Aspect ratio ids are those of its canvases, whatever the limit.
+        max_tiles: the maximum number of tiles, from 1 on; None for the model's.
 
     Raises:
         ImageError: the image has no pixels, or values outside the known ranges.
@@ -73,7 +86,8 @@ def tile_image(image: Image.Image | Rendering, config: VisionConfig) -> Tiles:
     picture = image if isinstance(image, Rendering) else Rendering.of(image)
     size = config.tile_size
     full_width, full_height = picture.size
-    canvas = choose_canvas(full_height, full_width, config)
+    canvas = choose_canvas(full_height, full_width, config, max_tiles)
+    preferred = choose_canvas(full_height, full_width, config)
     height, width = resized_size(full_height, full_width, canvas, size)
     resized = np.asarray(picture.whole().resize((width, height), Image.Resampling.BILINEAR))
 
@@ -89,7 +103,7 @@ def tile_image(image: Image.Image | Rendering, config: VisionConfig) -> Tiles:
             np.take(table[channel], pixels[:, :, channel], out=tile[channel, :rows, :columns], mode="clip")
             tile[channel, rows:] = table[channel, 0]
             tile[channel, :rows, columns:] = table[channel, 0]
-    return Tiles(tiles, canvas)
+    return Tiles(tiles, canvas, None if preferred == canvas else preferred)
 
 
 def _normalized_values(config: VisionConfig) -> npt.NDArray[np.float32]:

@@ -38,6 +38,7 @@ class VisionOptions:
             computes the whole tower, else the CPU's.
         memory_limit: bytes that the whole process may take; ``auto`` keeps to it, and to a container's limit.
         openvino_device: what OpenVINO computes with, by its own name.
+        max_tiles: the maximum number of tiles of an image; None for the model's.
     """
 
     backend: VisionBackendChoice = "auto"
@@ -45,6 +46,7 @@ class VisionOptions:
     provider: str = AUTO_PROVIDER
     memory_limit: int | None = None
     openvino_device: str = OPENVINO_CPU
+    max_tiles: int | None = None
 
     @property
     def implied(self) -> VisionBackendChoice:
@@ -155,9 +157,9 @@ def choose_backend(
     fitting = [
         (path, identity)
         for path, identity in found
-        if memory_budget is None or tower_bytes("onnx", identity, config.vision) <= memory_budget
+        if memory_budget is None or tower_bytes("onnx", identity, config.vision, options.max_tiles) <= memory_budget
     ]
-    return _on_gpu(options, fitting, _on_cpu(found, config, memory_budget))
+    return _on_gpu(options, fitting, _on_cpu(options, found, config, memory_budget))
 
 
 def _on_gpu(options: VisionOptions, found: Sequence[tuple[Path, TowerIdentity]], otherwise: Chosen) -> Chosen:
@@ -169,12 +171,17 @@ def _on_gpu(options: VisionOptions, found: Sequence[tuple[Path, TowerIdentity]],
     return otherwise
 
 
-def _on_cpu(found: Sequence[tuple[Path, TowerIdentity]], config: MmprojConfig, memory_budget: int | None) -> Chosen:
+def _on_cpu(
+    options: VisionOptions,
+    found: Sequence[tuple[Path, TowerIdentity]],
+    config: MmprojConfig,
+    memory_budget: int | None,
+) -> Chosen:
     for path, identity in found:
         for backend in _by_speed(identity.weight_type):
             if find_spec(_MODULES[backend]) is None:
                 continue
-            needed = tower_bytes(backend, identity, config.vision)
+            needed = tower_bytes(backend, identity, config.vision, options.max_tiles)
             if memory_budget is None or needed <= memory_budget:
                 return Chosen(backend, path, identity.weight_type)
             _log.info(

@@ -25,27 +25,44 @@ def _weights(vision: VisionConfig, width: int) -> int:
     return (vision.local_layers + vision.global_layers) * layer + vision.feature_width * width
 
 
-def activation_bytes(vision: VisionConfig) -> int:
-    """Peak bytes of a layer and the features, float32, for an image that fills all tiles."""
-    tokens = vision.max_tiles * (vision.tile_tokens + vision.tile_padding)
+def activation_bytes(vision: VisionConfig, max_tiles: int | None = None) -> int:
+    """Peak bytes of a layer and the features, float32, for an image of at most ``max_tiles`` tiles."""
+    tiles = vision.max_tiles
+    if max_tiles is not None and vision.padding_collapses:
+        # One tile stands for all unused ones.
+        tiles = min(max_tiles + 1, tiles)
+    tokens = tiles * vision.tile_tokens + vision.max_tiles * vision.tile_padding
     return 4 * tokens * (vision.feature_width + 2 * vision.feed_forward_length + 6 * vision.width)
 
 
-def tower_bytes(backend: str, identity: TowerIdentity, vision: VisionConfig) -> int:
+def tower_bytes(backend: str, identity: TowerIdentity, vision: VisionConfig, max_tiles: int | None = None) -> int:
     """Bytes that an ONNX tower takes: its mapped file, the engine's own copy of the weights, and the activations.
 
     ONNX Runtime packs copies of float32 and int8 matrices and widens float16 ones to float32. OpenVINO packs copies
     in the precision that it computes in.
+
+    Args:
+        backend: the engine.
+        identity: the tower's.
+        vision: its shape.
+        max_tiles: the maximum number of tiles of an image; None for the model's.
     """
     kept = identity.weight_type
     if kept != "int8":
         kept = best_precision(kept) if backend == "openvino" else "f32"
     copied = (_OPENVINO_BYTES if backend == "openvino" else _BYTES)[kept] * _weights(vision, identity.width)
-    return identity.data_bytes + int(copied) + _ACTIVATIONS[backend] * activation_bytes(vision)
+    return identity.data_bytes + int(copied) + _ACTIVATIONS[backend] * activation_bytes(vision, max_tiles)
 
 
 def tower_memory_budget(
-    limit: int | None, text: Path, mmproj: GgufHeader, config: MmprojConfig, *, cells: int, ubatch: int
+    limit: int | None,
+    text: Path,
+    mmproj: GgufHeader,
+    config: MmprojConfig,
+    *,
+    cells: int,
+    ubatch: int,
+    max_tiles: int | None = None,
 ) -> int | None:
     """Bytes that a limit leaves for the tower; None if there is no limit.
 
@@ -56,14 +73,23 @@ def tower_memory_budget(
         config: its configuration.
         cells: cells of the KV cache.
         ubatch: tokens per graph of the decoder.
+        max_tiles: the maximum number of tiles of an image; None for the model's.
     """
     limits = [value for value in (limit, read_memory().limit) if value is not None]
     if not limits:
         return None
-    return min(limits) - bytes_without_tower(text, mmproj, config, cells=cells, ubatch=ubatch)
+    return min(limits) - bytes_without_tower(text, mmproj, config, cells=cells, ubatch=ubatch, max_tiles=max_tiles)
 
 
-def bytes_without_tower(text: Path, mmproj: GgufHeader, config: MmprojConfig, *, cells: int, ubatch: int) -> int:
+def bytes_without_tower(
+    text: Path,
+    mmproj: GgufHeader,
+    config: MmprojConfig,
+    *,
+    cells: int,
+    ubatch: int,
+    max_tiles: int | None = None,
+) -> int:
     """Memory that a classification takes besides the vision tower.
 
     The text file, the cross-attention layers, the KV cache, the scores of a graph that attends to all of it, the keys
@@ -75,13 +101,14 @@ def bytes_without_tower(text: Path, mmproj: GgufHeader, config: MmprojConfig, *,
         config: its configuration.
         cells: of the KV cache.
         ubatch: tokens that the decoder computes in one graph.
+        max_tiles: the maximum number of tiles of an image; None for the model's.
     """
     cross, vision = config.cross_attention, config.vision
     layers = sum(tensor.nbytes for name, tensor in mmproj.tensors.items() if name.startswith("cross."))
     text_bytes = text.stat().st_size if text.is_file() else 0
     kv_cache = cells * cross.self_attention_layers * _kv_bytes(cross)
     scores = 4 * cross.head_count * ubatch * cells
-    layer = vision.max_tiles * vision.tile_tokens * _kv_bytes(cross)
+    layer = (max_tiles or vision.max_tiles) * vision.tile_tokens * _kv_bytes(cross)
     images = 2 * len(cross.layers) * layer + 2 * layer
     return text_bytes + layers + kv_cache + scores + images + _PROCESS_BYTES
 
