@@ -16,6 +16,7 @@ from visionward.errors import (
     MissingExtraError,
     ModelFileError,
     NativeLibraryError,
+    OptionError,
     OutputError,
     PolicyError,
     QuantizeError,
@@ -24,6 +25,7 @@ from visionward.errors import (
 )
 
 if TYPE_CHECKING:
+    from visionward.formats.tile_band import TileBand
     from visionward.machine.python_process import freeze_support
     from visionward.progress import OnProgress, Progress
     from visionward.runtime.cancellation import CancelToken
@@ -69,6 +71,7 @@ __all__ = [
     "ModelFileError",
     "NativeLibraryError",
     "OnProgress",
+    "OptionError",
     "OutputError",
     "Policy",
     "PolicyError",
@@ -76,6 +79,7 @@ __all__ = [
     "QuantizeError",
     "Sample",
     "TextPart",
+    "TileBand",
     "Timings",
     "TokenCounts",
     "TokenizerError",
@@ -106,6 +110,7 @@ _MODULES = {
     "Progress": "visionward.progress",
     "Sample": "visionward.runtime.guard.samples",
     "TextPart": "visionward.runtime.guard.message",
+    "TileBand": "visionward.formats.tile_band",
     "Timings": "visionward.runtime.guard.verdict",
     "TokenCounts": "visionward.runtime.guard.verdict",
     "Verdict": "visionward.runtime.guard.verdict",

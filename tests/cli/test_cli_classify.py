@@ -10,6 +10,7 @@ from fake_guard import SAFE, UNSAFE
 from visionward.cli import model_options
 from visionward.convert import demo_guard
 from visionward.demonstration import DEMO_NOTICE
+from visionward.formats.tile_band import TileBand
 from visionward.machine import extras
 from visionward.names import DEFAULT_FRAMES
 from visionward.runtime import device_plan
@@ -68,6 +69,7 @@ def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
         "openvino_device": "CPU",
         "memory_limit": 19 * 2**29,
         "max_tiles": 2,
+        "band": None,
     }
     assert guard.loads == [(Path("t.gguf"), Path("m.gguf"), options)]
     (asked,) = guard.history
@@ -80,6 +82,20 @@ def test_arguments_reach_the_guard(run, guard, picture, tmp_path):
     assert asked["category_scores"] is False
     assert asked["imitation"] == "judge"
     assert guard.closed == 1
+
+
+def test_tiles(run, guard, picture, tmp_path):
+    guard.enqueue(SAFE)
+    judged = ("classify", *PAIR, "--image", picture, "--max-tiles")
+    assert run(*judged, "auto", "--band", "0.25,0.75").exit_code == 0
+    assert guard.loads[0][2]["max_tiles"] == "auto"
+    assert guard.loads[0][2]["band"] == TileBand(0.25, 0.75)
+    for bad in ("0", "-1", "1.5", "all", "100", "1e0", "²"):
+        assert f"{bad!r} is neither a number of tiles nor auto" in run(*judged, bad).stderr
+    (tmp_path / "band.json").write_text("{}")
+    for bad in ("0.9,0.1", "0.5", str(tmp_path / "band.json")):
+        assert run(*judged, "auto", "--band", bad).exit_code == 2
+    assert len(guard.loads) == 1
 
 
 def test_frames(run, guard, picture):
@@ -180,6 +196,7 @@ def test_json(run, guard):
             "memory_bytes": 0,
         },
         "frames": None,
+        "first_look": None,
         "warnings": ["no image was given."],
     }
 

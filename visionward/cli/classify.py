@@ -35,7 +35,8 @@ its position), category_scores (of every category in force, the probability that
 verdict without --category-scores), role ("User" or "Agent"), tiles, preferred_tiles (without --max-tiles), tokens
 (prompt, decoded), timings_ms (load, preprocess, vision, prefill, decode, total), model, vision_backend ("ggml", "onnx",
 "openvino"; null without an image), devices (text, vision and cross, the latter two null without an image; gpu_layers of
-layers; memory_bytes of the GPUs), frames (judged, total; null without an image), warnings.
+layers; memory_bytes of the GPUs), frames (judged, total; null without an image), first_look (score, answer_mass, tiles;
+null unless --max-tiles auto judged again), warnings.
 
 Exit codes: 0 whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for errors; 130 when interrupted.
 """

@@ -12,7 +12,7 @@ _SUBJECTS = {
     "Model": ("model", "mmproj", "demo", "reference", "candidates"),
     "Endpoints": ("endpoints", "styles", "endpoint_rate"),
     "Input": (
-        *("image", "prompt", "response", "conversation", "merge_turns", "system", "frames", "max_tiles"),
+        *("image", "prompt", "response", "conversation", "merge_turns", "system", "frames", "max_tiles", "band"),
         *("pixels", "tokens", "data", "forms", "limit", "captions", "sidecars", "columns", "watch"),
     ),
     "Types": (

@@ -1,9 +1,10 @@
 """The options for the model and for what computes it, shared by the commands."""
 
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
@@ -12,6 +13,9 @@ from visionward.cli.byte_count import byte_count
 from visionward.cli.default_model import read_default_model
 from visionward.cli.model_folder import find_pair
 from visionward.names import AUTO_PROVIDER, DEFAULT_N_CTX, OPENVINO_CPU, Kernels, VisionBackendChoice
+
+if TYPE_CHECKING:
+    from visionward.formats.tile_band import TileBand
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -186,19 +190,43 @@ def context_option(command: Command) -> Command:
     )(command)
 
 
-def tiles_option(command: Command) -> Command:
-    """``--max-tiles``."""
+def _tile_limit(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == "auto":
+        return value
+    if not re.fullmatch("[1-9][0-9]?", value):
+        raise click.BadParameter(f"{value!r} is neither a number of tiles nor auto.")
+    return int(value)
+
+
+def _band(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> "TileBand | None":
+    if value is None:
+        return None
+    from visionward.formats.tile_band import TileBand  # noqa: PLC0415 - not needed for --help
+
+    return TileBand.parse(value)
+
+
+def tile_options(command: Command) -> Command:
+    """``--max-tiles`` and ``--band``."""
+    command = click.option(
+        "--band",
+        metavar="LOW,HIGH|FILE",
+        callback=_band,
+        help="With --max-tiles auto: the lowest and the highest P(unsafe) of a first look that need a second one, or "
+        "the file that `visionward compare` wrote.",
+    )(command)
     return click.option(
         "--max-tiles",
-        metavar="N",
-        type=click.IntRange(1, 64),
-        help="Cut an image into at most N tiles: less time, less detail (docs/tiles.md).  [default: the model's, 4]",
+        metavar="N|auto",
+        callback=_tile_limit,
+        help="Cut an image into at most N tiles: less time, less detail (docs/tiles.md). auto: judge with one tile, "
+        "and again with all tiles if the score is in the --band.  [default: the model's number, 4]",
     )(command)
 
 
 def engine_options(command: Command) -> Command:
     """All options of loading and computing that a guard takes, under the names of ``EngineOptions``."""
-    for option in (context_option, tiles_option, vision_options, kernels_option, placement_options, device_options):
+    for option in (context_option, tile_options, vision_options, kernels_option, placement_options, device_options):
         command = option(command)
     return command
 

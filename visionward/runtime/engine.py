@@ -26,7 +26,7 @@ from visionward.runtime.decoder.cross_attention import ImageKV
 from visionward.runtime.decoder.decoder import Decoder
 from visionward.runtime.decoder.text_model import TextModel
 from visionward.runtime.devices import Devices
-from visionward.runtime.engine_options import EngineOptions, check_max_tiles
+from visionward.runtime.engine_options import EngineOptions
 from visionward.runtime.evaluation import Evaluation, milliseconds_since
 from visionward.runtime.ggml import abi
 from visionward.runtime.ggml.graph import ProductObserver, Storage, read
@@ -109,13 +109,15 @@ class Engine:
         files.check_checksums(self._advance("checking files", files.nbytes, on_progress))
         self.mmproj_path = files.mmproj.path
         self.config = files.config
-        check_max_tiles(options.max_tiles, files.config.vision.max_tiles)
+        options.check_model(files.config.vision.max_tiles)
         self.threads = threads
         advance_of = partial(self._advance, "checking ONNX tower", on_progress=on_progress)
         plan, layers = open_image_layers(files, options, threads, self._stack, advance_of)
         self._layers = layers
         self.tower, self.cross_attention, self.weights = layers.tower, layers.cross_attention, layers.weights
         self.vision_backend = layers.vision_backend
+        if options.band is not None:
+            options.band.check_model(files.text.path, files.mmproj.path, exported_tower=self.vision_backend != "ggml")
         self.warnings = files.warnings + plan.warnings + layers.warnings
         self._worker.check_cancelled()
         self.model = TextModel(
@@ -275,14 +277,16 @@ class Engine:
             self._layers.devices.observe(None)
             self.decoder.observe(None)
 
-    def pictures(self, image: ImageSource, frames: int = DEFAULT_FRAMES) -> Pictures:
+    def pictures(self, image: ImageSource, frames: int = DEFAULT_FRAMES, max_tiles: int | None = None) -> Pictures:
         """Everything of an image that has to be judged, cut into tiles. Iterate over it once.
 
         Args:
             image: the image.
             frames: maximum number of frames of an animation, or pages of a document, to judge.
+            max_tiles: maximum number of tiles of each; None for that of the options.
         """
-        return Pictures(image, self.config.vision, frames, self._memory_budget, self.options.max_tiles)
+        limit = self.options.tile_limit if max_tiles is None else max_tiles
+        return Pictures(image, self.config.vision, frames, self._memory_budget, limit)
 
     def tile(self, image: ImageSource) -> Tiles:
         """Decode the first picture of an image, on white where it is transparent, and cut it into tiles.
@@ -292,7 +296,7 @@ class Engine:
         Raises:
             ImageError: if it cannot be used.
         """
-        return first_picture(image, self.config.vision, self._memory_budget, self.options.max_tiles)
+        return first_picture(image, self.config.vision, self._memory_budget, self.options.tile_limit)
 
     def check_length(self, tokens: Sequence[int]) -> None:
         """Check that a prompt fits into the context.

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from visionward.errors import OptionError
+from visionward.formats.tile_band import TileBand
 from visionward.names import (
     AUTO_PROVIDER,
     DEFAULT_IMAGE_CACHE_BYTES,
@@ -33,7 +34,8 @@ class EngineKeywords(TypedDict, total=False):
     onnx_provider: str
     openvino_device: str
     memory_limit: int | None
-    max_tiles: int | None
+    max_tiles: int | Literal["auto"] | None
+    band: TileBand | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,9 @@ class EngineOptions:
         memory_limit: bytes that the process may take. ``auto`` keeps to it, and to a container's limit; an image whose
             decoding would exceed it is refused.
         max_tiles: the maximum number of tiles of an image, from 1 to the model's; None for the model's. Of the canvases
-            with so many tiles, the one is used that the model's own rule prefers (docs/tiles.md).
+            with so many tiles, the one is used that the model's own rule prefers (docs/tiles.md). ``auto`` judges with
+            one tile first, and again with all tiles if the score is in the band.
+        band: scores that need a second look, for ``max_tiles="auto"``.
 
     Raises:
         OptionError: if a number is out of range, a name is unknown, or two options exclude each other.
@@ -86,13 +90,21 @@ class EngineOptions:
     onnx_provider: str = AUTO_PROVIDER
     openvino_device: str = OPENVINO_CPU
     memory_limit: int | None = None
-    max_tiles: int | None = None
+    max_tiles: int | Literal["auto"] | None = None
+    band: TileBand | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.max_tiles, str) and self.max_tiles != "auto":
+            raise OptionError(f"max_tiles is {self.max_tiles!r}; it must be a number or 'auto'.")
         for name, minimum in _MINIMA.items():
-            value = getattr(self, name)
+            value = self.tile_limit if name == "max_tiles" else getattr(self, name)
             if value is not None and value < minimum:
                 raise OptionError(f"{name} is {value}; it must be at least {minimum}.")
+        if (self.max_tiles == "auto") != (self.band is not None):
+            raise OptionError(
+                "max_tiles 'auto' and a band need each other: give the band (--band) as LOW,HIGH, or the file that "
+                "`visionward compare` wrote."
+            )
         _check_name("kernels", self.kernels, get_args(Kernels))
         _check_name("vision backend", self.vision_backend, get_args(VisionBackendChoice))
         if self.gpu_layers == 0 and self.device is not None and self.device.upper() != "CPU":
@@ -105,6 +117,23 @@ class EngineOptions:
         if self.exact and self.vision_backend not in ("auto", "ggml"):
             raise OptionError(f"exact computation needs the vision backend ggml, not {self.vision_backend}.")
 
+    @property
+    def tile_limit(self) -> int | None:
+        """The maximum number of tiles of every image; None for the model's, which ``auto`` may need."""
+        return None if self.max_tiles == "auto" else self.max_tiles
+
+    def check_model(self, max_tiles: int) -> None:
+        """Check what depends on the model.
+
+        Args:
+            max_tiles: its maximum number of tiles.
+
+        Raises:
+            OptionError: if the limit on the tiles is larger.
+        """
+        if self.tile_limit is not None and self.tile_limit > max_tiles:
+            raise OptionError(f"max_tiles is {self.tile_limit}; the model takes 1 to {max_tiles}.")
+
 
 _MINIMA = {
     "threads": 1,
@@ -115,16 +144,6 @@ _MINIMA = {
     "memory_limit": 1,
     "max_tiles": 1,
 }
-
-
-def check_max_tiles(max_tiles: int | None, of_model: int) -> None:
-    """Check a maximum number of tiles against the model's.
-
-    Raises:
-        OptionError: it is larger.
-    """
-    if max_tiles is not None and max_tiles > of_model:
-        raise OptionError(f"max_tiles is {max_tiles}; the model takes 1 to {of_model}.")
 
 
 def _check_name(what: str, name: Any, known: tuple[str, ...]) -> None:

@@ -61,7 +61,7 @@ class ImageLayers:
             _provider(options),
             options.memory_limit,
             options.openvino_device,
-            options.max_tiles,
+            options.tile_limit,
         )
         budget = tower_memory_budget(
             vision.memory_limit,
@@ -70,7 +70,7 @@ class ImageLayers:
             files.config,
             cells=options.n_ctx + ANSWER_CELLS,
             ubatch=options.ubatch,
-            max_tiles=options.max_tiles,
+            max_tiles=options.tile_limit,
         )
         on_cross, on_vision = self.devices.cross, self.devices.vision
         on_gpu = not on_vision.device.is_cpu
@@ -144,5 +144,5 @@ def _memory_needs(files: PairFiles, options: EngineOptions) -> DeviceMemory:
         ubatch=options.ubatch,
         exact=options.exact,
         tower=options.exact or on_ggml,
-        max_tiles=options.max_tiles,
+        max_tiles=options.tile_limit,
     )

@@ -6,17 +6,14 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from visionward.errors import ModelFileError, PolicyError
-from visionward.formats.regular_file import open_regular
+from visionward.errors import PolicyError
+from visionward.formats.file_hash import file_hash
 from visionward.names import DEFAULT_FRAMES, DEFAULT_THRESHOLD, ImitationTreatment
 from visionward.runtime.engine_options import EngineKeywords, EngineOptions
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
 from visionward.runtime.guard.samples import Sample
 from visionward.scan.item import Item
 
-# The header of a file has its checksums, and the vocabulary comes before them.
-_HEAD_BYTES = 32 << 20
-_TAIL_BYTES = 1 << 20
 # Options that say where to compute, not what.
 _PLACES = ("threads", "device", "vision_device", "gpu_layers", "image_cache_bytes", "memory_limit", "onnx_tower")
 
@@ -81,7 +78,7 @@ class ScanOptions:
         if (tower := engine["onnx_tower"]) is not None:
             files.append(Path(tower))
         values = {
-            "files": [_content(path) for path in files],
+            "files": [file_hash(path) for path in files],
             "engine": {name: value for name, value in engine.items() if name not in _PLACES},
             "policy": self.policy.prompt_categories(),
             "threshold": self.threshold,
@@ -98,15 +95,3 @@ class ScanOptions:
         """
         content = item.content.digest() if isinstance(item.content, Sample) else f"error: {item.content}"
         return hashlib.sha256(f"{self.key} {content}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _content(path: Path) -> str:
-    """A hash of the size, the header and the end of a file."""
-    try:
-        with open_regular(path) as file:
-            head = file.read(_HEAD_BYTES)
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
-            return hashlib.sha256(f"{size}\0".encode() + head + file.read()).hexdigest()
-    except OSError as cause:
-        raise ModelFileError(f"{path}: {cause.strerror or cause}") from cause

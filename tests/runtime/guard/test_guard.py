@@ -44,7 +44,7 @@ def test_every_field_of_a_verdict(guard: Guard) -> None:
     found = verdict.to_dict()
     assert list(found) == [
         "verdict", "score", "answer_mass", "categories", "category_scores", "role", "tiles", "preferred_tiles",
-        "tokens", "timings_ms", "model", "vision_backend", "devices", "frames", "warnings",
+        "tokens", "timings_ms", "model", "vision_backend", "devices", "frames", "first_look", "warnings",
     ]  # fmt: skip
     assert found["verdict"] == "unsafe"
     assert 0 < found["score"] < 1

@@ -19,6 +19,7 @@ from visionward.runtime.guard.derived_calls import DerivedCalls
 from visionward.runtime.guard.imitation import readings
 from visionward.runtime.guard.judgement import Observer, Question, judge
 from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
+from visionward.runtime.guard.two_looks import look_twice
 from visionward.runtime.guard.verdict import Verdict, combine
 from visionward.runtime.images.images import ImageSource
 from visionward.runtime.images.pictures import check_frames
@@ -155,7 +156,8 @@ class Guard(DerivedCalls):
         Raises:
             ImageError: an image cannot be used. There is never a verdict on the text alone instead.
             ConversationError: the conversation cannot be rendered.
-            PolicyError: a category is unknown or malformed, or the threshold is not a probability.
+            PolicyError: a category is unknown or malformed, the threshold is not a probability, or the guard's band
+                (``EngineOptions.band``) is for other ones.
             ValueError: ``frames``, ``imitation`` or ``system`` has an invalid value.
             ContextLengthError: the prompt is longer than the context.
             ClassificationCancelledError: ``cancel`` was cancelled before the verdict was complete.
@@ -177,29 +179,41 @@ class Guard(DerivedCalls):
         if not allow_files and any(isinstance(source, str | PathLike) for source in whole.images):
             raise ConversationError("an image is named by a path, which is not allowed here: give its bytes")
         in_force = self._policy(policy, exclude)
-        verdicts = []
-        for one in whole.per_image():
-            started = time.perf_counter()
-            question = Question(
-                conversation=one,
-                policy=in_force,
-                prompts=readings(self._template, one, in_force, imitation),
-                tiles=None,
-                threshold=threshold,
-                category_scores=category_scores,
-                started=started,
-                preprocess_ms=0.0,
-                load_ms=self._load_ms,
-                observe=observe,
-                on_progress=on_progress,
-            )
-            judged = self._judge_image(question, frames, cancel) if one.images else self._judge(question, None, cancel)
-            verdicts.append(judged)
-        return combine(verdicts)
 
-    def _judge_image(self, question: Question, frames: int, cancel: CancelToken | None) -> Verdict:
+        def look(max_tiles: int | None, observe: Observer | None) -> Verdict:
+            verdicts = []
+            for one in whole.per_image():
+                started = time.perf_counter()
+                question = Question(
+                    conversation=one,
+                    policy=in_force,
+                    prompts=readings(self._template, one, in_force, imitation),
+                    tiles=None,
+                    threshold=threshold,
+                    category_scores=category_scores,
+                    started=started,
+                    preprocess_ms=0.0,
+                    load_ms=self._load_ms,
+                    observe=observe,
+                    on_progress=on_progress,
+                )
+                if one.images:
+                    verdicts.append(self._judge_image(question, frames, max_tiles, cancel))
+                else:
+                    verdicts.append(self._judge(question, None, cancel))
+            return combine(verdicts)
+
+        band = self.engine.options.band
+        if band is None:
+            return look(None, observe)
+        band.check_verdict(threshold, in_force.digest)
+        return look_twice(look, band, observe)
+
+    def _judge_image(
+        self, question: Question, frames: int, max_tiles: int | None, cancel: CancelToken | None
+    ) -> Verdict:
         """Judge every picture of the conversation's image."""
-        pictures = self.engine.pictures(question.conversation.images[0], frames)
+        pictures = self.engine.pictures(question.conversation.images[0], frames, max_tiles)
         verdicts = []
         for tiles in pictures:
             verdicts.append(self._judge(question, tiles, cancel))

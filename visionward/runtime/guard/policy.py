@@ -9,6 +9,8 @@ lines, but no line may look like the entry of another category. The vision model
 description influences it less than it influences a large instruction model. Compare verdicts before relying on one.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -179,6 +181,11 @@ class Policy:
     def prompt_categories(self) -> dict[str, str]:
         """The chat template's ``categories``: code to prompt text, in order."""
         return {category.code: category.prompt_text for category in self.categories}
+
+    @property
+    def digest(self) -> str:
+        """A hash of what the prompt says of the categories."""
+        return hashlib.sha256(json.dumps(self.prompt_categories()).encode()).hexdigest()
 
     def _unknown(self, code: object) -> PolicyError:
         return PolicyError(f"unknown category {code!r}; the policy has {', '.join(self.codes)}")

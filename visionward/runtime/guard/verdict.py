@@ -34,6 +34,21 @@ class TokenCounts:
 
 
 @dataclass(frozen=True)
+class FirstLook:
+    """What a look with one tile said, if a look with all tiles followed.
+
+    Attributes:
+        score: P(unsafe) / (P(safe) + P(unsafe)).
+        answer_mass: P(safe) + P(unsafe).
+        tiles: number of tiles.
+    """
+
+    score: float
+    answer_mass: float
+    tiles: int
+
+
+@dataclass(frozen=True)
 class Timings:
     """Milliseconds of each stage. ``load`` is the guard's loading and not part of ``total``."""
 
@@ -68,6 +83,8 @@ class Verdict:
         devices: what computed it: of the decoder, the vision tower and the cross-attention layers, with the layers on
             GPUs and the memory taken there.
         frames: how many of the images' frames were judged; None without an image.
+        first_look: what one tile said, if ``max_tiles="auto"`` judged again with all tiles; else None. Tokens and times
+            include it.
         warnings: what a reader of the verdict should know, one sentence each.
     """
 
@@ -85,6 +102,7 @@ class Verdict:
     vision_backend: str | None
     devices: Devices
     frames: FrameCount | None = None
+    first_look: FirstLook | None = None
     warnings: tuple[str, ...] = ()
 
     @property
