@@ -120,6 +120,10 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use."""
+    if name == "__version__":
+        from visionward.machine.packages import installed_version  # noqa: PLC0415 - importing it takes long
+
+        return installed_version("visionward")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

@@ -48,6 +48,7 @@ DOCUMENTED = {
     "use": ("--none",),
     "doctor": ("--fresh", "--json"),
     "cache": ("--all", "--json"),
+    "completion": ("bash", "zsh", "fish"),
     "bench": (
         *("--model", "--mmproj", "--demo", "--image", "--prompt", "--runs", "--warmup", "--threads", "--gpu-layers"),
         *("--n-ctx", "--json", "--against", "--vision-backend", "--onnx-tower", "--memory-limit"),

@@ -53,7 +53,7 @@ def bench(
     against: Path | None,
     **engine_options: Any,  # whatever the shared options are, the engine takes them under the same names
 ) -> None:
-    """Measure the time of every stage, and the memory.
+    """Measure times and memory.
 
     Every run encodes the image. Shows the minimum, the median and the 95th percentile of loading, preprocessing,
     vision, prefill, decode and their total; of classifying the same image again; and of decoding one token, which a

@@ -9,6 +9,7 @@ import click
 from visionward.cli.classify_input import ClassifyInput, PathOrDash
 from visionward.cli.command import Command
 from visionward.cli.error_group import check_interrupted
+from visionward.cli.file_completion import complete_file
 from visionward.cli.model_options import (
     demo_option,
     engine_options,
@@ -43,7 +44,7 @@ Exit codes: 0 whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for 
 
 
 @click.command(cls=Command, epilog=_DETAILS)
-@click.argument("image_and_text", metavar="[IMAGE] [TEXT]", nargs=-1)
+@click.argument("image_and_text", metavar="[IMAGE] [TEXT]", nargs=-1, shell_complete=complete_file)
 @pair_options
 @demo_option
 @click.option("--image", metavar="FILE", type=InputFile(), help="An image that the user shows.")

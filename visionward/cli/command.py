@@ -75,7 +75,8 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Count the options, then parse."""
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-        for parameter in given:
+        # A shell completes what is typed so far.
+        for parameter in [] if ctx.resilient_parsing else given:
             single = isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_flag)
             if single and given.count(parameter) > 1:
                 raise click.UsageError(f"{parameter.opts[0]} is given {given.count(parameter)} times, expected once")

@@ -81,7 +81,7 @@ class ErrorGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or suggest the ones whose names are similar."""
         name = args[0]
-        if name in self.lazy or name.startswith("-"):
+        if name in self.lazy or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
         raise click.UsageError(f"unknown command {name!r}; {self._hint(name)}", ctx)
 

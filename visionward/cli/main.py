@@ -14,6 +14,7 @@ _COMMANDS = {
     "scan": ("visionward.cli.scan", "Judge many images."),
     "use": ("visionward.cli.use", "Choose the default model, or show it."),
     "cache": ("visionward.cli.cache", "List the cache, or remove files."),
+    "completion": ("visionward.cli.completion", "Print a completion script."),
     "doctor": ("visionward.cli.doctor", "Report on this machine, the libraries and their kernels."),
     "convert": (
         "visionward.cli.convert",
@@ -33,14 +34,14 @@ _COMMANDS = {
         "visionward.cli.verify",
         "Check that a model's files are intact, and that it sees images.",
     ),
-    "bench": ("visionward.cli.bench", "Measure the time of every stage, and the memory."),
+    "bench": ("visionward.cli.bench", "Measure times and memory."),
     "compare": ("visionward.cli.compare", "Compare the accuracy, size and speed of models."),
     "logits": ("visionward.cli.logits", "Write the logits of every position."),
 }
 _SUBJECTS = {
     "Classify": ("demo", "classify", "scan", "serve", "use"),
     "Make model files": ("convert", "quantize", "imatrix", "export-onnx"),
-    "Check": ("doctor", "inspect", "verify", "cache"),
+    "Check": ("doctor", "inspect", "verify", "cache", "completion"),
     "Measure": ("bench", "compare", "logits"),
 }
 

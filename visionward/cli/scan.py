@@ -10,6 +10,7 @@ import click
 
 from visionward.cli.command import Command
 from visionward.cli.error_group import check_interrupted
+from visionward.cli.file_completion import complete_file
 from visionward.cli.model_options import (
     EXISTING_FILE,
     demo_option,
@@ -44,7 +45,7 @@ errors; 130 when interrupted. After an interruption, the same command goes on.
 
 
 @click.command(cls=Command, epilog=_DETAILS)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, shell_complete=complete_file)
 @pair_options
 @demo_option
 @click.option("--prompt", metavar="TEXT", help="What the user says with each image; not for tables.")
