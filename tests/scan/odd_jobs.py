@@ -3,7 +3,8 @@
 import os
 import time
 
-from visionward.scan import child
+from visionward.scan import child, pool
+from visionward.scan.shard_actor import ShardActor
 
 
 def serve_nothing(options, connection):
@@ -24,3 +25,11 @@ def serve_and_die(options, connection):
 
     child._judge = judge_or_die
     child.serve_tasks(options, connection)
+
+
+class OddActor(ShardActor):
+    """An actor whose process is ``serve_and_die``."""
+
+    def __init__(self, *arguments):
+        pool.serve_tasks = serve_and_die
+        super().__init__(*arguments)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from odd_jobs import OddActor
 from scanned import rows_of
 
 from visionward.errors import ComputeError, DataError, VisionwardError
-from visionward.scan import cluster as cluster_module
 from visionward.scan.cluster import Cluster, scan_on_cluster
 from visionward.scan.inputs import Inputs
 from visionward.scan.options import ScanOptions
@@ -33,12 +33,14 @@ ACTOR = b"ray::MapWorker(MapBatches(ShardActor))"
 
 @pytest.fixture(scope="module")
 def nodes():
-    """Two nodes with two CPUs each."""
+    """Two nodes with two CPUs each, whose processes can import the modules beside this file."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster as LocalCluster  # noqa: PLC0415
 
-    started = LocalCluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    started.add_node(num_cpus=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        started = LocalCluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        started.add_node(num_cpus=2)
     yield started
     started.shutdown()
 
@@ -75,6 +77,9 @@ def test_scores_are_bit_equal_to_a_scan_in_one_process(tmp_path, options, nodes,
     scan_on_cluster(_inputs(table), tmp_path / "shards", options, cluster)
     found, count = _scores(tmp_path / "shards")
     expected = {(row["row"], row["id"]): (row.get("score"), row["error"]) for row in rows_of(out)}
+    # Why an image cannot be read is said with the node's name.
+    gone = next(key for key, (_, error) in expected.items() if error and "gone.jpg" in error)
+    expected[gone] = (None, f"node {platform.node()}: {expected[gone][1]}")
     assert found == expected
     assert count == 122
     # Nothing is left to do, and nothing is done.
@@ -94,7 +99,6 @@ def _actors():
 _DRIVER = """
 import sys
 from pathlib import Path
-from visionward.scan import cluster as cluster_module
 from visionward.scan.cluster import Cluster, scan_on_cluster
 from visionward.scan.inputs import Inputs
 from visionward.scan.options import ScanOptions
@@ -164,28 +168,39 @@ def test_refusals(tmp_path, options, nodes):
     other = ScanOptions(options.pair, options.engine, threshold=0.25)
     with pytest.raises(DataError, match="has results of another model, policy or threshold"):
         scan_on_cluster(_inputs(table), out, other, Cluster(nodes.address, 1, threads=1))
-    with pytest.raises(DataError, match="5 actors with 1 threads each do not fit the Ray cluster, which has"):
+    node = f"node {platform.node()} holds 2 by its CPUs"
+    with pytest.raises(
+        DataError, match=rf"^5 actors with 1 threads and .* each do not fit the Ray cluster: {node}, {node}; "
+    ):
         scan_on_cluster(_inputs(table), tmp_path / "b", options, Cluster(nodes.address, 5, threads=1))
-    with pytest.raises(DataError, match="do not fit"):
+    with pytest.raises(DataError, match=r"^an actor .* does not fit .* holds 0 by its GPUs"):
         scan_on_cluster(_inputs(table), tmp_path / "c", options, Cluster(nodes.address, 1, threads=1, gpus=1))
     gone = ScanOptions((tmp_path / "gone.gguf", options.pair[1]), options.engine)
     with pytest.raises(VisionwardError, match=r"gone.gguf: No such file"):
         scan_on_cluster(_inputs(table), tmp_path / "d", gone, Cluster(nodes.address, 1, threads=1))
 
 
-def test_a_node_with_other_files_or_versions_is_named(tmp_path, options, nodes, monkeypatch):
+def test_a_node_with_other_versions_is_named(tmp_path, options, nodes, monkeypatch):
     """The driver's own are changed, which is the same difference."""
     table = _samples(tmp_path, 2)
-    cluster = Cluster(nodes.address, 1, threads=1)
-    node = f"node {platform.node()}"
-    with monkeypatch.context() as patch:
-        patch.setattr(cluster_module, "_version", lambda: "visionward 9.9")
-        with pytest.raises(ComputeError, match=rf"^{node} has visionward .*, and the driver visionward 9\.9: install "):
-            scan_on_cluster(_inputs(table), tmp_path / "a", options, cluster)
-    other = ScanOptions(options.pair, options.engine)
-    other.__dict__["key"] = "0" * 16
-    with pytest.raises(ComputeError, match=rf"^{node} has other model files than the driver under the same names$"):
-        scan_on_cluster(_inputs(table), tmp_path / "b", other, cluster)
+    monkeypatch.setattr("visionward.scan.cluster.version_text", lambda: "visionward 9.9")
+    expected = rf"^node {platform.node()}: it has visionward .*, and the driver visionward 9\.9: install "
+    with pytest.raises(ComputeError, match=expected):
+        scan_on_cluster(_inputs(table), tmp_path / "a", options, Cluster(nodes.address, 1, threads=1))
+
+
+def test_a_sample_whose_process_ends_or_hangs_twice_is_an_error(tmp_path, options, nodes, monkeypatch):
+    table, out = _samples(tmp_path, 20), tmp_path / "shards"
+    table.write_text(table.read_text() + '{"prompt": "die"}\n{"prompt": "hang"}\n')
+    monkeypatch.setattr("visionward.scan.cluster.ShardActor", OddActor)
+    cluster = Cluster(nodes.address, 1, threads=1, deadline_s=8)
+    scan_on_cluster(_inputs(table), out, options, cluster)
+    rows = [row for path in Shards(out).paths() for row in pq.read_table(path).to_pylist()]
+    assert len(rows) == 22
+    assert {row["row"]: (row["verdict"], row["error"]) for row in rows if row["error"]} == {
+        21: (None, "given up after 2 attempts: the guard's process ended (SIGKILL)"),
+        22: (None, "given up after 2 attempts: no result within 8 s"),
+    }
 
 
 def test_what_an_actor_raises_is_one_sentence_with_the_node(tmp_path, options, nodes):
@@ -202,4 +217,4 @@ def test_what_an_actor_raises_is_one_sentence_with_the_node(tmp_path, options, n
     with pytest.raises(ComputeError) as caught:
         scan_on_cluster(_inputs(table), out, options, Cluster(nodes.address, 1, threads=1))
     remover.join()
-    assert re.fullmatch(rf"node {platform.node()}: {out}: .*No such file or directory", str(caught.value))
+    assert re.fullmatch(rf"node {platform.node()}: {out}(/scan.json)?: .*No such file or directory", str(caught.value))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -178,15 +179,29 @@ def test_images_in_storage(tmp_path):
     assert "\n" not in str(two.read().content)
 
 
-@pytest.mark.parametrize("uri", ["s3://key:secret@bucket/a.jpg", "s3://secret@bucket/a.jpg"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://key:secret@bucket/a.jpg",
+        "s3://secret@bucket/a.jpg",
+        "abfs://container:secret@bucket/a.jpg",
+        "https://bucket/a.jpg?X-Amz-Signature=secret",
+        "abfs://bucket/a.jpg?sig=secret&scheme=https",
+        "s3://bucket/a#secret.jpg",
+        "s3://bucket[/secret",
+    ],
+)
 def test_credentials_in_a_uri_are_refused_and_not_repeated(tmp_path, uri):
     table = tmp_path / "samples.jsonl"
     table.write_text(json.dumps({"image": uri}) + "\n")
     (item,) = table_items(table, {})
-    expected = "the URI of bucket has credentials in it: use the environment"
-    assert str(item.read().content) == expected
-    with pytest.raises(DataError, match=f"^{expected}$"):
+    with pytest.raises(DataError) as caught:
         list(images_at(uri))
+    assert str(item.read().content) == str(caught.value)
+    assert re.match(
+        r"a URI (of \w+://bucket has (credentials in it|a parameter other|the character '#')|is)", str(caught.value)
+    )
+    assert "secret" not in f"{caught.value}"
 
 
 def test_an_unknown_kind_of_storage_is_an_error():

@@ -102,15 +102,15 @@ errors; 130 when interrupted. After an interruption, the same command goes on.
     "--actors",
     metavar="N",
     type=click.IntRange(1, 100_000),
-    help="With --ray: number of actors, each with --threads CPUs.  [default: one per node, with all its CPUs]",
+    help="With --ray: number of actors, each with --threads CPUs.  [default: one per node, with all its CPUs. "
+    "If only the number is given, actors of a node share its CPUs]",
 )
 @click.option(
     "--gpus-per-actor",
     metavar="N",
     type=click.FloatRange(0, 64),
-    default=0.0,
-    show_default=True,
-    help="With --ray: GPUs of an actor; may be a fraction.",
+    help="With --ray: GPUs of an actor; may be a fraction.  [default: 1 with --device, --vision-device or --gpu-layers "
+    "for a GPU, else 0]",
 )
 @click.option(
     "--out",
@@ -152,7 +152,7 @@ def scan(
     watch: bool,
     ray: str | None,
     actors: int | None,
-    gpus_per_actor: float,
+    gpus_per_actor: float | None,
     out: Path,
     report: Path | None,
     exit_code: bool,

@@ -9,26 +9,27 @@ import itertools
 import logging
 import os
 import pickle
-import platform
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from visionward.errors import ComputeError, DataError, VisionwardError
+from visionward.errors import ComputeError, DataError
 from visionward.machine.extras import require
-from visionward.machine.packages import installed_version
 from visionward.progress import OnProgress, ProgressCounter
-from visionward.runtime.guard.samples import Sample
-from visionward.scan.arrow_tables import result_row, result_table
+from visionward.scan.actor_sizes import ActorNeeds, chosen_actors, chosen_threads, nodes_of, wants_gpu
 from visionward.scan.item import Item
+from visionward.scan.model_memory import ModelMemory
+from visionward.scan.node_check import MAX_PROBES, Expected, node_report, problem_of, readable_images, version_text
 from visionward.scan.options import ScanOptions
-from visionward.scan.pool import DEFAULT_DEADLINE_S, Pool
+from visionward.scan.pool import DEFAULT_DEADLINE_S
+from visionward.scan.shard_actor import ShardActor
 from visionward.scan.shards import Shards
-from visionward.scan.worker import judged_row
 
 # An actor that is lost costs at most the samples of one file.
 DEFAULT_SHARD_ROWS = 64
+# Samples whose images every node is asked to read.
+_FIRST = 64
 # Files that Ray is given at a time. An actor loads the model once for so many.
 _ROUND_SHARDS = 16_384
 
@@ -40,8 +41,8 @@ class Cluster:
     Attributes:
         address: of the cluster; None for one that is started on this machine.
         actors: number of actors; None for one per node.
-        threads: CPU threads of an actor; None for the cores of the smallest node.
-        gpus: GPUs of an actor; may be a fraction.
+        threads: CPU threads of an actor; None for its part of the smallest node's cores.
+        gpus: GPUs of an actor; may be a fraction. None: one if the engine's options name a GPU.
         shard_rows: samples per file.
         deadline_s: seconds within which an actor must finish a sample.
     """
@@ -49,68 +50,9 @@ class Cluster:
     address: str | None = None
     actors: int | None = None
     threads: int | None = None
-    gpus: float = 0.0
+    gpus: float | None = None
     shard_rows: int = DEFAULT_SHARD_ROWS
     deadline_s: float = DEFAULT_DEADLINE_S
-
-
-class ShardActor:
-    """What an actor of Ray runs: it judges a batch in a process of its own, and writes the file.
-
-    Args:
-        options: the model, and how it judges.
-        settings: ``options.key`` on the driver.
-        version: the versions of the driver.
-        folder: of the results.
-        deadline_s: seconds within which a sample must be finished.
-    """
-
-    def __init__(self, options: ScanOptions, settings: str, version: str, folder: str, deadline_s: float) -> None:
-        self._problem = node_problem(options, settings, version)
-        self._options = options
-        self._settings = settings
-        self._shards = Shards(Path(folder))
-        self._judged: dict[str, dict[str, Any]] = {}
-        self._pool = Pool(options, 1, self._judged.__setitem__, deadline_s)
-
-    def __call__(self, batch: Any) -> Any:
-        """Judge a batch.
-
-        Args:
-            batch: a table with the columns ``key`` and ``item``.
-
-        Returns:
-            A table with the number of samples, and what went wrong, in one sentence. Ray would hide an exception in
-            several others.
-        """
-        pyarrow = require("pyarrow")
-        problem = self._problem
-        if problem is None:
-            try:
-                self._judge(batch)
-            except VisionwardError as error:
-                problem = f"node {platform.node()}: {error}"
-        return pyarrow.table({"count": [batch.num_rows], "problem": pyarrow.array([problem], pyarrow.string())})
-
-    def _judge(self, batch: Any) -> None:
-        keys = batch["key"].to_pylist()
-        items = [pickle.loads(item).read() for item in batch["item"].to_pylist()]  # noqa: S301 - the driver wrote them
-        identifiers = [self._options.item_id(item) for item in items]
-        self._judged.clear()
-        for identifier, item in dict(zip(identifiers, items, strict=True)).items():
-            if isinstance(item.content, Sample):
-                self._pool.submit(identifier, item.content)
-        self._pool.finish()
-        rows = [
-            result_row(
-                item,
-                identifier,
-                self._judged[identifier] if isinstance(item.content, Sample) else judged_row(None, item.content),
-                self._settings,
-            )
-            for identifier, item in zip(identifiers, items, strict=True)
-        ]
-        self._shards.write(keys, result_table(rows))
 
 
 def scan_on_cluster(
@@ -144,23 +86,27 @@ def scan_on_cluster(
     if started:
         _connect(ray, cluster.address)
     try:
-        threads, actors = _sizes(ray, cluster)
-        sized = options.with_threads(threads)
-        _check_nodes(ray, options)
+        needs, actors = _sizes(ray, cluster, options)
         # Only now: the actors of a driver that was killed have ended.
         finished = shards.finished()
         progress = ProgressCounter(on_progress, "scanning", total, "samples", min(len(finished), total))
         ray.data.DataContext.get_current().enable_progress_bars = False
         left = _left(items, finished)
+        first = list(itertools.islice(left, _FIRST))
+        images = dict.fromkeys(source for _, item in first for source in item.image_sources())
+        probes = tuple(itertools.islice(images, MAX_PROBES))
+        expected = _checked(ray, Expected(options, options.key, version_text(), str(shards.folder), probes))
+        left = itertools.chain(first, left)
         while tables := list(itertools.islice(_tables(left, cluster.shard_rows), _ROUND_SHARDS)):
             counts = ray.data.from_arrow(tables).map_batches(
                 ShardActor,
-                fn_constructor_args=(sized, options.key, _version(), str(shards.folder), cluster.deadline_s),
+                fn_constructor_args=(expected, needs.threads, cluster.deadline_s),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=min(actors, len(tables))),
-                num_cpus=threads,
-                num_gpus=cluster.gpus or None,
+                num_cpus=needs.threads,
+                num_gpus=needs.gpus or None,
+                memory=needs.memory,
             )
             for batch in counts.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for problem in batch["problem"].to_pylist():
@@ -221,67 +167,41 @@ def _tables(left: Iterator[tuple[bytes, Item]], rows: int) -> Iterator[Any]:
         )
 
 
-def _sizes(ray: Any, cluster: Cluster) -> tuple[int, int]:
-    """Threads per actor, and number of actors."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if not nodes:
-        raise DataError("the Ray cluster has no node with a CPU")
-    threads = cluster.threads or int(min(node["CPU"] for node in nodes))
-    fitting = sum(
-        int(min(node["CPU"] // threads, node.get("GPU", 0) // cluster.gpus if cluster.gpus else node["CPU"]))
-        for node in nodes
-    )
-    actors = cluster.actors or min(fitting, len(nodes))
-    if not fitting or actors > fitting:
-        gpus = f" and {cluster.gpus:g} GPUs" if cluster.gpus else ""
-        wanted = f"{actors} actors" if actors else "an actor"
-        raise DataError(
-            f"{wanted} with {threads} threads{gpus} each do not fit the Ray cluster, which has room for {fitting}: use "
-            "fewer --actors or --threads"
-        )
-    return threads, actors
+def _sizes(ray: Any, cluster: Cluster, options: ScanOptions) -> tuple[ActorNeeds, int]:
+    """What an actor takes, and the number of actors."""
+    nodes = nodes_of(ray.nodes())
+    gpus = (1.0 if wants_gpu(options) else 0.0) if cluster.gpus is None else cluster.gpus
+    memory = ModelMemory.of(options)
+    needs = ActorNeeds(chosen_threads(nodes, cluster.actors, cluster.threads), gpus, memory.private, memory.shared)
+    return needs, chosen_actors(nodes, needs, cluster.actors)
 
 
-def _check_nodes(ray: Any, options: ScanOptions) -> None:
-    """Check that every node has the same versions and the same files."""
+def _checked(ray: Any, expected: Expected) -> Expected:
+    """Check that every node has the same versions and files, and reads images.
+
+    Returns:
+        What nodes that join later must have: only images that can be read.
+
+    Raises:
+        ComputeError: if one does not.
+    """
     strategy = require("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-    check = ray.remote(num_cpus=0)(node_problem)
+    check = ray.remote(num_cpus=0)(node_report)
     running = [
-        check.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(options, options.key, _version())
+        check.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(expected)
         for node in ray.nodes()
         if node["Alive"]
     ]
+    driver, nodes = node_report(expected), []
     for one in running:
         # A node that is lost meanwhile is not used. Actors check again, because nodes may join later.
         with contextlib.suppress(ray.exceptions.RayError):
-            _raise(ray.get(one))
+            nodes.append(ray.get(one))
+    _raise(problem_of(driver, nodes))
+    images = tuple(expected.images[number] for number in readable_images((driver, *nodes)))
+    return replace(expected, images=images)
 
 
 def _raise(problem: str | None) -> None:
     if problem is not None:
         raise ComputeError(problem)
-
-
-def node_problem(options: ScanOptions, settings: str, version: str) -> str | None:
-    """On a node: why it cannot judge.
-
-    Args:
-        options: the model, and how it judges.
-        settings: ``options.key`` on the driver.
-        version: the versions of the driver.
-    """
-    node = f"node {platform.node()}"
-    try:
-        key = options.fresh_key()
-    except VisionwardError as error:
-        return f"{node}: {error}"
-    if _version() != version:
-        return f"{node} has {_version()}, and the driver {version}: install the same on both"
-    if key != settings:
-        return f"{node} has other model files than the driver under the same names"
-    return None
-
-
-def _version() -> str:
-    names = ("visionward", "llama-cpp-python")
-    return ", ".join(f"{name} {installed_version(name) or '(not installed)'}" for name in names)

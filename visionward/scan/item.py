@@ -1,7 +1,7 @@
 """One sample of a scan: where it comes from and what is judged."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -38,6 +38,14 @@ class Item:
         """A hash of where it comes from."""
         return place_of({"name": self.name, "source": self.source, "row": self.row})
 
+    def image_sources(self) -> "Iterator[str | PathLike[str]]":
+        """Paths and URIs of its images."""
+        if isinstance(self.content, Sample):
+            for message in self.content.conversation.messages:
+                for part in message.parts:
+                    if isinstance(part, ImagePart) and isinstance(part.source, str | PathLike):
+                        yield part.source
+
     def listing_key(self) -> bytes:
         """A hash of what is known without reading images: place, texts, and size and time of local files."""
         digest = hashlib.sha256(self.place)
@@ -71,7 +79,7 @@ def _with_bytes(sample: Sample) -> Sample:
         replace(
             message,
             parts=tuple(
-                ImagePart(_read(part.source))
+                ImagePart(image_bytes(part.source))
                 if isinstance(part, ImagePart) and isinstance(part.source, str | PathLike)
                 else part
                 for part in message.parts
@@ -94,7 +102,12 @@ def _known(source: object) -> bytes:
     return str(source).encode("utf-8", "surrogatepass")
 
 
-def _read(path: "str | PathLike[str]") -> bytes:
+def image_bytes(path: "str | PathLike[str]") -> bytes:
+    """The bytes of an image file or object.
+
+    Raises:
+        DataError: if it cannot be read. Its cause is FileNotFoundError if there is none.
+    """
     if isinstance(path, str) and is_uri(path):
         return read_uri(path, MAX_IMAGE_BYTES)
     try:

@@ -69,12 +69,7 @@ class ScanOptions:
             ModelFileError: if a file cannot be read.
         """
         engine = asdict(EngineOptions(**self.engine))
-        if self.pair is None:
-            from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415 - for this guard alone
-
-            files = [demo_pair().text, demo_pair().mmproj]
-        else:
-            files = list(self.pair)
+        files = list(self.files())
         if (tower := engine["onnx_tower"]) is not None:
             files.append(Path(tower))
         values = {
@@ -87,6 +82,14 @@ class ScanOptions:
             "imitation": self.imitation,
         }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+    def files(self) -> tuple[Path, Path]:
+        """The pair on this machine."""
+        if self.pair is not None:
+            return self.pair
+        from visionward.convert.demo_guard import demo_pair  # noqa: PLC0415 - for this guard alone
+
+        return demo_pair().text, demo_pair().mmproj
 
     def item_id(self, item: Item) -> str:
         """A hash of what is judged (image bytes, texts) and of ``key``: the ``id`` of a result.

@@ -51,7 +51,7 @@ class Shards:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                self._check(path, settings)
+                self.check(settings)
             elif any(self.folder.iterdir()):
                 raise DataError(f"{self.folder} exists and has no results of a scan: choose another folder")
             else:
@@ -61,7 +61,13 @@ class Shards:
         except OSError as error:
             raise describe(error, self.folder) from error
 
-    def _check(self, path: Path, settings: str) -> None:
+    def check(self, settings: str) -> None:
+        """Check that the folder is there, and of the same scan.
+
+        Raises:
+            DataError: if it is not.
+        """
+        path = self.folder / _SETTINGS
         found = read_json(path, DataError)
         if isinstance(found, dict):
             version = found.get("format_version", _FORMAT_VERSION)
