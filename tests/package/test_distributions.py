@@ -24,7 +24,7 @@ pytestmark = pytest.mark.package
 ROOT = Path(__file__).parents[2]
 # llama-cpp-python is compiled unless pip has its wheel from before.
 INSTALL_S = 3600
-NOT_IN_THE_SDIST = re.compile(r"\.github/|mkdocs\.yml|Dockerfile|\.dockerignore")
+NOT_IN_THE_SDIST = re.compile(r"\.github/|Dockerfile|\.dockerignore")
 
 
 def output_of(*command, **options):

@@ -38,7 +38,7 @@ class CancelFlag:
 class CancelToken:
     """Ends classifications that were started with it. Any thread, and a signal handler, may cancel.
 
-    Example::
+    For example:
 
         cancel = CancelToken()
         threading.Timer(5, cancel.cancel).start()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Guard(DerivedCalls):
     """A content-safety classifier on a GGUF pair.
 
-    Example::
+    For example:
 
         with Guard.load("guard-text-Q4_K_M.gguf", "mmproj-guard-Q8_0.gguf") as guard:
             verdict = guard.classify(image="photo.jpg", prompt="What is in this picture?")

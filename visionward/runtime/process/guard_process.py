@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class GuardProcess(DerivedCalls):
     """A ``Guard`` in a child process, which a native crash, a memory kill or a hang ends without ending this program.
 
-    Example::
+    For example:
 
         with GuardProcess.load("guard-text-Q4_K_M.gguf", "mmproj-guard-Q8_0.gguf", deadline_s=120) as guard:
             verdict = guard.classify(image="photo.jpg", prompt="What is in this picture?")
