@@ -1,59 +1,23 @@
 """Wheel and sdist: complete, nothing else in them, and they work in an environment that has nothing else."""
 
 import json
-import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import tarfile
-import time
-import urllib.error
-import urllib.request
 import zipfile
 from email.parser import BytesParser
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from installation import ROOT, fetch, output_of, tracked
 from process_tree import children
 
 pytestmark = pytest.mark.package
 
-ROOT = Path(__file__).parents[2]
-# llama-cpp-python is compiled unless pip has its wheel from before.
-INSTALL_S = 3600
-NOT_IN_THE_SDIST = re.compile(r"\.github/|Dockerfile|\.dockerignore")
-
-
-def output_of(*command, **options):
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=INSTALL_S, check=False, **options
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-def tracked(*paths):
-    return set(output_of("git", "ls-files", "-z", "--", *paths, cwd=ROOT).split("\0")) - {""}
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """The wheel, built from the sdist, and the sdist."""
-    if find_spec("build") is None or find_spec("twine") is None:
-        pytest.skip("the package extra is not installed")
-    folder = tmp_path_factory.mktemp("dist")
-    # Without what is ignored or not committed, as in a fresh clone.
-    clone = tmp_path_factory.mktemp("clone")
-    for name in tracked():
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, clone / name)
-    output_of(sys.executable, "-m", "build", "--outdir", folder, clone)
-    (wheel,) = folder.glob("*.whl")
-    (sdist,) = folder.glob("*.tar.gz")
-    return wheel, sdist
+NOT_IN_THE_SDIST = re.compile(r"\.github/")
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +59,6 @@ def test_metadata(metadata):
     assert "visionward serve" in text
     # A relative link leads nowhere on a package index.
     assert [link for link in re.findall(r"\]\(([^)]+)\)", text) if not re.match(r"https?:|#", link)] == []
-
-
-@pytest.fixture(scope="module")
-def environment(built, tmp_path_factory):
-    """Python of a new environment with the wheel and the server's libraries, and variables without ours."""
-    folder = tmp_path_factory.mktemp("a folder") / "Umgebung ä"
-    output_of(sys.executable, "-m", "venv", folder)
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VISIONWARD"))}
-    variables["VISIONWARD_HOME"] = str(folder / "home")
-    output_of(python, "-m", "pip", "install", "--no-input", f"{built[0]}[serve]", env=variables)
-    return python, variables
 
 
 @pytest.fixture
@@ -157,33 +109,17 @@ def test_the_server_and_its_page(environment, tmp_path):
     command = [str(python.with_name("visionward")), "serve", "--demo", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, env=variables, stderr=log) as server:
         try:
-            assert _get(server, f"http://127.0.0.1:{port}/healthz")
-            page = _get(server, f"http://127.0.0.1:{port}/").decode()
+            assert fetch(server, f"http://127.0.0.1:{port}/healthz")
+            page = fetch(server, f"http://127.0.0.1:{port}/").decode()
             files = re.findall(r'(?:src|href)="/?([\w./-]+\.(?:js|css|svg))"', page)
             assert len(files) >= 3
             for name in files:
-                served = _get(server, f"http://127.0.0.1:{port}/{name}")
+                served = fetch(server, f"http://127.0.0.1:{port}/{name}")
                 assert served == (ROOT / "visionward/serve/page" / Path(name).name).read_bytes()
             assert children(server.pid)
         finally:
             server.terminate()
             server.wait(60)
-
-
-def _get(server, url):
-    end = time.monotonic() + 120
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - of this test
-                return answer.read()
-        except urllib.error.HTTPError as error:
-            if error.code != 503 or time.monotonic() > end:
-                raise
-        except OSError:
-            assert server.poll() is None
-            if time.monotonic() > end:
-                raise
-        time.sleep(0.2)
 
 
 def test_pyinstaller_finds_the_hooks(environment, tmp_path):
