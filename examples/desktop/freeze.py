@@ -3,6 +3,8 @@
 Run it in an environment that has only what the program needs: python examples/desktop/freeze.py [PyInstaller's options]
 """
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +15,54 @@ from visionward.quantities import size_text
 
 _NAME = "visionward-desktop"
 _LISTED = 10
+# What the imports of a package reach, and the window does not use.
+_UNUSED = (
+    *("numpy.f2py", "numpy.fft", "numpy.polynomial", "numpy.testing"),
+    *("doctest", "pdb", "pydoc", "pydoc_data", "readline", "unittest"),
+    *("PySide6.QtNetwork", "PySide6.QtSvg"),
+)
+# The library of D-Bus and what it needs. Every Linux desktop has them.
+_SYSTEM_LIBRARIES = (
+    "libdbus-1.so.3",
+    "libsystemd.so.0",
+    "libgcrypt.so.20",
+    "libgpg-error.so.0",
+    "liblz4.so.1",
+    "libcap.so.2",
+)
+
+
+def freeze(app: Path, options: list[str]) -> Path:
+    """Build ``dist/visionward-desktop`` in the working directory. Returns the folder.
+
+    Args:
+        app: the main module.
+        options: more options of PyInstaller.
+    """
+    hooks = Path(__file__).with_name("hooks")
+    command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level=WARN", "--windowed", "--name", _NAME]
+    command += [f"--additional-hooks-dir={hooks}", *(f"--exclude-module={name}" for name in _UNUSED)]
+    # The hooks import a module beside them.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(hooks), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([*command, *options, str(app)], check=True, env=environment)  # noqa: S603 - our own program
+    bundle = Path("dist") / _NAME
+    if sys.platform == "linux":
+        _shrink(bundle)
+    return bundle
+
+
+def _shrink(bundle: Path) -> None:
+    """Remove symbols for debuggers, and the libraries of the desktop.
+
+    `strip`, and so PyInstaller's option for it, damages libraries that auditwheel changed: those in folders `*.libs`.
+    """
+    for name in _SYSTEM_LIBRARIES:
+        (bundle / "_internal" / name).unlink(missing_ok=True)
+    strip = shutil.which("strip")
+    libraries = [path for path in bundle.rglob("*.so*") if path.is_file() and not path.is_symlink()]
+    for library in libraries:
+        if strip is not None and library.parent.suffix != ".libs":
+            subprocess.run([strip, "--strip-unneeded", str(library)], check=True)  # noqa: S603 - the system's tool
 
 
 def part_sizes(bundle: Path) -> Counter[str]:
@@ -25,12 +75,9 @@ def part_sizes(bundle: Path) -> Counter[str]:
 
 
 def main() -> None:
-    """Build ``dist/visionward-desktop``."""
-    app = Path(__file__).with_name("app.py")
+    """Build the bundle, and print its size and its largest parts."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level=WARN", "--windowed", "--name", _NAME]
-    subprocess.run([*command, *sys.argv[1:], str(app)], check=True)  # noqa: S603 - this interpreter and our own program
-    bundle = Path("dist") / _NAME
+    bundle = freeze(Path(__file__).with_name("app.py"), sys.argv[1:])
     sizes = part_sizes(bundle)
     print(f"{bundle}: {size_text(sizes.total())}, built in {time.perf_counter() - started:.0f} s")
     for part, size in sizes.most_common(_LISTED):

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from visionward.errors import MissingExtraError, NativeLibraryError
-from visionward.machine import extras, python_process
+from visionward.machine import extras, frozen, python_process
+from visionward.machine.frozen import frozen_program
 from visionward.machine.python_process import freeze_support
 from visionward.runtime.ggml import native
 
@@ -107,3 +109,32 @@ def test_a_missing_extra_is_not_installed_into_a_frozen_program(monkeypatch):
     monkeypatch.setattr(extras, "find_spec", lambda _name: None)
     with pytest.raises(MissingExtraError, match=r"^pillow-heif is not installed: freeze this program again in an .*"):
         extras.require("pillow_heif")
+
+
+def test_an_interpreter_is_no_frozen_program():
+    assert frozen_program() is None
+
+
+def test_a_program_of_nuitka(monkeypatch):
+    """Its modules have a variable, and its sys.executable does not exist."""
+    monkeypatch.setattr(frozen, "__compiled__", object(), raising=False)
+    monkeypatch.setattr(sys, "orig_argv", ["/opt/program/program.bin", "file"])
+    monkeypatch.setattr(python_process.FrozenSupport, "called", True)
+    assert frozen_program() == "/opt/program/program.bin"
+    monkeypatch.setattr(python_process.spawn, "get_executable", lambda: b"/opt/program/program.bin")
+    assert python_process._command() == ["/opt/program/program.bin", "--visionward-child-process"]
+
+
+@pytest.mark.parametrize("line", ["Briefcase-Version: 0.4.7\n", ""])
+def test_a_program_of_briefcase(monkeypatch, tmp_path, line):
+    """Its sys.executable starts it; its metadata names Briefcase."""
+    folder = tmp_path / "some_program-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\n{line}Name: some-program\nVersion: 1.0\n")
+    main = types.ModuleType("__main__")
+    main.__package__ = "some_program"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert frozen_program() == (sys.executable if line else None)
+    main.__package__ = "a_package_without_metadata"
+    assert frozen_program() is None

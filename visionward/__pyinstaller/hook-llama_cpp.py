@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from PyInstaller.config import CONF
+from PyInstaller.depend.analysis import PyiModuleGraph
+from PyInstaller.depend.imphookapi import PostGraphAPI
 from PyInstaller.utils.hooks import collect_dynamic_libs
+
+_MULTIMODAL = ("llama_cpp.mtmd_cpp", "llama_cpp.llama_chat_format")
 
 
 def _links(file: Path, copies: list[Path]) -> Iterator[Path]:
@@ -27,8 +31,10 @@ def _links(file: Path, copies: list[Path]) -> Iterator[Path]:
         yield folder / copy.name
 
 
-def _collect() -> Iterator[tuple[str, str]]:
-    found = sorted(set(collect_dynamic_libs("llama_cpp", search_patterns=["*.dll", "*.dylib", "lib*.so", "lib*.so.*"])))
+def _collect(unused: str) -> Iterator[tuple[str, str]]:
+    """The libraries and the folders where they belong, without those whose name has ``unused`` in it."""
+    every = set(collect_dynamic_libs("llama_cpp", search_patterns=["*.dll", "*.dylib", "lib*.so", "lib*.so.*"]))
+    found = sorted(entry for entry in every if not unused or unused not in Path(entry[0]).name)
     for folder, entries in itertools.groupby(found, key=lambda entry: entry[1]):
         left = sorted((Path(source) for source, _ in entries), key=lambda path: len(path.name))
         while left:
@@ -40,4 +46,17 @@ def _collect() -> Iterator[tuple[str, str]]:
                 yield str(link), folder
 
 
-binaries = list(_collect())
+def _is_multimodal(graph: PyiModuleGraph) -> bool:
+    """Whether the program itself imports the chat handlers of multimodal models, or what is below them."""
+    users = {user for module in _MULTIMODAL for user in graph.get_code_using(module)}
+    return any(user.partition(".")[0] != "llama_cpp" for user in users)
+
+
+def hook(hook_api: PostGraphAPI) -> None:
+    """PyInstaller calls this when the imports of the program are known."""
+    hook_api.add_binaries(list(_collect("" if _is_multimodal(hook_api.graph) else "mtmd")))
+
+
+# Llama.from_pretrained imports it, and nothing else of a program that only classifies: 20 MB. A program that downloads
+# models with it imports it by itself.
+excludedimports = ["huggingface_hub"]

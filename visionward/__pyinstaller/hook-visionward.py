@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 from PyInstaller.utils.hooks import collect_data_files, copy_metadata
 
@@ -16,6 +17,8 @@ from visionward.diagnose.environment import PACKAGES
 
 # The data of rooms with hooks of their own.
 _ELSEWHERE = ["compare/*", "serve/**/*", "__pyinstaller/**/*", "**/__pycache__/*"]
+# Lists of files and where they came from: megabytes, and paths of the machine of the build.
+_NOT_READ = {"INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "sboms"}
 
 
 def _distributions() -> Iterator[str]:
@@ -26,12 +29,17 @@ def _distributions() -> Iterator[str]:
             yield re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
-def _metadata(name: str) -> list[tuple[str, str]]:
+def _metadata(name: str) -> Iterator[tuple[str, str]]:
+    """Metadata and licences of a distribution; nothing if it is not installed."""
     try:
-        found: list[tuple[str, str]] = copy_metadata(name)
+        found = copy_metadata(name)
     except importlib.metadata.PackageNotFoundError:
-        return []
-    return found
+        return
+    for folder, target in found:
+        for path in Path(folder).rglob("*"):
+            part = path.relative_to(folder)
+            if path.is_file() and part.parts[0] not in _NOT_READ:
+                yield str(path), str(Path(target) / part.parent)
 
 
 _without_demo = os.environ.get("VISIONWARD_NO_DEMO") == "1"

@@ -1,11 +1,11 @@
 """Libraries of visionward's extras, which may be missing: looked for before they are imported."""
 
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 from visionward.errors import MissingExtraError
+from visionward.machine.frozen import frozen_program
 from visionward.machine.shell import pip_command
 
 # Top-level module -> (package, the extra that installs it).
@@ -60,6 +60,6 @@ def _sentence(missing: list[str]) -> str:
 
 def _command(modules: list[str]) -> str:
     extras = ",".join(dict.fromkeys(EXTRAS[name][1] for name in modules))
-    if getattr(sys, "frozen", False):
+    if frozen_program():
         return f"freeze this program again in an environment with visionward[{extras}]"
     return pip_command("install", f"visionward[{extras}]")

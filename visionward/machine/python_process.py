@@ -5,7 +5,7 @@ Processes of multiprocessing import the caller's main module first, so a script 
 needs. It reads the function from standard input and sends messages over the descriptor of standard output. It is never
 forked, because the threads of a native library would be missing. It ends when the process that started it ends.
 
-A frozen program (``sys.frozen``) is not an interpreter. It starts itself with one argument, and ``freeze_support`` runs
+A frozen program is not an interpreter. It starts itself with one argument, and ``freeze_support`` runs
 the function instead of the program. Without that call no process is started, because the program would run again. It
 may also name an interpreter that has the same packages with ``multiprocessing.set_executable``.
 """
@@ -25,6 +25,7 @@ from collections.abc import Callable
 from multiprocessing import spawn
 from typing import IO, Any, BinaryIO
 
+from visionward.machine.frozen import frozen_program
 from visionward.machine.standard_streams import occupy_descriptors
 
 # Before anything else is imported, the working directory, which -c puts first, is removed from the search path.
@@ -231,7 +232,7 @@ def freeze_support() -> None:
     calls it through visionward's hooks. In a program that is not frozen it has no effect.
     """
     FrozenSupport.called = True
-    if not getattr(sys, "frozen", False) or sys.argv[1:] != [_CHILD_ARGUMENT]:
+    if sys.argv[1:] != [_CHILD_ARGUMENT] or frozen_program() is None:
         return
     with open(0, "rb", closefd=False) as stream:
         sys.path[:] = pickle.load(stream)  # noqa: S301 - the parent wrote it
@@ -247,12 +248,13 @@ def _command() -> list[str]:
     """
     named = spawn.get_executable()
     interpreter = os.fsdecode(named) if named else ""
-    if getattr(sys, "frozen", False) and interpreter in {"", sys.executable}:
+    program = frozen_program()
+    if program is not None and interpreter in {"", sys.executable, program}:
         if not FrozenSupport.called:
             raise OSError(
                 "this frozen program would run again: call visionward.freeze_support() at the start of its main module"
             )
-        return [sys.executable, _CHILD_ARGUMENT]
+        return [program, _CHILD_ARGUMENT]
     if not interpreter:
         raise OSError("this program is not a Python interpreter; name one with multiprocessing.set_executable")
     return [interpreter, *_options(), "-c", _BOOTSTRAP]

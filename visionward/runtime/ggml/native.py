@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from visionward.errors import NativeLibraryError
+from visionward.machine.frozen import frozen_program
 
 TESTED_VERSIONS = ("0.3.36",)
 
@@ -52,7 +53,7 @@ def _import_llama() -> Any:
             f"llama-cpp-python {TESTED_VERSIONS[-1]} cannot be loaded ({error}); reinstall it with "
             f"`pip install llama-cpp-python=={TESTED_VERSIONS[-1]}`."
         )
-        raise NativeLibraryError(_frozen_message(error) if getattr(sys, "frozen", False) else message) from error
+        raise NativeLibraryError(_frozen_message(error) if frozen_program() else message) from error
     return bindings
 
 
@@ -73,7 +74,8 @@ def _frozen_message(error: Exception) -> str:
     return (
         f"llama.cpp cannot be loaded in this frozen program ({error}); {name} were sought in "
         f"{' and '.join(map(str, places))}. Freeze it with PyInstaller's hook hook-llama_cpp.py, which visionward "
-        "brings and PyInstaller 6 finds by itself if visionward is installed in the environment of the build."
+        "brings and PyInstaller 6 finds by itself if visionward is installed in the environment of the build. Other "
+        "tools must be told to include the folder lib of llama_cpp."
     )
 
 
