@@ -4,6 +4,7 @@ Run it in an environment that has only what the program needs: python examples/d
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,9 @@ _SYSTEM_LIBRARIES = (
     "libcap.so.2",
 )
 
+# The checksum that auditwheel adds to the name of a library.
+_AUDITWHEEL = re.compile(r"-[0-9a-f]{8}\.so")
+
 
 def freeze(app: Path, options: list[str]) -> Path:
     """Build ``dist/visionward-desktop`` in the working directory. Returns the folder.
@@ -54,14 +58,14 @@ def freeze(app: Path, options: list[str]) -> Path:
 def _shrink(bundle: Path) -> None:
     """Remove symbols for debuggers, and the libraries of the desktop.
 
-    `strip`, and so PyInstaller's option for it, damages libraries that auditwheel changed: those in folders `*.libs`.
+    `strip`, and so PyInstaller's option for it, damages libraries that auditwheel put into a wheel.
     """
     for name in _SYSTEM_LIBRARIES:
         (bundle / "_internal" / name).unlink(missing_ok=True)
     strip = shutil.which("strip")
     libraries = [path for path in bundle.rglob("*.so*") if path.is_file() and not path.is_symlink()]
     for library in libraries:
-        if strip is not None and library.parent.suffix != ".libs":
+        if strip is not None and not _AUDITWHEEL.search(library.name):
             subprocess.run([strip, "--strip-unneeded", str(library)], check=True)  # noqa: S603 - the system's tool
 
 

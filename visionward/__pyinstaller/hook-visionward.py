@@ -17,7 +17,7 @@ from visionward.diagnose.environment import PACKAGES
 
 # The data of rooms with hooks of their own.
 _ELSEWHERE = ["compare/*", "serve/**/*", "__pyinstaller/**/*", "**/__pycache__/*"]
-# Lists of files and where they came from: megabytes, and paths of the machine of the build.
+# Lists of files and where they came from, with paths of the machine of the build: 1 MB that no program reads.
 _NOT_READ = {"INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "sboms"}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PyInstaller.utils.hooks.qt import add_qt6_dependencies
 
-# The folders of plugins that are not collected as a whole. Qt's GTK theme would bring all of GTK, 27 MB.
+# The folders of plugins that are not collected as a whole. Qt's GTK theme would bring all of GTK.
 _KEPT = {
     "egldeviceintegrations": (),
     "generic": (),
