@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from visionward.compare.models import Endpoint, GuardFiles, check_names
-from visionward.errors import DataError, ModelFileError
+from visionward.errors import DataError, ModelFileError, VisionwardError
+from visionward.formats.tile_band import TileBand
 
 
 def test_changed_files_have_another_identity(files):
@@ -40,3 +41,39 @@ def test_names_and_forms(files):
         check_names([files, files])
     with pytest.raises(ModelFileError):
         dataclasses.replace(files, text=Path("missing.gguf")).identity()
+
+
+def test_settings_behind_a_pair():
+    one = GuardFiles.parse("fast=t.gguf,m.gguf;max_tiles=1")
+    assert one == GuardFiles("fast", Path("t.gguf"), Path("m.gguf"), max_tiles=1)
+    assert one.setting == "max_tiles 1"
+    auto = GuardFiles.parse("t.gguf,m.gguf,v.onnx; max_tiles=auto ;band=0.1,0.9")
+    assert (auto.name, auto.max_tiles, auto.band) == ("t v max_tiles=auto band=0.1,0.9", "auto", TileBand(0.1, 0.9))
+    assert auto.setting == "max_tiles auto, band 0.1 to 0.9"
+    # A semicolon may be part of a name.
+    assert GuardFiles.parse("a;b/t.gguf,m.gguf").text == Path("a;b/t.gguf")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ("max_tiles=0", "max_tiles is '0', expected a number of tiles or auto"),
+        ("max_tiles=", "max_tiles is ''"),
+        ("threads=2", "unknown setting 'threads' behind a pair; choose max_tiles or band"),
+        ("max_tiles=1;max_tiles=2", "the setting max_tiles is given twice"),
+        ("max_tiles=auto", "need each other"),
+        ("max_tiles=1;band=0.1,0.9", "need each other"),
+        ("max_tiles=auto;band=0.9,0.1", "expected two numbers"),
+    ],
+)
+def test_settings_that_are_none(settings, error):
+    with pytest.raises(VisionwardError, match=error):
+        GuardFiles.parse(f"t.gguf,m.gguf;{settings}")
+
+
+def test_results_of_other_settings_are_others(tmp_path):
+    for name in ("t", "m"):
+        (tmp_path / name).write_bytes(b"x")
+    values = ["", ";max_tiles=1", ";max_tiles=2", ";max_tiles=auto;band=0,1", ";max_tiles=auto;band=0,0.9"]
+    identities = [GuardFiles.parse(f"{tmp_path}/t,{tmp_path}/m{value}").identity() for value in values]
+    assert len(set(identities)) == len(values)

@@ -51,9 +51,10 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
 @click.option(
     "--candidate",
     "candidates",
-    metavar="[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]",
+    metavar="[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx][;max_tiles=N|auto][;band=LOW,HIGH|FILE]",
     multiple=True,
-    help="A pair to compare; repeatable. ONNX Runtime encodes images if an ONNX tower is given, else ggml.",
+    help="A pair to compare; repeatable. ONNX Runtime encodes images if an ONNX tower is given, else ggml. max_tiles "
+    "and band are those of `visionward classify`.",
 )
 @click.option(
     "--endpoint",
@@ -138,8 +139,9 @@ def compare(
     first sample is judged. To resume an interrupted comparison, repeat the command.
 
     \b
-    DIR gets report.html, report.md, report.json, samples.csv, and work/ with the results so far. Those of an older
-    comparison are replaced, other files never. A line of DATA.jsonl:
+    DIR gets report.html, report.md, report.json, samples.csv, and work/ with the results so far. If a candidate is the
+    reference with max_tiles=1, and the samples suffice, band.json is for --max-tiles auto (docs/tiles.md). Files of an
+    older comparison are replaced, others never. A line of DATA.jsonl:
         {"image": "a.png", "prompt": "What is this?", "label": "unsafe", "categories": ["S9"]}
 
     Exit codes: 0 if every model judged all samples; 1 if a candidate or an endpoint was given up, in which case the

@@ -9,6 +9,7 @@ from pathlib import Path
 from visionward.compare.datasets import Dataset
 from visionward.compare.environment import environment, hashed_files
 from visionward.compare.judging import judge_all
+from visionward.compare.learnt_band import learn_band
 from visionward.compare.plan import ComparisonPlan
 from visionward.compare.report import Report, make_report
 from visionward.compare.report_files import write_report
@@ -32,7 +33,7 @@ class Comparison:
     results: tuple[ModelResults, ...]
 
     def write(self, folder: Path) -> None:
-        """Write report.html, report.md, report.json and samples.csv into a folder.
+        """Write report.html, report.md, report.json, samples.csv and, if one was learnt, band.json into a folder.
 
         Raises:
             OutputError: if the folder cannot be written, or has a file of one of these names that no comparison wrote.
@@ -70,6 +71,7 @@ def run(plan: ComparisonPlan, on_progress: OnProgress | None = None) -> Comparis
             margin=plan.margin,
             show_quoted=plan.quoted,
             environment=environment(plan, results, hashed_files(plan.pairs, on_progress)),
+            band=learn_band(plan.datasets, results, plan.settings, plan.margin),
         )
     return Comparison(report, plan.datasets, tuple(results))
 

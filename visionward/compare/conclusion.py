@@ -53,12 +53,15 @@ def best_choice(figures: SetFigures, found: tuple[Conclusion, ...]) -> str:
     """The recommendation over all pairs: the smallest one that is equivalent or better."""
     reference = figures.models[0]
     sizes = {model.name: model.cost.total_bytes or 0 for model in figures.models if model.kind == "candidate"}
+    times = {model.name: _time(model) for model in figures.models}
     good = [one.model for one in found if one.finding in ("equivalent", "better") and one.model in sizes]
     undecided = [one.model for one in found if one.finding == "undecided" and one.model in sizes]
     too_few = f"{figures.unsafe:,} unsafe and {figures.safe:,} safe samples are too few to assess"
     if good:
-        smallest = min(good, key=lambda name: sizes[name])
+        smallest = min(good, key=lambda name: (sizes[name], times[name]))
         saving = f"{_size(sizes[smallest])} instead of {_size(reference.cost.total_bytes)}"
+        if sizes[smallest] == reference.cost.total_bytes:
+            saving = f"{duration_text(times[smallest])} instead of {duration_text(_time(reference))} for a verdict"
         choice = f"Use {smallest} ({saving}): it decides as well as {reference.name}, within the margin."
         smaller = [name for name in undecided if sizes[name] < sizes[smallest]]
         if not smaller:
@@ -77,6 +80,9 @@ def _conclusion(figures: SetFigures, reference: ModelFigures, model: ModelFigure
     found = finding(figures, model, margin)
     headline = _HEADLINES[found].format(name=model.name, reference=reference.name, margin=points_text(margin))
     sentences = [_errors(figures, reference, model), *_evidence(figures, model, found, margin)]
+    if model.setting:
+        twice = f"; {count_text(model.second_looks, 'sample')} judged twice" if "auto" in model.setting else ""
+        sentences.append(f"Setting: {model.setting}{twice}.")
     if model.kind == "candidate":
         sentences += [*_savings(reference, model), *_recalibration(reference, model)]
     for one in (reference, model):
@@ -209,6 +215,12 @@ def _p(test: FlipTest) -> str:
     name = "exact McNemar p" if test.grouped_p_value is None else "group permutation p"
     text = p_text(test.decisive_p)
     return f"{name} {text}" if text.startswith("<") else f"{name} = {text}"
+
+
+def _time(model: ModelFigures) -> float:
+    """Milliseconds of a verdict in the median."""
+    latency = model.cost.latency.get("total")
+    return 0.0 if latency is None else latency.p50
 
 
 def _size(count: int | None) -> str:

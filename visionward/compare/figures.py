@@ -51,6 +51,8 @@ class ModelFigures:
         no_answer: number of samples without an answer, which count as unsafe.
         cost: size, memory and times.
         against: comparison with the reference; None for the reference.
+        setting: what differs from the default in how it judges; empty if nothing.
+        second_looks: samples that ``max_tiles`` auto judged with one tile first and again with all tiles.
     """
 
     name: str
@@ -65,6 +67,8 @@ class ModelFigures:
     no_answer: int
     cost: Cost
     against: AgainstReference | None
+    setting: str = ""
+    second_looks: int = 0
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,8 @@ def _model_figures(
         no_answer=int(answers.always.sum()),
         cost=cost(result, answers.judged),
         against=None if reference is None else against_reference(result, answers, reference, samples, known),
+        setting=result.model.setting if isinstance(result.model, GuardFiles) else "",
+        second_looks=sum(one.second_look for one in answers.judged),
     )
 
 

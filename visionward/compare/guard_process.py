@@ -114,6 +114,8 @@ class _Judge:
             gpu_layers=settings.gpu_layers,
             vision_backend="ggml" if on_ggml else "onnx",
             onnx_tower=task.files.tower,
+            max_tiles=task.files.max_tiles,
+            band=task.files.band,
         )
         load_ms = (time.perf_counter() - started) * 1000
         engine = self._guard.engine
@@ -158,6 +160,7 @@ class _Judge:
             times_ms={stage: getattr(verdict.timings_ms, stage) for stage in stages},
             processors=processors,
             tiles=verdict.tiles,
+            second_look=verdict.first_look is not None,
             prompt_tokens=verdict.tokens.prompt,
             peak_bytes=peak_bytes(),
         )

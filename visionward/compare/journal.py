@@ -32,6 +32,7 @@ class Judged:
             total if the image came from the image cache.
         processors: processor time over elapsed time; None if it is not known.
         tiles: of the image.
+        second_look: whether ``max_tiles`` auto judged with one tile first and again with all tiles.
         prompt_tokens: of the prompt.
         kl: divergence of the first-token distribution from the reference's, in nats.
         logit_error: relative error of the first-token logits.
@@ -48,6 +49,7 @@ class Judged:
     times_ms: Mapping[str, float] | None = None
     processors: float | None = None
     tiles: int = 0
+    second_look: bool = False
     prompt_tokens: int = 0
     kl: float | None = None
     logit_error: float | None = None

@@ -34,6 +34,8 @@ def markdown_report(report: Report, datasets: Sequence[Dataset], results: Sequen
         if len(report.sets) > 1:
             parts.append(f"# {markdown_text(one.figures.name)}")
         parts += _set_parts(report, one, dataset, results)
+    if report.band is not None:
+        parts += ["## One tile first", markdown_text(report.band.text(report.margin))]
     if report.quoted:
         parts += _quoted_parts()
     if report.environment is not None:

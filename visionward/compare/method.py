@@ -34,14 +34,22 @@ and the sample counts as unsafe.
 
 Nothing is corrected for the number of candidates and data sets.
 """
+_BAND = """
+Band for --max-tiles auto: Wilks's two-sided tolerance interval of the scores with one tile of the samples whose
+decision changes with all tiles; a group of samples counts once, with its smallest and its largest score.
+"""
 
 
 def method_paragraphs(report: Report) -> tuple[str, ...]:
     """One paragraph per method."""
-    text = _METHOD.strip().format(
-        confidence=percent_text(CONFIDENCE),
-        margin=points_text(report.margin),
-        noise=percent_text(BETWEEN_RUNS),
-        mass=percent_text(MIN_ANSWER_MASS),
+    text = (
+        (_METHOD if report.band is None else f"{_METHOD}{_BAND}")
+        .strip()
+        .format(
+            confidence=percent_text(CONFIDENCE),
+            margin=points_text(report.margin),
+            noise=percent_text(BETWEEN_RUNS),
+            mass=percent_text(MIN_ANSWER_MASS),
+        )
     )
     return tuple(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))

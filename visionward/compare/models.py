@@ -12,11 +12,15 @@ from visionward.compare.sample_text import visible
 from visionward.errors import DataError, ModelFileError
 from visionward.formats.onnx_format import data_path
 from visionward.formats.regular_file import open_regular
+from visionward.formats.tile_band import TileBand
+from visionward.runtime.engine_options import EngineOptions
 
 EndpointStyle: TypeAlias = Literal["guard", "zero-shot"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
 _PEEK = 1 << 20
+# A file's name may have a semicolon.
+_SETTING = re.compile(r";\s*(?=[a-z_]+=)")
 
 
 @dataclass(frozen=True)
@@ -28,22 +32,35 @@ class GuardFiles:
         text: the text file.
         mmproj: the mmproj file.
         tower: the ONNX tower with which ONNX Runtime encodes images; None for ggml and the mmproj file.
+        max_tiles: the maximum number of tiles of an image, or ``auto``; None for the model's.
+        band: of ``auto``.
+
+    Raises:
+        OptionError: if ``max_tiles`` and ``band`` do not go together.
     """
 
     name: str
     text: Path
     mmproj: Path
     tower: Path | None = None
+    max_tiles: int | Literal["auto"] | None = None
+    band: TileBand | None = None
+
+    def __post_init__(self) -> None:
+        EngineOptions(max_tiles=self.max_tiles, band=self.band)
 
     @classmethod
     def parse(cls, value: str) -> "GuardFiles":
-        """From ``[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]``.
+        """From ``[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx][;max_tiles=N][;band=LOW,HIGH]``.
 
-        The default name is that of the text file, followed by that of the tower if there is one.
+        The default name is that of the text file, followed by that of the tower if there is one, and by the settings.
 
         Raises:
             DataError: the value has another form.
+            OptionError: if a setting is out of range, or two do not go together.
         """
+        value, *settings = (part.strip() for part in _SETTING.split(value))
+        max_tiles, band = _tile_settings(settings)
         name, equals, rest = value.partition("=")
         files = rest if equals and _NAME.fullmatch(name) else value
         pair, tower = files, None
@@ -55,8 +72,15 @@ class GuardFiles:
             raise DataError(f"{value!r} is not a pair, expected [NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]")
         path = Path(text.strip())
         # What cannot be printed must not end a comparison when its report is printed.
-        own = visible(path.stem if tower is None else f"{path.stem} {tower.stem}", None)
-        return cls(name.strip() if files is rest else own, path, Path(mmproj.strip()), tower)
+        own = visible(" ".join([path.stem, *([] if tower is None else [tower.stem]), *settings]), None)
+        return cls(name.strip() if files is rest else own, path, Path(mmproj.strip()), tower, max_tiles, band)
+
+    @property
+    def setting(self) -> str:
+        """What differs from the default in how it judges; empty if nothing."""
+        if self.band is not None:
+            return f"max_tiles auto, band {self.band.low:.3g} to {self.band.high:.3g}"
+        return "" if self.max_tiles is None else f"max_tiles {self.max_tiles}"
 
     @property
     def size(self) -> int:
@@ -78,8 +102,10 @@ class GuardFiles:
         return () if self.tower is None else (self.tower, data_path(self.tower))
 
     def identity(self) -> str:
-        """A hash that changes if one of the files does."""
-        return _digest(" ".join(map(file_identity, self.files)))
+        """A hash that changes if one of the files or settings does."""
+        # Left out if they were not given, so that comparisons begun before these settings existed go on.
+        settings = [] if self.max_tiles is None else [f"max_tiles {self.max_tiles} {self.band}"]
+        return _digest(" ".join([*map(file_identity, self.files), *settings]))
 
 
 @dataclass(frozen=True)
@@ -121,6 +147,22 @@ class Endpoint:
     def identity(self) -> str:
         """A hash of URL, model and style."""
         return _digest(f"{self.url} {self.model} {self.style}")
+
+
+def _tile_settings(settings: Iterable[str]) -> tuple[int | Literal["auto"] | None, TileBand | None]:
+    found: dict[str, str] = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in ("max_tiles", "band"):
+            raise DataError(f"unknown setting {name!r} behind a pair; choose max_tiles or band")
+        if name in found:
+            raise DataError(f"the setting {name} is given twice")
+        found[name] = value
+    tiles = found.get("max_tiles")
+    if tiles is not None and tiles != "auto" and not re.fullmatch("[1-9][0-9]?", tiles):
+        raise DataError(f"max_tiles is {tiles!r}, expected a number of tiles or auto")
+    band = None if "band" not in found else TileBand.parse(found["band"])
+    return (None if tiles is None else "auto" if tiles == "auto" else int(tiles)), band
 
 
 Model: TypeAlias = GuardFiles | Endpoint

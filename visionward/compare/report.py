@@ -8,6 +8,7 @@ from visionward.compare.conclusion import Conclusion, best_choice, conclusions
 from visionward.compare.datasets import Dataset
 from visionward.compare.environment import Environment
 from visionward.compare.figures import SetFigures, set_figures
+from visionward.compare.learnt_band import BandFinding
 from visionward.compare.overview import OverviewRow, overview
 from visionward.compare.results import ModelResults
 from visionward.compare.sample_size import ClassSize, class_sizes
@@ -47,6 +48,7 @@ class Report:
         given_up: models that could not be run, with reasons; they are not in the figures.
         quoted: whether to show the model card's figures.
         environment: machine, programs and inputs; None if it is not known.
+        band: what a candidate with ``max_tiles`` 1 says of ``--max-tiles auto``; None without one.
     """
 
     created: str
@@ -57,6 +59,7 @@ class Report:
     given_up: dict[str, str]
     quoted: bool
     environment: Environment | None = None
+    band: BandFinding | None = None
 
 
 def make_report(
@@ -67,6 +70,7 @@ def make_report(
     margin: float,
     show_quoted: bool = False,
     environment: Environment | None = None,
+    band: BandFinding | None = None,
 ) -> Report:
     """Compute all figures and conclusions.
 
@@ -87,4 +91,4 @@ def make_report(
         sets.append(SetReport(figures, found, choice, rows, class_sizes(figures, margin)))
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     version = installed_version("visionward") or "(not installed)"
-    return Report(now, version, threshold, margin, tuple(sets), given_up, show_quoted, environment)
+    return Report(now, version, threshold, margin, tuple(sets), given_up, show_quoted, environment, band)

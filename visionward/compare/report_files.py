@@ -1,7 +1,7 @@
 """The files of a comparison's report, and how those of an older one are recognized."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from visionward.compare.datasets import Dataset
@@ -20,6 +20,7 @@ _MARKS = {
     "samples.csv": b"set,sample,group,label,",
     "report.html": b"<title>visionward: ",
     "report.md": b"# Accuracy, size and speed against ",
+    "band.json": b'{\n  "format": "visionward tile band"',
 }
 _READ_BYTES = 4096
 
@@ -34,14 +35,15 @@ def _is_of_a_report(path: Path) -> bool:
 _REPORT_FILE = FileKind("file of a comparison's report", _is_of_a_report)
 
 
-def report_outputs(folder: Path, inputs: tuple[Path, ...] = ()) -> Outputs:
+def report_outputs(folder: Path, inputs: tuple[Path, ...] = (), names: Iterable[str] = _MARKS) -> Outputs:
     """The files of the report in a folder. They may replace those of an older report, and nothing else.
 
     Args:
         folder: folder of the report.
         inputs: files that the comparison reads.
+        names: those of the files.
     """
-    return Outputs(tuple(folder / name for name in _MARKS), _REPORT_FILE, inputs, overwrite=True)
+    return Outputs(tuple(folder / name for name in names), _REPORT_FILE, inputs, overwrite=True)
 
 
 def check_folder(folder: Path, inputs: Sequence[Path]) -> None:
@@ -62,7 +64,7 @@ def check_folder(folder: Path, inputs: Sequence[Path]) -> None:
 
 
 def write_report(folder: Path, report: Report, datasets: Sequence[Dataset], results: Sequence[ModelResults]) -> None:
-    """Write report.html, report.md, report.json and samples.csv.
+    """Write report.html, report.md, report.json, samples.csv and, if one was learnt, band.json.
 
     Raises:
         OutputError: if the folder cannot be written, or has a file of one of these names that no comparison wrote.
@@ -73,7 +75,14 @@ def write_report(folder: Path, report: Report, datasets: Sequence[Dataset], resu
         "report.html": html_report(report, datasets, results),
         "report.md": markdown_report(report, datasets, results),
     }
+    band = None if report.band is None else report.band.band
+    if band is not None:
+        texts["band.json"] = band.to_json()
     prepare_folder(folder, sum(len(text) for text in texts.values()))
-    with part_files(report_outputs(folder)) as parts:
+    report_outputs(folder).check()
+    with part_files(report_outputs(folder, names=texts)) as parts:
         for part in parts:
             part.file.write(texts[part.final.name].encode("utf-8", "backslashreplace"))
+    if report.band is not None and band is None:
+        # That of an older comparison is not what this one found.
+        (folder / "band.json").unlink(missing_ok=True)

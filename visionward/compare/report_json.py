@@ -23,6 +23,7 @@ def report_dict(report: Report, results: Sequence[ModelResults]) -> dict[str, An
             "text": result.model.text.name,
             "mmproj": result.model.mmproj.name,
             "onnx_tower": None if result.model.tower is None else result.model.tower.name,
+            "setting": result.model.setting,
         }
         if isinstance(result.model, GuardFiles)
         else {

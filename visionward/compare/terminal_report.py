@@ -31,6 +31,8 @@ def terminal_report(report: Report) -> RenderableType:
     parts: list[RenderableType] = []
     for one in report.sets:
         parts += _set_parts(report, one)
+    if report.band is not None:
+        parts += [Text(report.band.text(report.margin)), Text()]
     for name, reason in report.given_up.items():
         parts.append(Text(f"{name} could not be run and is not in the figures: {reason}", style="red"))
     if report.quoted:
