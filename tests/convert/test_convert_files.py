@@ -53,7 +53,7 @@ def test_the_runtime_reads_the_mmproj_configuration(tiny_pair):
     assert re.fullmatch("[0-9a-f]{64}", config.text_hash)
     assert config.text_hash.strip("0")
     vision, cross = config.vision, config.cross_attention
-    assert (vision.tile_size, vision.patch_size, vision.width, vision.head_count) == (56, 14, 64, 4)
+    assert (vision.tile_size, vision.patch_size, vision.width, vision.head_count) == (56, 14, 128, 2)
     assert (vision.local_layers, vision.global_layers, vision.intermediate_layers) == (4, 2, (1, 2))
     assert vision.aspect_ratios == ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1))
     assert vision.padding_collapses
@@ -86,16 +86,16 @@ def test_values_of_the_mmproj_tensors(tiny_pair):
     def same(name, values):
         np.testing.assert_array_equal(found[name], values)
 
-    same("v.patch_embd.weight", source["vision_model.patch_embedding.weight"].reshape(64, -1))
+    same("v.patch_embd.weight", source["vision_model.patch_embedding.weight"].reshape(128, -1))
     tile = source["vision_model.gated_positional_embedding.tile_embedding.weight"]
-    same("v.tile_position_embd.weight", tile.reshape(9, 4, 17, 64))
+    same("v.tile_position_embd.weight", tile.reshape(9, 4, 17, 128))
     same("v.global.blk.1.gate_ffn", source["vision_model.global_transformer.layers.1.gate_ffn"])
     same("v.blk.3.ffn_down.weight", source["vision_model.transformer.layers.3.mlp.fc2.weight"])
     # Cross-attention has no rotary embedding, so its rows keep their order.
     same("cross.blk.1.attn_q.weight", source["language_model.model.layers.4.cross_attn.q_proj.weight"])
     same("cross.blk.0.gate_attn", source["language_model.model.layers.1.cross_attn_attn_gate"])
     projector = source["multi_modal_projector.weight"]
-    same("mm.0.weight", np.concatenate([projector[:, :64], projector[:, 64::2], projector[:, 65::2]], axis=1))
+    same("mm.0.weight", np.concatenate([projector[:, :128], projector[:, 128::2], projector[:, 129::2]], axis=1))
 
 
 def test_values_of_the_text_tensors(tiny_pair):

@@ -23,7 +23,14 @@ print(peak(sys.argv[1]), peak(sys.argv[2]))
 
 
 def _checkpoint(folder: Path, layers: int) -> Path:
-    shape = {"cross_layers": (1,), "text_width": 3072, "vision_width": 1280, "global_layers": 1, "tile_size": 560}
+    shape = {
+        "cross_layers": (1,),
+        "text_width": 3072,
+        "vision_width": 1280,
+        "vision_heads": 16,
+        "global_layers": 1,
+        "tile_size": 560,
+    }
     return write_tiny_checkpoint(folder, dtype="BF16", shards=3, layers=layers, local_layers=layers, **shape)
 
 

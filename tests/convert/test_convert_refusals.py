@@ -57,11 +57,11 @@ def test_text_settings(folder, case):
 VISION = {
     "activation": ({"hidden_act": "quick_gelu"}, "hidden_act"),
     "channels": ({"num_channels": 1}, "num_channels is 1, expected 3"),
-    "heads": ({"attention_heads": 5}, r"attention_heads \(5\) does not divide hidden_size \(64\)"),
+    "heads": ({"attention_heads": 5}, r"attention_heads \(5\) does not divide hidden_size \(128\)"),
     "patch": ({"patch_size": 15}, r"patch_size \(15\) does not divide image_size \(56\)"),
     "epsilon": ({"norm_eps": 1e-6}, "norm_eps is 1e-06, expected 1e-05"),
     "intermediate": ({"intermediate_layers_indices": [2, 4]}, "an ascending list of layers below 4"),
-    "output": ({"vision_output_dim": 7680}, "vision_output_dim is 7680, expected 192"),
+    "output": ({"vision_output_dim": 7680}, "vision_output_dim is 7680, expected 384"),
     "ratios": ({"supported_aspect_ratios": [[1, 1], [2, 2]]}, "supported_aspect_ratios"),
 }
 

@@ -399,7 +399,7 @@ print(max(seen) - before)
 @pytest.fixture(scope="module")
 def large_mmproj(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("large")
-    shape = {"vision_width": 1024, "local_layers": 10, "global_layers": 2, "tile_size": 280}
+    shape = {"vision_width": 1024, "vision_heads": 16, "local_layers": 10, "global_layers": 2, "tile_size": 280}
     return convert_checkpoint(write_tiny_checkpoint(folder / "large", dtype="BF16", **shape), folder).mmproj
 
 

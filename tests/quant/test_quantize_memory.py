@@ -26,7 +26,14 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_peak_memory(f16_pair, tmp_path):
-    shape = {"layers": 6, "cross_layers": (1, 4), "text_width": 3072, "vision_width": 1280, "local_layers": 4}
+    shape = {
+        "layers": 6,
+        "cross_layers": (1, 4),
+        "text_width": 3072,
+        "vision_width": 1280,
+        "vision_heads": 16,
+        "local_layers": 4,
+    }
     checkpoint = write_tiny_checkpoint(tmp_path / "large", dtype="BF16", **shape)
     pair = convert_checkpoint(checkpoint, tmp_path, text_type="bf16", mmproj_type="bf16")
     script = tmp_path / "measure.py"

@@ -52,8 +52,8 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
     "stacked": {"seed": 12, "layers": 7, "cross_layers": (2, 3, 5)},
     # Padding tiles that are not alike: they must not be collapsed.
     "unlike": {"seed": 13, "zero_unused_tiles": False},
-    # No grouped heads, and a head width of the tower that is no power of two.
-    "narrow": {"seed": 14, "text_heads_kv": 4, "vision_width": 80},
+    # No grouped heads, and the head width of the real tower, which is no power of two.
+    "narrow": {"seed": 14, "text_heads_kv": 4, "vision_width": 160},
 }
 
 CASES = (

@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
     "text_width": 512,
     "text_heads": 4,
     "text_heads_kv": 2,
-    "vision_width": 32,
+    "vision_width": 64,
     "vision_heads": 1,
     "local_layers": 2,
     "global_layers": 1,

@@ -14,8 +14,10 @@ import pytest
 import rpc_backend
 from image_variants import CASES, ImageCase
 from PIL import Image
+from tiny_checkpoint import write_tiny_checkpoint
 
 from visionward import Engine, Guard
+from visionward.convert import convert_checkpoint
 from visionward.demonstration import demo_samples_path
 from visionward.errors import ComputeError, NativeLibraryError
 from visionward.quant.activations import compute_importance
@@ -78,6 +80,28 @@ def test_default_features_are_those_of_the_cpu(pair_of, monkeypatch, case: Image
     found = computed(pair_of, case, "f16")[0]
     monkeypatch.setattr(Device, "is_cpu", property(lambda _: False, lambda *_: None), raising=False)
     np.testing.assert_array_equal(found, computed(pair_of, case, "f16", gpu_layers=0)[0])
+
+
+@pytest.mark.parametrize("head", [64, 80, 128])
+def test_head_widths_that_flash_attention_knows(tmp_path: Path, monkeypatch, head: int) -> None:
+    """The real ones are 80 in the tower and 128 in the decoder."""
+    widths = {"text_width": 4 * head, "vision_width": 2 * head}
+    checkpoint = write_tiny_checkpoint(tmp_path / "heads", seed=head, **widths)
+    pair = convert_checkpoint(checkpoint, tmp_path, text_type="f32", mmproj_type="f32")
+
+    def results(**options: object) -> tuple[np.ndarray, np.ndarray]:
+        with closing(Engine(pair.text, pair.mmproj, n_ctx=256, threads=1, **options)) as engine:
+            result = engine.logits(CASE.tokens(), Tiles(CASE.pixels(), CASE.aspect_ratio))
+        return result.features, result.logits
+
+    of_cpu, found = results(exact=True, gpu_layers=0), results(exact=True)
+    np.testing.assert_array_equal(found[0], of_cpu[0])
+    np.testing.assert_array_equal(found[1], of_cpu[1])
+    # With llama.cpp's flash attention there, and without it on the CPU.
+    default = results()
+    assert np.linalg.norm(default[1] - of_cpu[1]) / np.linalg.norm(of_cpu[1]) < 2e-3
+    monkeypatch.setattr(Device, "is_cpu", property(lambda _: False, lambda *_: None), raising=False)
+    np.testing.assert_array_equal(default[0], results(gpu_layers=0)[0])
 
 
 @pytest.mark.parametrize("options", [{}, {"gpu_layers": 3}, {"device": "RPC0,RPC1", "vision_device": "RPC1"}])

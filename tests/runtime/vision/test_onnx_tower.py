@@ -41,15 +41,16 @@ class Variant:
         return "-".join(filter(None, (self.backend, self.weight_type, self.precision)))
 
 
-# Measured, the worst of all cases: f32 7e-7, f16 3.6e-4, bf16 7.2e-3, int8 7.7e-3.
+# Measured, the worst of all cases: f32 8.4e-7, f16 4.6e-4, int8 1.3e-2, which grows with the width (7.7e-3 at 64,
+# 1.9e-2 at 1280); bf16 7.2e-3 at a width of 64.
 VARIANTS = (
     Variant("onnx", "f32", "", 5e-6),
     Variant("onnx", "f16", "", 1e-3),
-    Variant("onnx", "int8", "", 1.2e-2),
+    Variant("onnx", "int8", "", 1.6e-2),
     Variant("openvino", "f32", "f32", 5e-6),
     Variant("openvino", "f16", "f32", 1e-3),
     Variant("openvino", "f16", "bf16", 2e-2),
-    Variant("openvino", "int8", "f32", 1.2e-2),
+    Variant("openvino", "int8", "f32", 1.6e-2),
 )
 # What the decoder adds, whose own cache is float16: measured 1.1e-3.
 DECODER_BOUND = 2e-3
