@@ -177,7 +177,7 @@ def test_only_pixels_and_a_few_rows_cross(pair_of, monkeypatch, case: ImageCase)
     assert sum(sent) == plan.patches(tiles.pixel_values).nbytes + 4 * (rows * vision.width + bias)
     assert read == [4]
     # Embedding, layers, projection, the check; keys and values, and the layers themselves.
-    assert len(computed_graphs) == 3 + vision.layers + 2 * len(cross.layers)
+    assert len(computed_graphs) == 3 + vision.layers + 1 + len(cross.layers)
 
 
 def test_embeddings_are_kept_for_the_last_canvases(pair_of, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """The gated cross-attention layers as ggml graphs, applied in place to the decoder's hidden state."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,10 @@ from visionward.runtime.ggml import ggml
 from visionward.runtime.ggml.ggml import Tensor, Type
 from visionward.runtime.ggml.graph import Allocator, Graph, Storage
 from visionward.runtime.ggml.mmproj_weights import MmprojWeights
+
+# Upper bounds of a layer's tensors in a graph; attention is divided into up to 32 blocks.
+_MAX_KV_NODES = 32
+_MAX_LAYER_NODES = 1024
 
 
 @dataclass(frozen=True)
@@ -66,28 +71,30 @@ class CrossAttention:
         extents = (config.head_width, int(ggml.struct_of(states).ne[1]), config.head_count_kv)
         names = [f"{part}.{i}" for i in range(len(config.layers)) for part in "kv"]
         storage = Storage(self._device, dict.fromkeys(names, (dtype, extents)))
+        layers = range(len(config.layers))
         try:
-            for i in range(len(config.layers)):
-                with Graph(self._allocator, exact=self._exact) as g:
+            # One graph, and one wait for the device.
+            with Graph(self._allocator, max_nodes=_MAX_KV_NODES * len(layers), exact=self._exact) as g:
+                for i in layers:
                     k = g.heads(g.linear(w[f"cross.blk.{i}.attn_k.weight"], states), config.head_count_kv)
                     k = g.rms_norm(k, w[f"cross.blk.{i}.attn_k_norm.weight"], config.rms_epsilon)
                     v = g.heads(g.linear(w[f"cross.blk.{i}.attn_v.weight"], states), config.head_count_kv)
                     g.store(g.by_head(k), storage[f"k.{i}"])
                     g.store(g.by_head(v), storage[f"v.{i}"])
-                    g.compute()
+                g.compute()
         except ComputeError:
             storage.close()
             raise
         return ImageKV(storage)
 
-    def apply(self, index: int, hidden: Tensor, first_row: int, image: ImageKV) -> None:
-        """Apply a layer: replace the rows of a hidden state from ``first_row`` on by the layer's output.
+    def apply(self, indices: Sequence[int], hidden: Tensor, first_row: int, image: ImageKV) -> None:
+        """Apply consecutive layers: replace the rows of a hidden state from ``first_row`` on by their output.
 
         Rows before it do not attend to the image and stay as they are (rule 6 of Meta's reference: neither attention
-        nor MLP adds to them). The layer works in place if the tensor is on its device, and on a copy otherwise.
+        nor MLP adds to them). The layers work in place if the tensor is on its device, and on a copy otherwise.
 
         Args:
-            index: which cross-attention layer.
+            indices: which cross-attention layers, in their order.
             hidden: float32 (width, rows) in ggml's order, contiguous.
             first_row: the first row that attends to the image.
             image: the image.
@@ -100,16 +107,16 @@ class CrossAttention:
         if fields.type != Type.F32 or width != self.config.embedding_length or stride != 4 * width:
             raise ComputeError(f"llama.cpp's hidden state has an untested layout: width {width}, stride {stride}.")
         count, offset = rows - first_row, first_row * stride
-        with Graph(self._allocator, exact=self._exact) as g:
+        with Graph(self._allocator, max_nodes=_MAX_LAYER_NODES * len(indices), exact=self._exact) as g:
             if self._device.holds(fields.buffer):
                 x = ggml.new_tensor(g.context, Type.F32, 2, ggml.dimensions(width, count))
                 ggml.backend_tensor_alloc(fields.buffer, x, ggml.get_data(hidden) + offset)
-                g.store(self._layer(g, index, x, image), x)
+                g.store(self._layers(g, indices, x, image), x)
                 g.compute()
                 return
             host = np.empty((count, width), np.float32)
             ggml.backend_tensor_get(hidden, ggml.address_of(host), offset, host.nbytes)
-            result = self._layer(g, index, g.input(host), image)
+            result = self._layers(g, indices, g.input(host), image)
             g.output(result)
             g.compute()
             ggml.backend_tensor_get(result, ggml.address_of(host), 0, host.nbytes)
@@ -129,13 +136,18 @@ class CrossAttention:
             for rows in (1, 64):
                 with Graph(self._allocator, exact=self._exact) as g:
                     x = g.input(np.zeros((rows, self.config.embedding_length), np.float32))
-                    g.output(self._layer(g, 0, x, image))
+                    g.output(self._layers(g, (0,), x, image))
                     g.compute()
             image.close()
         finally:
             states.close()
             self._allocator.unsupported = None
         return found
+
+    def _layers(self, g: Graph, indices: Sequence[int], x: Tensor, image: ImageKV) -> Tensor:
+        for index in indices:
+            x = self._layer(g, index, x, image)
+        return x
 
     def _layer(self, g: Graph, index: int, x: Tensor, image: ImageKV) -> Tensor:
         config, w, name = self.config, self._weights, f"cross.blk.{index}"

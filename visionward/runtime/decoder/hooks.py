@@ -90,8 +90,7 @@ class LayerHooks:
         rows = int(ggml.struct_of(tensor).ne[1])
         first = max(0, self._first_row - self._rows[name])
         if first < rows:
-            for index in self._layers[name]:
-                self._cross_attention.apply(index, tensor, first, image)
+            self._cross_attention.apply(self._layers[name], tensor, first, image)
         self._rows[name] += rows
 
 

@@ -53,7 +53,6 @@ class Device:
             ComputeError: if the backend reports a failure.
         """
         status = ggml.backend_graph_compute(self.backend, graph)
-        ggml.backend_synchronize(self.backend)
         if status != ggml.STATUS_SUCCESS:
             raise ComputeError(
                 f"{self.name} could not compute a graph (status {status}): {take_errors() or 'no reason given'}."

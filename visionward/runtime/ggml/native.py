@@ -95,15 +95,27 @@ _libraries = _resolver()
 
 
 def symbol(name: str, result: Any, *arguments: Any) -> Any:
-    """Bind a function of ggml-base, ggml or llama.
+    """Bind a function of ggml-base, ggml or llama. Other threads run while it does.
 
     Raises:
         NativeLibraryError: if the installed library lacks it.
     """
+    return _bind(name, ctypes.CFUNCTYPE(result, *arguments))
+
+
+def quick_symbol(name: str, result: Any, *arguments: Any) -> Any:
+    """Bind a function that returns at once. The GIL is kept: a busy thread would give it back 0.1 ms later.
+
+    Raises:
+        NativeLibraryError: if the installed library lacks it.
+    """
+    return _bind(name, ctypes.PYFUNCTYPE(result, *arguments))
+
+
+def _bind(name: str, prototype: Any) -> Any:
     for library in _libraries:
         function = getattr(library, name, None)
         if function is not None:
-            prototype = ctypes.CFUNCTYPE(result, *arguments)
             return prototype(ctypes.cast(function, ctypes.c_void_p).value or 0)
     raise NativeLibraryError(
         f"the installed llama.cpp library lacks the function {name}; install llama-cpp-python {TESTED_VERSIONS[-1]}."
