@@ -3,22 +3,16 @@
 import os
 import sys
 
-from PySide6.QtCore import QLockFile
+from PySide6.QtCore import QLockFile, QtMsgType, qInstallMessageHandler
 from PySide6.QtWidgets import QApplication, QMessageBox
 from window import Window
 
 from visionward.paths import config_folder
 
-_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
-
 
 def main() -> int:
     """Show the window until it is closed. Returns the exit code."""
-    if sys.platform == "linux" and not any(os.environ.get(name) for name in _DISPLAYS):
-        # Without a display Qt aborts, and leaves a core file.
-        print("visionward-desktop: there is no display to open a window on.", file=sys.stderr)
-        return 1
-    app = QApplication(sys.argv)
+    app = _start_qt()
     app.setApplicationName("visionward-desktop")
     config_folder().mkdir(parents=True, exist_ok=True)
     lock = QLockFile(str(config_folder() / "desktop.lock"))
@@ -28,3 +22,25 @@ def main() -> int:
     window = Window()
     window.show()
     return app.exec()
+
+
+def _start_qt() -> QApplication:
+    """Qt's application.
+
+    Without a display Qt writes several messages, aborts, and leaves a core file. Here the first message becomes one
+    sentence on standard error.
+    """
+    messages: list[str] = []
+
+    def receive(kind: QtMsgType, _context: object, text: str) -> None:
+        messages.append(" ".join(text.split()))
+        if kind == QtMsgType.QtFatalMsg:
+            print(f"visionward-desktop cannot open a window: {messages[0]}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    qInstallMessageHandler(receive)
+    app = QApplication(sys.argv)
+    qInstallMessageHandler(None)
+    for message in messages:
+        print(message, file=sys.stderr)
+    return app

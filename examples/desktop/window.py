@@ -1,8 +1,10 @@
 """The main window: image and conversation on the left, verdict and history on the right."""
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from download_dialog import DownloadDialog
 from guard_thread import GuardThread
 from image_field import ImageField
 from PySide6.QtCore import Qt
@@ -44,6 +46,7 @@ class Window(QMainWindow):
         self._question = ""
         self.welcome: Welcome | None = None
         self.settings_dialog: SettingsDialog | None = None
+        self.download_dialog: DownloadDialog | None = None
         self._make_widgets()
         self._make_menus()
         self.guard = GuardThread()
@@ -124,6 +127,7 @@ class Window(QMainWindow):
             ("&Paste image", "Ctrl+Shift+V", self._paste),
             ("Re&move image", "Ctrl+Backspace", self.image.clear_image),
             ("&Settings...", "Ctrl+,", self.show_settings),
+            ("&Download model files...", "Ctrl+D", self.show_download),
             ("&Quit", "Ctrl+Q", self.close),
         )
         for text, keys, called in entries:
@@ -139,6 +143,7 @@ class Window(QMainWindow):
         """Explain the demonstration guard and where the real weights come from."""
         self.welcome = Welcome(self)
         self.welcome.settings_asked.connect(self.show_settings)
+        self.welcome.download_asked.connect(self.show_download)
         self.welcome.finished.connect(self._welcomed)
         self.welcome.open()
 
@@ -152,6 +157,15 @@ class Window(QMainWindow):
         dialog.accepted.connect(lambda: self._keep(dialog.settings(), load=True))
         self.settings_dialog = dialog
         dialog.open()
+
+    def show_download(self) -> None:
+        """Let the user download the model's files."""
+        self.download_dialog = DownloadDialog(self)
+        self.download_dialog.downloaded.connect(self._use_files)
+        self.download_dialog.open()
+
+    def _use_files(self, text: Path, mmproj: Path) -> None:
+        self._keep(replace(self._settings or Settings(), text=str(text), mmproj=str(mmproj)), load=True)
 
     def _keep(self, settings: Settings, *, load: bool = False) -> None:
         self._settings = settings
@@ -264,6 +278,8 @@ class Window(QMainWindow):
         self.cancel.setEnabled(self._is_loaded and self._is_busy)
 
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802 - Qt's name
-        """End the guard's process."""
+        """End the download and the guard's process."""
+        if self.download_dialog is not None:
+            self.download_dialog.cancel_download()
         self.guard.close()
         super().closeEvent(event)
