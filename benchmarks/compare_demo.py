@@ -39,11 +39,11 @@ def sample_line(sample: Sample, number: int, image: str) -> dict[str, object]:
     }
 
 
-def write_held_out(folder: Path, count: int) -> Path:
-    """The held-out samples as JSONL and PNG files."""
+def write_samples(folder: Path, count: int, seed: int = HELD_OUT_SEED) -> Path:
+    """Samples as JSONL and PNG files; the held-out ones by default."""
     folder.mkdir(parents=True, exist_ok=True)
     lines, pictures = [], {}
-    for number, sample in enumerate(samples(count, HELD_OUT_SEED)):
+    for number, sample in enumerate(samples(count, seed)):
         name = pictures.setdefault(id(sample.image), f"picture_{len(pictures)}.png")
         pictures[f"keep {name}"] = sample.image  # so that no id is used twice
         if not (folder / name).exists():
@@ -54,7 +54,7 @@ def write_held_out(folder: Path, count: int) -> Path:
     return path
 
 
-def _visionward(*arguments: object) -> None:
+def visionward(*arguments: object) -> None:
     command = [*_COMMAND, *(str(argument) for argument in arguments)]
     print("$ visionward", shlex.join(str(argument) for argument in arguments), file=sys.stderr)
     subprocess.run(command, check=True)
@@ -75,7 +75,7 @@ def make_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
             if dtype == REFERENCE:
                 shutil.copyfile(source, target)
             else:
-                _visionward("quantize", source, target, dtype)
+                visionward("quantize", source, target, dtype)
         pairs[dtype] = made
     return pairs
 
@@ -126,14 +126,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=HELD_OUT_COUNT)
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
-    data = write_held_out(arguments.out / "data", arguments.count)
+    data = write_samples(arguments.out / "data", arguments.count)
     pairs = make_pairs(arguments.out / "models")
     options: list[object] = ["--reference", f"{REFERENCE}={pairs[REFERENCE][0]},{pairs[REFERENCE][1]}"]
     for dtype in CANDIDATES:
         options += ["--candidate", f"{dtype}={pairs[dtype][0]},{pairs[dtype][1]}"]
     if arguments.threads is not None:
         options += ["--threads", arguments.threads]
-    _visionward("compare", "--data", data, *options, "--out", arguments.out / "report")
+    visionward("compare", "--data", data, *options, "--out", arguments.out / "report")
     print(markdown(arguments.out / "report" / "report.json"))
 
 

@@ -16,6 +16,7 @@ from odd_jobs import serve_and_die, serve_nothing
 from scanned import PROMPT, rows_of
 
 from visionward.errors import DataError, GuardProcessError, ModelFileError, OutputError
+from visionward.formats.tile_band import TileBand
 from visionward.runtime.guard.guard import Guard
 from visionward.scan import pool
 from visionward.scan.html_report import report_outputs, write_report
@@ -126,6 +127,8 @@ def test_the_key_is_that_of_the_content_not_of_the_name(tmp_path, options):
     assert ScanOptions(options.pair, {**options.engine, "threads": 2}).key == options.key
     assert ScanOptions(options.pair, {**options.engine, "vision_backend": "onnx"}).key != options.key
     assert ScanOptions(options.pair, {**options.engine, "max_tiles": 1}).key != options.key
+    bands = [{"max_tiles": "auto", "band": TileBand(low, 0.9)} for low in (0.1, 0.2)]
+    assert len({ScanOptions(options.pair, {**options.engine, **band}).key for band in bands}) == 2
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path, folder, options):
