@@ -16,7 +16,7 @@ _SYSTEM = PlatformDirs("visionward", appauthor=False)
 
 
 def cache_folder() -> Path:
-    r"""The folder of what is written again when it is missing: the demonstration guard, results of the kernel probe.
+    r"""The folder of what is written again when it is missing, such as the demonstration guard and compiled towers.
 
     ``~/.cache/visionward`` on Linux, ``~/Library/Caches/visionward`` on macOS, ``%LOCALAPPDATA%\visionward\Cache`` on
     Windows; ``cache`` in VISIONWARD_HOME. It may not exist.

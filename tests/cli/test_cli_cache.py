@@ -12,8 +12,9 @@ from visionward.formats.checked_files import marker_of, remember
 from visionward.formats.onnx_format import data_path
 from visionward.paths import cache_folder, models_folder
 from visionward.runtime.ggml import kernel_probe
+from visionward.runtime.vision.compiled_cache import COMPILED_FOLDER
 
-NAMES = ("demo-guard", "kernels", "checked", "other", "towers")
+NAMES = ("demo-guard", "kernels", "compiled", "checked", "other", "towers")
 
 
 @pytest.fixture
@@ -27,6 +28,9 @@ def cache(tmp_path, monkeypatch) -> Path:
     kernels = kernel_probe._cache_file([Path(__file__)], "processor", ["plain"])
     kernel_probe._write_cache(kernels, [kernel_probe.KernelResult("plain", "works", "", ())])
     remember(marker_of(Path(__file__), "x"))
+    compiled = cache_folder() / COMPILED_FOLDER / "onnx-0-0"
+    compiled.mkdir(parents=True)
+    (compiled / "tower.onnx").write_bytes(bytes(17))
     (cache_folder() / "of_version_9").mkdir()
     (cache_folder() / "of_version_9" / "file").write_bytes(b"12345")
     return cache_folder()
@@ -48,13 +52,17 @@ def test_everything_in_the_cache_is_listed_and_removed(run, cache):
     assert sum(entry["nbytes"] for entry in found.values()) == sum(path.stat().st_size for path in files_in(cache))
     assert found["demo-guard"]["nbytes"] > 1e7
     assert found["kernels"]["nbytes"] > 10
+    assert found["compiled"]["nbytes"] == 17
     assert len(found["checked"]["paths"]) == 3
     assert found["other"]["nbytes"] == 5
     lines = run("cache").stdout.splitlines()
     assert lines[0] == f"Cache: {cache}"
     assert [line.split()[0] for line in lines[1:]] == list(NAMES)
 
-    assert run("cache", "clear", "kernels", "other").stdout.splitlines()[0] == f"Removed from the cache: {cache}"
+    assert (
+        run("cache", "clear", "kernels", "compiled", "other").stdout.splitlines()[0]
+        == f"Removed from the cache: {cache}"
+    )
     left = listed(run)
     assert [name for name in NAMES if left[name]["paths"]] == ["demo-guard", "checked"]
     assert run("cache", "clear", "--all").exit_code == 0
@@ -119,7 +127,7 @@ def test_a_file_that_cannot_be_removed(run, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (("clear",), "name what to remove (demo-guard, kernels, checked, other, towers), or use --all"),
+        (("clear",), "name what to remove (demo-guard, kernels, compiled, checked, other, towers), or use --all"),
         (("clear", "kernels", "--all"), "or use --all"),
         (("clear", "models"), "there is no 'models' to remove; choose among demo-guard, kernels,"),
         (("--all",), "--all is an option of `visionward cache clear`"),

@@ -20,9 +20,9 @@ def cache(action: str | None, names: tuple[str, ...], everything: bool, as_json:
     """List the cache, or remove files.
 
     The cache has files that visionward writes again when they are needed: the converted demonstration guard, results of
-    the kernel probe, and which model files matched their checksums. `clear` removes those with the given names. ONNX
-    towers beside the default model and in the folder for models are listed too, and removed only by name, because an
-    export takes minutes.
+    the kernel probe, compiled vision towers, and which model files matched their checksums. `clear` removes those with
+    the given names. ONNX towers beside the default model and in the folder for models are listed too, and removed only
+    by name, because an export takes minutes.
 
     \b
     Examples:

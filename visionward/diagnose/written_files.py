@@ -12,6 +12,7 @@ from visionward.formats.checked_files import CHECKED_FOLDER
 from visionward.formats.onnx_format import data_path, is_tower
 from visionward.paths import cache_folder, models_folder
 from visionward.runtime.ggml.kernel_probe import KERNELS_FOLDER
+from visionward.runtime.vision.compiled_cache import COMPILED_FOLDER
 
 # Hidden files and folders are unfinished. Writing takes seconds: older ones were left by killed processes.
 _ABANDONED_AFTER_S = 3600.0
@@ -21,6 +22,7 @@ _OTHER = "other"
 _FOLDERS = {
     DEMO_GUARD_NAME: "the demonstration guard, converted at first use",
     KERNELS_FOLDER: "results of the kernel probe",
+    COMPILED_FOLDER: "vision towers, compiled by ONNX Runtime or OpenVINO at first use",
     CHECKED_FOLDER: "which model files matched their checksums",
 }
 

@@ -364,11 +364,11 @@ def test_auto_takes_a_provider_that_computes_all_products(pair, monkeypatch) -> 
     made = {}
 
     class Session(OnnxRuntimeSession):
-        def __init__(self, path, *, threads: int, provider: str = CPU_PROVIDER) -> None:
+        def __init__(self, path, *, threads: int, provider: str = CPU_PROVIDER, keep: bool) -> None:
             made[provider] = self
             if provider == "CUDAExecutionProvider":
                 raise NativeLibraryError("ONNX Runtime could not initialize CUDAExecutionProvider.")
-            super().__init__(path, threads=threads)
+            super().__init__(path, threads=threads, keep=keep)
             self.device = provider.removesuffix("ExecutionProvider")
             self.share = ProviderShare(255, 45, 50, 0)
 

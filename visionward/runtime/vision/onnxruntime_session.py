@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ import numpy as np
 from visionward.errors import ComputeError, ModelFileError, NativeLibraryError
 from visionward.formats.onnx_format import FEATURES, PIXELS, RATIO_ID
 from visionward.names import CPU_PROVIDER, GPU_PROVIDERS
+from visionward.runtime.vision.compiled_cache import Compiling, load_or_compile
 from visionward.runtime.vision.provider_share import ProviderShare, provider_share
 from visionward.runtime.vision.tower_session import POLL_S, Array
+
+# The optimized graph in a folder of the cache.
+_GRAPH = "tower.onnx"
 
 
 class OnnxRuntimeSession:
@@ -23,6 +27,7 @@ class OnnxRuntimeSession:
         path: the ONNX file.
         threads: CPU threads.
         provider: ONNX Runtime's name of the execution provider.
+        keep: load the packed weights from the user's cache, or keep them there, if the provider is the CPU's.
 
     Attributes:
         share: what the provider leaves to the CPU; None for the CPU's own, and if the version does not report it.
@@ -32,41 +37,21 @@ class OnnxRuntimeSession:
         ModelFileError: if the file cannot be loaded.
     """
 
-    def __init__(self, path: Path, *, threads: int, provider: str = CPU_PROVIDER) -> None:
+    def __init__(self, path: Path, *, threads: int, provider: str = CPU_PROVIDER, keep: bool = False) -> None:
         onnxruntime = import_onnxruntime()
         available = onnxruntime.get_available_providers()
         if provider not in available:
             raise NativeLibraryError(
                 f"the installed ONNX Runtime has {', '.join(available)}, but not {provider}; install another build."
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Higher levels copy float16 weights into memory instead of mapping them.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        # Threads that spin after a run would take CPU time from the decoder.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         on_cpu = provider == CPU_PROVIDER
-        providers = [provider] if on_cpu else [provider, CPU_PROVIDER]
-        if not on_cpu:
-            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-            # DirectML's needs it so.
-            options.enable_mem_pattern = False
-        try:
-            if not adds_bytes_exactly():
-                # Exact, but half as fast as the kernels for VNNI.
-                options.add_session_config_entry("session.x64quantprecision", "1")
-            # Constant folding would create float32 copies of float16 weights, and increase load time from 0.6 s to 4 s.
-            self._session: Any = onnxruntime.InferenceSession(
-                str(path),
-                options,
-                providers=providers,
-                disabled_optimizers=["ConstantFolding"],
-                # It would print, and go on with the CPU.
-                enable_fallback=False,
-            )
-        except Exception as error:  # its exceptions have no base class of their own
-            raise ModelFileError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+        opened = partial(_open, path, threads=threads, provider=provider)
+        if keep and on_cpu:
+            version = f"{onnxruntime.__version__} {onnxruntime.get_build_info()}"
+            by = Compiling("onnx", version, (str(adds_bytes_exactly()),))
+            self._session: Any = load_or_compile(path, by, load=partial(opened, loads=True), compile_into=opened)
+        else:
+            self._session = opened()
         active = self._session.get_providers()
         if active[0] != provider:
             raise NativeLibraryError(
@@ -109,6 +94,56 @@ class OnnxRuntimeSession:
         """Free the weights; calling it again does nothing."""
         self._thread.shutdown()
         self._session = None
+
+
+def _open(path: Path, folder: Path | None = None, *, threads: int, provider: str, loads: bool = False) -> Any:
+    """ONNX Runtime's session. It writes the optimized graph and the packed weights into a folder, or maps those there.
+
+    Args:
+        path: the ONNX file.
+        folder: the folder, if any.
+        threads: CPU threads.
+        provider: ONNX Runtime's name of the execution provider.
+        loads: whether the folder has a graph.
+
+    Raises:
+        ModelFileError: if a file cannot be loaded or written.
+    """
+    onnxruntime = import_onnxruntime()
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Higher levels copy float16 weights into memory instead of mapping them.
+    options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED
+    # Threads that spin after a run would take CPU time from the decoder.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if loads and folder is not None:
+        path = folder / _GRAPH
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL
+    elif folder is not None:
+        options.optimized_model_filepath = str(folder / _GRAPH)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{_GRAPH}.data")
+        options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    if provider != CPU_PROVIDER:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        # DirectML's needs it so.
+        options.enable_mem_pattern = False
+    try:
+        if not adds_bytes_exactly():
+            # Exact, but half as fast as the kernels for VNNI.
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        # Constant folding would create float32 copies of float16 weights, and increase load time from 0.6 s to 4 s.
+        return onnxruntime.InferenceSession(
+            str(path),
+            options,
+            providers=list(dict.fromkeys((provider, CPU_PROVIDER))),
+            disabled_optimizers=["ConstantFolding"],
+            # It would print, and go on with the CPU.
+            enable_fallback=False,
+        )
+    except Exception as error:  # its exceptions have no base class of their own
+        raise ModelFileError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
 
 
 def gpu_providers() -> tuple[str, ...]:

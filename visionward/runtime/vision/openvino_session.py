@@ -1,7 +1,9 @@
 """The vision tower on OpenVINO: on the CPU, or on an Intel GPU or NPU."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from visionward.errors import ComputeError, ModelFileError, NativeLibraryError
 from visionward.formats.onnx_format import PIXELS, RATIO_ID
 from visionward.machine.processor import read_processor
 from visionward.names import OPENVINO_CPU
+from visionward.runtime.vision.compiled_cache import Compiling, load_or_compile
 from visionward.runtime.vision.provider_share import ProviderShare
 from visionward.runtime.vision.tower_session import POLL_S, Array
 
@@ -54,32 +57,41 @@ class OpenVinoSession:
         precision: on the CPU: ``bf16`` or ``f32``. Other devices compute in ``f16``.
         device: OpenVINO's name, such as ``CPU``, ``GPU`` or ``NPU``; ``AUTO`` for the first that there is of a GPU, an
             NPU and the CPU.
+        keep: load the compiled model from the user's cache, or keep it there, if the device is the CPU.
 
     Raises:
         NativeLibraryError: if OpenVINO is not installed, or has no such device.
         ModelFileError: if the file cannot be compiled.
     """
 
-    def __init__(self, path: Path, *, threads: int, precision: str, device: str = OPENVINO_CPU) -> None:
+    def __init__(
+        self, path: Path, *, threads: int, precision: str, device: str = OPENVINO_CPU, keep: bool = False
+    ) -> None:
         try:
             import openvino  # noqa: PLC0415 - an extra, loaded only if it is used
         except ImportError as error:
             raise NativeLibraryError(
                 f"OpenVINO cannot be loaded ({error}); run `pip install 'visionward[openvino]'`."
             ) from error
-        try:
+        self.share: ProviderShare | None = None
+        with _refused(path):
             core = openvino.Core()
             self.device = _available(device, core.available_devices)
-            model = core.read_model(str(path))
-            on_cpu = self.device == OPENVINO_CPU
-            _compute_as_floats(model, integers=on_cpu and not _adds_exactly())
-            settings = _cpu_settings(threads, precision) if on_cpu else {"INFERENCE_PRECISION_HINT": "f16"}
-            self.share: ProviderShare | None = None
-            self._compiled: Any = core.compile_model(model, self.device, settings)
-        except NativeLibraryError:
-            raise
-        except RuntimeError as error:
-            raise ModelFileError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
+        if self.device != OPENVINO_CPU:
+            self._compiled: Any = _compile(core, path, self.device, {"INFERENCE_PRECISION_HINT": "f16"})
+            return
+        settings = _cpu_settings(threads, precision)
+        compiled = partial(_compile, core, path, self.device, settings, integers=not _adds_exactly())
+        if not keep:
+            self._compiled = compiled()
+            return
+        described = (precision, _limit(), str(_adds_exactly()))
+        self._compiled = load_or_compile(
+            path,
+            Compiling("openvino", openvino.__version__, described),
+            load=partial(compiled, loads=True),
+            compile_into=compiled,
+        )
 
     def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:
         """Features (tiles, tokens per tile, width) of the real tiles (tiles, 3, S, S).
@@ -110,6 +122,52 @@ class OpenVinoSession:
     def close(self) -> None:
         """Free the weights; calling it again does nothing."""
         self._compiled = None
+
+
+def _compile(
+    core: Any,
+    path: Path,
+    device: str,
+    settings: dict[str, Any],
+    folder: Path | None = None,
+    *,
+    integers: bool = False,
+    loads: bool = False,
+) -> Any:
+    """The compiled model. OpenVINO writes it into a folder, or maps the one there into memory.
+
+    Args:
+        core: OpenVINO's.
+        path: the ONNX file.
+        device: OpenVINO's name.
+        settings: its properties.
+        folder: the folder, if any.
+        integers: compute int8 weights as floats.
+        loads: whether the folder has a compiled model.
+
+    Raises:
+        ModelFileError: if the model cannot be compiled, or ``loads`` and the one in the folder was not used.
+    """
+    if folder is not None:
+        # OPTIMIZE_SIZE leaves the weights in the ONNX tower's file, from which the CPU cannot load them (2026.4).
+        settings = {**settings, "CACHE_DIR": str(folder), "CACHE_MODE": "OPTIMIZE_SPEED"}
+    with _refused(path):
+        model = core.read_model(str(path))
+        _compute_as_floats(model, integers=integers)
+        compiled = core.compile_model(model, device, settings)
+        if loads and not compiled.get_property("LOADED_FROM_CACHE"):
+            raise ModelFileError(f"OpenVINO does not load the compiled tower {folder}.")
+    return compiled
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except NativeLibraryError:
+        raise
+    except RuntimeError as error:
+        raise ModelFileError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
 
 
 def openvino_devices() -> tuple[str, ...]:

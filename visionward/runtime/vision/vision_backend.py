@@ -93,8 +93,12 @@ class Chosen:
         check_weights(self.tower, advance)
         if self.backend == "openvino":
             precision = best_precision(self.weight_type)
-            return OpenVinoSession(self.tower, threads=threads, precision=precision, device=self.openvino_device)
-        return OnnxRuntimeSession(self.tower, threads=threads, provider=self.provider)
+            return OpenVinoSession(
+                self.tower, threads=threads, precision=precision, device=self.openvino_device, keep=True
+            )
+        # It packs nothing of float16 weights.
+        keep = self.weight_type != "f16"
+        return OnnxRuntimeSession(self.tower, threads=threads, provider=self.provider, keep=keep)
 
 
 @dataclass(frozen=True)
