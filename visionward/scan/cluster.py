@@ -28,6 +28,8 @@ from visionward.scan.shards import Shards
 
 # An actor that is lost costs at most the samples of one file.
 DEFAULT_SHARD_ROWS = 64
+# While one call of an actor writes its file, the samples of another one are judged.
+_CALLS = 2
 # Samples whose images every node is asked to read.
 _FIRST = 64
 # Files that Ray is given at a time. An actor loads the model once for so many.
@@ -103,7 +105,11 @@ def scan_on_cluster(
                 fn_constructor_args=(expected, needs.threads, cluster.deadline_s),
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=min(actors, len(tables))),
+                compute=ray.data.ActorPoolStrategy(
+                    size=min(actors, len(tables)),
+                    max_concurrent_calls_per_actor=_CALLS,
+                    enable_true_multi_threading=True,
+                ),
                 num_cpus=needs.threads,
                 num_gpus=needs.gpus or None,
                 memory=needs.memory,

@@ -71,7 +71,7 @@ class Pool:
         Raises:
             VisionwardError: if a guard cannot be loaded, or whatever ``on_result`` raised.
         """
-        self._wait(lambda: self._waiting < self._capacity)
+        self.wait_until(lambda: self._waiting < self._capacity)
         with self._changed:
             self._waiting += 1
         self._tasks.put(_Sent(Task(identifier, sample)))
@@ -82,9 +82,14 @@ class Pool:
         Raises:
             VisionwardError: as ``submit``.
         """
-        self._wait(lambda: self._waiting == 0)
+        self.wait_until(lambda: self._waiting == 0)
 
-    def _wait(self, is_reached: Callable[[], bool]) -> None:
+    def wait_until(self, is_reached: Callable[[], bool]) -> None:
+        """Wait until something is true that results change. It is asked while ``lock`` is held.
+
+        Raises:
+            VisionwardError: as ``submit``.
+        """
         with self._changed:
             while self._failure is None and not is_reached():
                 # Without a timeout, an interrupt would wait too on Windows.

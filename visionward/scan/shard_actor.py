@@ -1,7 +1,9 @@
-"""What an actor of a cluster runs: it judges a batch in a process of its own, and writes the file. No import of Ray."""
+"""What an actor of a cluster runs: it judges batches in a process of its own, and writes files. No import of Ray."""
 
+import itertools
 import pickle
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,14 @@ from visionward.scan.pool import Pool
 from visionward.scan.shards import Shards
 from visionward.scan.worker import judged_row
 
+# Results that an actor remembers, so that samples with equal content are judged once. They take some 10 MB.
+_MAX_REMEMBERED = 10_000
+
 
 class ShardActor:
-    """Judges one batch after the other. A node may join later, so each actor checks its node.
+    """Judges batches. Two calls may overlap: while one writes its file, the samples of the next one are judged.
+
+    A node may join later, so each actor checks its node.
 
     Args:
         expected: what the node must have. One of the images must be readable, if there are any.
@@ -31,8 +38,10 @@ class ShardActor:
         self._options = expected.options
         self._settings = expected.settings
         self._shards = Shards(Path(expected.folder))
-        self._judged: dict[str, dict[str, Any]] = {}
-        self._pool = Pool(expected.options.with_threads(threads), 1, self._judged.__setitem__, deadline_s)
+        # Id -> result, oldest first, and ids without a result yet. Both are changed under the pool's lock.
+        self._results: dict[str, dict[str, Any]] = {}
+        self._waiting: set[str] = set()
+        self._pool = Pool(expected.options.with_threads(threads), 1, self._remember, deadline_s)
 
     def __call__(self, batch: Any) -> Any:
         """Judge a batch.
@@ -58,23 +67,51 @@ class ShardActor:
         listed = [pickle.loads(item) for item in batch["item"].to_pylist()]  # noqa: S301 - the driver wrote them
         items = [item.read() for item in listed]
         identifiers = [self._options.item_id(item) for item in items]
-        self._judged.clear()
-        for identifier, item in dict(zip(identifiers, items, strict=True)).items():
-            if isinstance(item.content, Sample):
-                self._pool.submit(identifier, item.content)
-        self._pool.finish()
+        judged = self._judged(dict(zip(identifiers, items, strict=True)))
         rows = [
-            result_row(item, identifier, self._result(before, item, identifier), self._settings)
+            result_row(
+                item,
+                identifier,
+                judged[identifier] if isinstance(item.content, Sample) else self._unread(before, item.content),
+                self._settings,
+            )
             for identifier, before, item in zip(identifiers, listed, items, strict=True)
         ]
         self._shards.write(keys, result_table(rows))
 
-    def _result(self, listed: Item, read: Item, identifier: str) -> dict[str, Any]:
-        if isinstance(read.content, Sample):
-            return self._judged[identifier]
-        judged = judged_row(None, read.content)
+    def _remember(self, identifier: str, judged: dict[str, Any]) -> None:
+        self._results[identifier] = judged
+        self._waiting.discard(identifier)
+
+    def _judged(self, items: Mapping[str, Item]) -> dict[str, dict[str, Any]]:
+        """Id to result, of the items that have a sample."""
+        samples = {identifier: item.content for identifier, item in items.items() if isinstance(item.content, Sample)}
+        found = {}
+        for identifier, sample in samples.items():
+            with self._pool.lock:
+                if identifier in self._results:
+                    found[identifier] = self._results[identifier]
+                    continue
+                # The other call may have submitted it.
+                if identifier in self._waiting:
+                    continue
+                self._waiting.add(identifier)
+            self._pool.submit(identifier, sample)
+        others = samples.keys() - found.keys()
+        self._pool.wait_until(lambda: others <= self._results.keys())
+        with self._pool.lock:
+            found |= {identifier: self._results[identifier] for identifier in others}
+            # Those that the other call waits for are among the latest.
+            excess = len(self._results) - max(_MAX_REMEMBERED, 4 * len(items))
+            for identifier in list(itertools.islice(self._results, max(0, excess))):
+                del self._results[identifier]
+        return found
+
+    def _unread(self, listed: Item, error: VisionwardError) -> dict[str, Any]:
+        """The result of an item that has no sample, or whose images cannot be read."""
+        judged = judged_row(None, error)
         if isinstance(listed.content, Sample):
-            # An image that one node cannot read may be readable on another one.
+            # What one node cannot read, another one may.
             judged["error"] = f"{self._node}: {judged['error']}"
         return judged
 
