@@ -41,8 +41,8 @@ def nodes():
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         started = LocalCluster(initialize_head=True, head_node_args={"num_cpus": 2})
         started.add_node(num_cpus=2)
-    yield started
-    started.shutdown()
+        yield started
+        started.shutdown()
 
 
 def _samples(folder, count):
@@ -99,10 +99,21 @@ def _actors():
 _DRIVER = """
 import sys
 from pathlib import Path
+from visionward.scan import cluster as cluster_module
 from visionward.scan.cluster import Cluster, scan_on_cluster
 from visionward.scan.inputs import Inputs
 from visionward.scan.options import ScanOptions
-table, out, address, text, mmproj = sys.argv[1:]
+table, out, journal, address, text, mmproj = sys.argv[1:]
+
+
+class ShardActor(cluster_module.ShardActor):
+    def _remember(self, identifier, judged):
+        with open(journal, "a") as file:
+            file.write(identifier + "\\n")
+        super()._remember(identifier, judged)
+
+
+cluster_module.ShardActor = ShardActor
 options = ScanOptions((Path(text), Path(mmproj)), {"threads": 1, "vision_backend": "ggml"})
 cluster = Cluster(address, 2, threads=1, shard_rows=16)
 scan_on_cluster(Inputs([Path(table)], lambda _: None), Path(out), options, cluster)
@@ -110,8 +121,8 @@ scan_on_cluster(Inputs([Path(table)], lambda _: None), Path(out), options, clust
 
 
 def _drive(table, out, options, address):
-    """A driver in a process of its own, with two actors and files of 16 samples."""
-    command = [sys.executable, "-c", _DRIVER, table, out, address, *options.pair]
+    """A driver in a process of its own, with two actors and files of 16 samples. Each judgement is a line of a file."""
+    command = [sys.executable, "-c", _DRIVER, table, out, out.with_name("judged"), address, *options.pair]
     return subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -155,7 +166,11 @@ def test_whatever_is_killed_none_is_lost_and_none_doubled(tmp_path, options, nod
         print(error)  # noqa: T201
         driver = _drive(table, out, options, nodes.address)
         assert driver.wait(900) == 0, driver.stderr.read()
-    print(done)  # noqa: T201
+    judged = (tmp_path / "judged").read_text().splitlines()
+    assert len(set(judged)) == count
+    lost = sum({"driver": 2, "actor": 1, "node": 2}[what] for what, _ in done)
+    print(done, f"{len(judged) - count} samples were judged again, after the loss of at most {lost} actors")  # noqa: T201
+    assert len(judged) - count <= lost * 16
     assert [number for _, number in done] == sorted(number for _, number in done)
     rows = [row for path in Shards(out).paths() for row in pq.read_table(path, columns=["row", "error"]).to_pylist()]
     assert sorted(row["row"] for row in rows) == list(range(1, count + 1))

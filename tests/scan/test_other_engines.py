@@ -1,7 +1,8 @@
-"""The code of docs/scanning.md for other engines, run as it is written there."""
+"""The code of docs/scanning.md for other engines, run as it is written there, and its KubeRay job."""
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from scanned import PROMPT
 
+from visionward.cli.scan import scan
 from visionward.scan import ScanOptions, Worker
 
 pytestmark = pytest.mark.ray
@@ -48,3 +50,72 @@ def test_spark(samples):
     folder, expected = samples
     found = _run("spark", folder)
     assert {row["id"]: (row["verdict"], row["score"], row["error"]) for row in found} == expected
+
+
+# The fields of KubeRay's Go types (ray-operator/apis/ray/v1) that the job uses, with their types; * if required.
+_GROUP = {"rayStartParams*": {str: str}, "template*": "V1PodTemplateSpec"}
+_COUNTS = {"replicas": int, "minReplicas*": int, "maxReplicas*": int}
+_JOB = {
+    "apiVersion*": str,
+    "kind*": str,
+    "metadata*": {"name*": str},
+    "spec*": {
+        "entrypoint": str,
+        "shutdownAfterJobFinishes": bool,
+        "rayClusterSpec": {
+            "headGroupSpec*": _GROUP,
+            "workerGroupSpecs": [{"groupName*": str, **_COUNTS, **_GROUP}],
+        },
+    },
+}
+
+
+def _check(schema, value, place):
+    """Check a value against a schema of ours, or a class of the official Kubernetes client."""
+    from kubernetes.client import models  # noqa: PLC0415 - not an extra
+
+    if isinstance(schema, str) and schema.lower().startswith("list["):
+        schema = [schema[5:-1]]
+    if isinstance(schema, list):
+        assert isinstance(value, list), place
+        for number, one in enumerate(value):
+            _check(schema[0], one, f"{place}[{number}]")
+    elif schema == {str: str} or (isinstance(schema, str) and schema.lower().startswith("dict[")):
+        assert all(isinstance(text, str) for pair in value.items() for text in pair), place
+    elif isinstance(schema, dict):
+        names = {name.rstrip("*"): one for name, one in schema.items()}
+        assert set(value) <= set(names), place
+        assert {name.rstrip("*") for name in schema if name.endswith("*")} <= set(value), place
+        for name, one in value.items():
+            _check(names[name], one, f"{place}.{name}")
+    elif isinstance(schema, str) and schema.startswith("V1"):
+        model = getattr(models, schema)
+        names = {key: model.openapi_types[name] for name, key in model.attribute_map.items()}
+        _check(names, value, place)
+        model(**{name: value.get(key) for name, key in model.attribute_map.items()})  # ValueError if one is missing
+    else:
+        assert isinstance(value, {"str": str, "int": int, "bool": bool}.get(schema, schema)), place
+
+
+def test_the_kuberay_job_has_the_fields_that_kuberay_and_kubernetes_know():
+    pytest.importorskip("kubernetes")
+    import yaml  # noqa: PLC0415 - of kubernetes
+
+    text = re.search(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
+    job = yaml.safe_load(text)
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    _check(_JOB, job, "job")
+    for change in (
+        lambda spec: spec["rayClusterSpec"].update(workers=1),
+        lambda spec: spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0}),
+        lambda spec: spec["rayClusterSpec"]["workerGroupSpecs"][0].pop("maxReplicas"),
+        lambda spec: spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0].update(volume=1),
+    ):
+        broken = yaml.safe_load(text)
+        change(broken["spec"])
+        with pytest.raises(AssertionError):
+            _check(_JOB, broken, "job")
+    arguments = shlex.split(job["spec"]["entrypoint"])
+    assert arguments[:2] == ["visionward", "scan"]
+    options = {name for parameter in scan.params for name in parameter.opts}
+    assert {one for one in arguments if one.startswith("--")} <= options
