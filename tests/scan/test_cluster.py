@@ -232,4 +232,4 @@ def test_what_an_actor_raises_is_one_sentence_with_the_node(tmp_path, options, n
     with pytest.raises(ComputeError) as caught:
         scan_on_cluster(_inputs(table), out, options, Cluster(nodes.address, 1, threads=1))
     remover.join()
-    assert re.fullmatch(rf"node {platform.node()}: {out}(/scan.json)?: .*No such file or directory", str(caught.value))
+    assert re.fullmatch(rf"node {platform.node()}: {out}(/_scan.json)?: .*No such file or directory", str(caught.value))

@@ -44,7 +44,7 @@ def test_a_node_with_other_versions_files_or_folders_is_named(expected, options,
     assert problem(options=other) == f"node {name}: it has other model files than the driver under the same names"
     gone = ScanOptions((tmp_path / "gone.gguf", options.pair[1]), options.engine)
     assert problem(options=gone) == f"node {name}: {tmp_path}/gone.gguf: No such file or directory"
-    assert problem(folder=str(tmp_path / "f")) == f"node {name}: {tmp_path}/f/scan.json: No such file or directory"
+    assert problem(folder=str(tmp_path / "f")) == f"node {name}: {tmp_path}/f/_scan.json: No such file or directory"
 
 
 def test_images_that_cannot_be_read(expected, tmp_path, pictures):

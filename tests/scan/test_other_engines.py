@@ -1,8 +1,9 @@
-"""The code of docs/scanning.md for other engines, run as it is written there, and its KubeRay job."""
+"""The code of docs/scanning.md for Ray and other engines, run as it is written there, and its KubeRay job."""
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cli_program import COMMAND
 from scanned import PROMPT
 
 from visionward.cli.scan import scan
@@ -50,6 +52,24 @@ def test_spark(samples):
     folder, expected = samples
     found = _run("spark", folder)
     assert {row["id"]: (row["verdict"], row["score"], row["error"]) for row in found} == expected
+
+
+def test_ray_is_started_on_this_machine(tmp_path, pictures):
+    pytest.importorskip("ray")
+    text = PAGE.read_text(encoding="utf-8").partition("## Many machines")[2]
+    (command,) = re.findall(r"^visionward scan .* --ray --out .*$", text, re.MULTILINE)
+    (tmp_path / "photos").mkdir()
+    for path in pictures:
+        shutil.copy(path, tmp_path / "photos")
+    assert command.startswith("visionward ")
+    arguments = [*COMMAND, *shlex.split(command)[1:]]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(pictures)} samples: " in done.stdout
+    rows = pq.read_table(tmp_path / "results").to_pylist()
+    table = pa.table({"image": [path.read_bytes() for path in pictures], "prompt": ["What is this?"] * len(pictures)})
+    expected = Worker(ScanOptions(None))(table).to_pylist()
+    assert {row["id"]: row["score"] for row in rows} == {row["id"]: row["score"] for row in expected}
 
 
 # The fields of KubeRay's Go types (ray-operator/apis/ray/v1) that the job uses, with their types; * if required.

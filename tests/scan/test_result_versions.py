@@ -28,7 +28,7 @@ def test_a_results_file(tmp_path):
 def test_a_folder_of_shards(tmp_path):
     Shards(tmp_path / "out").prepare("same")
     Shards(tmp_path / "out").prepare("same")
-    path = tmp_path / "out" / "scan.json"
+    path = tmp_path / "out" / "_scan.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, "format_version": 2, "settings": ["another form"]}))
     with pytest.raises(DataError) as refusal:

@@ -98,7 +98,7 @@ def test_a_full_disk_is_a_sentence_with_the_node_and_the_batch_can_be_judged_aga
         problem = judge_batch(*pictures)
     assert problem.startswith(f"node {platform.node()}: {tmp_path}/shards: the disk is full; ")
     assert results() == []
-    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["scan.json"]
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["_scan.json"]
     assert judge_batch(*pictures) is None
     assert len(results()) == len(sent) == len(pictures)
 

@@ -142,7 +142,8 @@ def _connect(ray: Any, address: str | None) -> None:
     """
     path = {"env_vars": {"PYTHONPATH": os.pathsep.join(_search_path())}} if address is None else None
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=path)
+        # Without an address, Ray would use one that runs on this machine already.
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", runtime_env=path)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"no Ray cluster can be used at {address or 'this machine'}: {reason}") from error
@@ -160,7 +161,7 @@ def _left(items: Iterable[Item], finished: set[bytes]) -> Iterator[tuple[bytes, 
         key = item.listing_key()
         if key not in finished and key not in given:
             given.add(key)
-            yield key, item
+            yield key, item.absolute()
 
 
 def _tables(left: Iterator[tuple[bytes, Item]], rows: int) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 """One sample of a scan: where it comes from and what is judged."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -63,9 +63,15 @@ class Item:
         if isinstance(self.content, VisionwardError):
             return self
         try:
-            return replace(self, content=_with_bytes(self.content))
+            return replace(self, content=_changed(self.content, image_bytes))
         except DataError as error:
             return replace(self, content=error)
+
+    def absolute(self) -> "Item":
+        """The item with absolute paths, for a process with another working directory. Its name is the same."""
+        if isinstance(self.content, VisionwardError):
+            return self
+        return replace(self, content=_changed(self.content, _absolute))
 
 
 def place_of(values: Mapping[str, Any]) -> bytes:
@@ -74,12 +80,13 @@ def place_of(values: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:12]
 
 
-def _with_bytes(sample: Sample) -> Sample:
+def _changed(sample: Sample, change: "Callable[[str | PathLike[str]], str | PathLike[str] | bytes]") -> Sample:
+    """The sample with other sources in place of paths and URIs."""
     messages = tuple(
         replace(
             message,
             parts=tuple(
-                ImagePart(image_bytes(part.source))
+                ImagePart(change(part.source))
                 if isinstance(part, ImagePart) and isinstance(part.source, str | PathLike)
                 else part
                 for part in message.parts
@@ -88,6 +95,10 @@ def _with_bytes(sample: Sample) -> Sample:
         for message in sample.conversation.messages
     )
     return replace(sample, conversation=replace(sample.conversation, messages=messages))
+
+
+def _absolute(source: "str | PathLike[str]") -> "str | PathLike[str]":
+    return source.absolute() if isinstance(source, Path) else source
 
 
 def _known(source: object) -> bytes:

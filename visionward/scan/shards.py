@@ -18,7 +18,8 @@ from visionward.machine.extras import require
 from visionward.scan.results import NOT_JUDGED
 
 _MARK = b"PAR1"
-_SETTINGS = "scan.json"
+# Readers of Parquet folders pass over names that begin like this.
+_SETTINGS = "_scan.json"
 _FORMAT_VERSION = 1
 
 
