@@ -53,7 +53,7 @@ def main() -> None:
         arguments.text, arguments.mmproj, vision_backend=arguments.vision_backend, threads=arguments.threads
     )
     try:
-        tokens = [engine.model.image_token_id, *np.random.default_rng(0).integers(0, 1000, PROMPT_TOKENS - 1).tolist()]
+        tokens = [engine.model.image_token_id, *np.random.default_rng(0).integers(0, 500, PROMPT_TOKENS - 1).tolist()]
         cut = {limit: tile_image(picture, engine.config.vision, limit) for limit in arguments.limits}
         judge(engine, cut[min(cut)], tokens)
         rounds: dict[int, list[dict[str, float]]] = {limit: [] for limit in cut}

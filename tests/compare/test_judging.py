@@ -22,8 +22,9 @@ from visionward.compare.report_json import report_dict
 from visionward.compare.settings import GuardSettings
 from visionward.convert import convert_checkpoint
 from visionward.convert.onnx_file import export_tower
-from visionward.errors import ComputeError, DataError, ModelFileError
+from visionward.errors import ComputeError, DataError, ModelFileError, PolicyError
 from visionward.formats.onnx_format import data_path
+from visionward.formats.tile_band import TileBand
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.guard import Guard
 from visionward.runtime.guard.policy import DEFAULT_POLICY
@@ -60,6 +61,29 @@ def _judge_all(plan, progress=None):
 def _plan(work, dataset, pairs, **changes):
     plan = ComparisonPlan(pairs[0], (pairs[1],), (dataset,), settings=SETTINGS, work=work)
     return dataclasses.replace(plan, **changes)
+
+
+@pytest.mark.slow
+def test_settings_reach_the_guard(tmp_path, pairs):
+    """The tiny model does not answer with one tile, so that auto looks twice."""
+    Image.effect_mandelbrot((100, 70), (-2, -1.5, 1, 1.5), 100).convert("RGB").save(tmp_path / "large.png")
+    shown = Conversation.from_prompt("What is this?", None, tmp_path / "large.png")
+    dataset = Dataset("large", (Sample.make("large", shown, unsafe=True),))
+    reference = pairs[0]
+    auto = dataclasses.replace(reference, name="auto", max_tiles="auto", band=TileBand(0.5, 0.5))
+    one = dataclasses.replace(reference, name="one", max_tiles=1)
+    plan = dataclasses.replace(_plan(tmp_path, dataset, (reference, auto)), candidates=(auto, one))
+    judged = [result.judged[dataset.digests[0]] for result in _judge_all(plan)]
+    assert [(answer.tiles, answer.second_look) for answer in judged] == [(4, False), (4, True), (1, False)]
+    assert judged[1].score == judged[0].score != judged[2].score
+    assert judged[1].kl == 0.0 < judged[2].kl
+
+
+def test_a_band_for_another_threshold_is_refused_before_anything_is_judged(tmp_path, dataset, pairs):
+    auto = dataclasses.replace(pairs[1], max_tiles="auto", band=TileBand(0.6, 0.7))
+    with pytest.raises(PolicyError, match="outside the band"):
+        _judge_all(_plan(tmp_path, dataset, (pairs[0], auto)))
+    assert list(tmp_path.glob("*.jsonl")) == []
 
 
 def test_a_real_pair(tmp_path, dataset, pairs):

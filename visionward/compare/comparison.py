@@ -58,6 +58,7 @@ def run(plan: ComparisonPlan, on_progress: OnProgress | None = None) -> Comparis
             ``plan.work``, or an endpoint cannot be told of the policy.
         ComputeError: if a candidate cannot be opened, or the reference cannot be run.
         ModelFileError: if a file is missing.
+        PolicyError: if the band of a pair is for another threshold or policy.
         MissingExtraError: if a library of the extra ``compare`` is missing.
     """
     # Better now than after hours of judging.

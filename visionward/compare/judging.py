@@ -54,10 +54,14 @@ def judge_all(plan: ComparisonPlan, work: Path, on_progress: OnProgress | None =
         DataError: if another comparison runs in the same folder, or an endpoint cannot be told of the policy.
         ComputeError: if a candidate cannot be opened, or the reference cannot be run.
         ModelFileError: if a file is missing.
+        PolicyError: if a band is for another threshold or policy.
     """
     check_names((plan.reference, *plan.candidates, *plan.endpoints))
     for endpoint in plan.endpoints:
         check_endpoint(endpoint, plan.settings.policy)
+    for pair in plan.pairs:
+        if pair.band is not None:
+            pair.band.check_verdict(plan.settings.threshold, plan.settings.policy.digest)
     for path in (path for pair in plan.pairs for path in pair.files):
         file_size(path)
     samples = {digest: sample for dataset in plan.datasets for digest, sample in dataset.by_digest().items()}
