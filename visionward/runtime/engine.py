@@ -111,8 +111,8 @@ class Engine:
         self.config = files.config
         options.check_model(files.config.vision.max_tiles)
         self.threads = threads
-        advance_of = partial(self._advance, "checking ONNX tower", on_progress=on_progress)
-        plan, layers = open_image_layers(files, options, threads, self._stack, advance_of)
+        begin = partial(self._advance, on_progress=on_progress)
+        plan, layers = open_image_layers(files, options, threads, self._stack, begin)
         self._layers = layers
         self.tower, self.cross_attention, self.weights = layers.tower, layers.cross_attention, layers.weights
         self.vision_backend = layers.vision_backend

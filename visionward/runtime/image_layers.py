@@ -22,8 +22,8 @@ from visionward.runtime.vision.tower import Tower
 from visionward.runtime.vision.vision_backend import VisionOptions, choose_backend, load_session
 from visionward.runtime.vision.vision_memory import tower_memory_budget
 
-# Gives the callback that is told of the bytes read of an ONNX tower, by their number in all.
-AdvanceOf = Callable[[int], Advance]
+# Begins a stage of the ONNX tower's loading, given its name and the bytes in all: the callback for bytes that are done.
+Begin = Callable[[str, int], Advance]
 
 
 class ImageLayers:
@@ -46,14 +46,14 @@ class ImageLayers:
         options: EngineOptions,
         threads: int,
         stack: ExitStack,
-        advance_of: AdvanceOf,
+        begin: Begin,
     ) -> None:
         self.devices = OpenDevices(plan, threads, stack)
-        self.tower = self._load_tower(files, options, threads, stack, advance_of)
+        self.tower = self._load_tower(files, options, threads, stack, begin)
         self.cross_attention = CrossAttention(self.weights, self.devices.cross, exact=options.exact)
 
     def _load_tower(
-        self, files: PairFiles, options: EngineOptions, threads: int, stack: ExitStack, advance_of: AdvanceOf
+        self, files: PairFiles, options: EngineOptions, threads: int, stack: ExitStack, begin: Begin
     ) -> Tower:
         vision = VisionOptions(
             "ggml" if options.exact else options.vision_backend,
@@ -75,7 +75,7 @@ class ImageLayers:
         on_cross, on_vision = self.devices.cross, self.devices.vision
         on_gpu = not on_vision.device.is_cpu
         chosen = choose_backend(vision, files.mmproj, files.config, gpu=on_gpu, memory_budget=budget)
-        loaded = load_session(vision, chosen, threads, advance_of(chosen.nbytes))
+        loaded = load_session(vision, chosen, threads, lambda stage: begin(stage, chosen.nbytes))
         session = loaded.session
         if session is not None:
             stack.callback(session.close)
@@ -108,7 +108,7 @@ class ImageLayers:
 
 
 def open_image_layers(
-    files: PairFiles, options: EngineOptions, threads: int, stack: ExitStack, advance_of: AdvanceOf
+    files: PairFiles, options: EngineOptions, threads: int, stack: ExitStack, begin: Begin
 ) -> tuple[DevicePlan, ImageLayers]:
     """Decide on the devices, and open them with the layers. A GPU that lacks an operation gives way to the CPU.
 
@@ -117,7 +117,7 @@ def open_image_layers(
         ComputeError: if the memory of one does not suffice.
     """
     plan = plan_devices(options, _memory_needs(files, options))
-    layers = ImageLayers(plan, files, options, threads, stack, advance_of)
+    layers = ImageLayers(plan, files, options, threads, stack, begin)
     lacking = layers.unsupported(files.config.vision.tile_tokens) if plan.gpus else ""
     if not lacking:
         return plan, layers
@@ -125,7 +125,7 @@ def open_image_layers(
         raise NativeLibraryError(f"{lacking}: use another device, or the CPU (--device CPU).")
     stack.close()
     plan = cpu_plan(f"{lacking}: everything was computed on the CPU.")
-    return plan, ImageLayers(plan, files, options, threads, stack, advance_of)
+    return plan, ImageLayers(plan, files, options, threads, stack, begin)
 
 
 def _provider(options: EngineOptions) -> str:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections import namedtuple
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from visionward.errors import ModelFileError
 from visionward.formats.onnx_format import data_path
 from visionward.paths import cache_folder
 from visionward.runtime.vision import compiled_cache
-from visionward.runtime.vision.compiled_cache import MAX_ENTRIES, Compiling, load_or_compile
+from visionward.runtime.vision.compiled_cache import MAX_ENTRIES, Compiling, load_or_compile, no_report
 from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession
 from visionward.runtime.vision.openvino_session import OpenVinoSession
 
@@ -37,6 +38,7 @@ class Engine:
     def __init__(self, tower: Path) -> None:
         self.tower = tower
         self.log: list[str] = []
+        self.stages: list[str] = []
 
     def load(self, folder: Path) -> str:
         self.log.append("load")
@@ -49,10 +51,16 @@ class Engine:
             (folder / "weights").write_bytes(bytes(1000))
         return "compiled"
 
+    def begin(self, stage: str) -> Callable[[int], None]:
+        self.stages.append(stage)
+        return lambda nbytes: self.stages.append(str(nbytes))
+
     def __call__(self, by: Compiling = BY) -> list[str]:
         """What a start does."""
         self.log.clear()
-        assert load_or_compile(self.tower, by, load=self.load, compile_into=self.compile) == "compiled"
+        assert (
+            load_or_compile(self.tower, by, load=self.load, compile_into=self.compile, begin=self.begin) == "compiled"
+        )
         return self.log[:]
 
 
@@ -68,8 +76,8 @@ def entries(folder: Path) -> list[Path]:
 
 def session_of(backend: str, tower: Path, threads: int, *, keep: bool) -> OnnxRuntimeSession | OpenVinoSession:
     if backend == "onnx":
-        return OnnxRuntimeSession(tower, threads=threads, keep=keep)
-    return OpenVinoSession(tower, threads=threads, precision="f32", keep=keep)
+        return OnnxRuntimeSession(tower, threads=threads, keep=no_report if keep else None)
+    return OpenVinoSession(tower, threads=threads, precision="f32", keep=no_report if keep else None)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +92,7 @@ def test_features_are_those_of_a_tower_that_is_not_kept(tower_of, folder, monkey
     tower = tower_of("plain", weight_type)
 
     def features(keep: bool, threads: int = 1) -> bytes:
-        with closing(session_of(backend, tower, threads, keep=keep)) as session:
+        with closing(session_of(backend, tower, threads, keep=no_report if keep else None)) as session:
             return session.run(PIXELS, 1, lambda: None).tobytes()
 
     plain = features(keep=False)
@@ -108,6 +116,7 @@ def test_features_are_those_of_a_tower_that_is_not_kept(tower_of, folder, monkey
 
 def test_a_tower_is_compiled_once(engine, folder) -> None:
     assert [engine(), engine(), engine()] == [["write"], ["load"], ["load"]]
+    assert engine.stages == ["compiling ONNX tower", str(data_path(engine.tower).stat().st_size)]
     assert len(entries(folder)) == 1
 
 
@@ -175,8 +184,26 @@ def test_an_engine_that_cannot_write(engine, folder, monkeypatch, caplog) -> Non
     monkeypatch.setattr(engine, "compile", fail)
     assert engine() == ["compile"]
     assert [record.message for record in caplog.records] == [
-        f"the compiled vision tower is not kept in {folder}: No space left on device"
+        f"the compiled vision tower is not kept in {folder}: engine could not write it"
     ]
+    assert entries(folder) == []
+
+
+def test_an_engine_that_writes_nothing(engine, folder, monkeypatch, caplog) -> None:
+    """As OpenVINO on a full disk."""
+    monkeypatch.setattr(engine, "compile", lambda _: "compiled")
+    engine()
+    assert "the engine wrote nothing" in caplog.text
+    assert entries(folder) == []
+
+
+def test_an_interrupt(engine, folder, monkeypatch) -> None:
+    def interrupt(_into: Path | None) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "compile", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine()
     assert entries(folder) == []
 
 

@@ -364,7 +364,7 @@ def test_auto_takes_a_provider_that_computes_all_products(pair, monkeypatch) -> 
     made = {}
 
     class Session(OnnxRuntimeSession):
-        def __init__(self, path, *, threads: int, provider: str = CPU_PROVIDER, keep: bool) -> None:
+        def __init__(self, path, *, threads: int, provider: str = CPU_PROVIDER, keep: object) -> None:
             made[provider] = self
             if provider == "CUDAExecutionProvider":
                 raise NativeLibraryError("ONNX Runtime could not initialize CUDAExecutionProvider.")

@@ -14,16 +14,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from visionward.errors import ModelFileError
 from visionward.formats.checked_files import is_remembered, marker_of, remember
 from visionward.formats.onnx_format import CHECKSUM_BYTES, data_path
+from visionward.formats.tensor_checksums import Advance
 from visionward.machine.processor import read_processor
 from visionward.paths import cache_folder
 from visionward.quantities import size_text
 
 T = TypeVar("T")
+
+# Begins a stage of the loading, given its name: the callback for bytes that are done, which may raise to end it.
+Begin: TypeAlias = Callable[[str], Advance]
 
 # The folder of the entries in the cache.
 COMPILED_FOLDER = "compiled"
@@ -60,7 +64,12 @@ class Compiling:
 
 
 def load_or_compile(
-    tower: Path, by: Compiling, *, load: Callable[[Path], T], compile_into: Callable[[Path | None], T]
+    tower: Path,
+    by: Compiling,
+    *,
+    load: Callable[[Path], T],
+    compile_into: Callable[[Path | None], T],
+    begin: Begin,
 ) -> T:
     """A tower from the cache; if it is not there, compile it, and keep the result for the next process.
 
@@ -72,6 +81,7 @@ def load_or_compile(
         by: what compiles it.
         load: loads an entry's folder; raises ModelFileError if the engine refuses it.
         compile_into: compiles the tower, and writes the result into a folder, unless that is None.
+        begin: called when a result is written, with the name of the stage; in all, it has the bytes of the tower.
 
     Raises:
         ModelFileError: if the engine cannot compile the tower.
@@ -90,16 +100,23 @@ def load_or_compile(
     if folder is None:
         return compile_into(None)
     try:
+        advance = begin("compiling ONNX tower")
         compiled = compile_into(folder)
+        _finish(folder, entry)
+        advance(data.stat().st_size)
     except ModelFileError as error:
         # If the tower is damaged, this fails too.
         compiled = compile_into(None)
-        _warn(entry, str(error))
-    else:
-        _finish(folder, entry)
+        _warn(entry, f"{by.engine} could not write it")
+        _log.info("%s", error)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return compiled
+
+
+def no_report(_stage: str) -> Advance:
+    """Reports nothing."""
+    return lambda _nbytes: None
 
 
 def _entry(data: Path, by: Compiling) -> Path:
@@ -163,6 +180,9 @@ def _finish(folder: Path, entry: Path) -> None:
     """Give a written folder its checksums and its final name, and remove the entries that it replaces."""
     try:
         digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+        if not digests:
+            _warn(entry, "the engine wrote nothing")
+            return
         lines = [f"{digest}  {name}\n" for name, digest in digests.items()]
         (folder / _CHECKSUMS).write_text("".join(lines), encoding="utf-8")
         for path in folder.iterdir():

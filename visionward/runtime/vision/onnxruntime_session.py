@@ -12,7 +12,7 @@ import numpy as np
 from visionward.errors import ComputeError, ModelFileError, NativeLibraryError
 from visionward.formats.onnx_format import FEATURES, PIXELS, RATIO_ID
 from visionward.names import CPU_PROVIDER, GPU_PROVIDERS
-from visionward.runtime.vision.compiled_cache import Compiling, load_or_compile
+from visionward.runtime.vision.compiled_cache import Begin, Compiling, load_or_compile
 from visionward.runtime.vision.provider_share import ProviderShare, provider_share
 from visionward.runtime.vision.tower_session import POLL_S, Array
 
@@ -27,7 +27,8 @@ class OnnxRuntimeSession:
         path: the ONNX file.
         threads: CPU threads.
         provider: ONNX Runtime's name of the execution provider.
-        keep: load the packed weights from the user's cache, or keep them there, if the provider is the CPU's.
+        keep: load the packed weights from the user's cache, or keep them there and report that as a stage, if the
+            provider is the CPU's; None to pack them.
 
     Attributes:
         share: what the provider leaves to the CPU; None for the CPU's own, and if the version does not report it.
@@ -37,7 +38,7 @@ class OnnxRuntimeSession:
         ModelFileError: if the file cannot be loaded.
     """
 
-    def __init__(self, path: Path, *, threads: int, provider: str = CPU_PROVIDER, keep: bool = False) -> None:
+    def __init__(self, path: Path, *, threads: int, provider: str = CPU_PROVIDER, keep: Begin | None = None) -> None:
         onnxruntime = import_onnxruntime()
         available = onnxruntime.get_available_providers()
         if provider not in available:
@@ -46,10 +47,12 @@ class OnnxRuntimeSession:
             )
         on_cpu = provider == CPU_PROVIDER
         opened = partial(_open, path, threads=threads, provider=provider)
-        if keep and on_cpu:
+        if keep is not None and on_cpu:
             version = f"{onnxruntime.__version__} {onnxruntime.get_build_info()}"
             by = Compiling("onnx", version, (str(adds_bytes_exactly()),))
-            self._session: Any = load_or_compile(path, by, load=partial(opened, loads=True), compile_into=opened)
+            self._session: Any = load_or_compile(
+                path, by, load=partial(opened, loads=True), compile_into=opened, begin=keep
+            )
         else:
             self._session = opened()
         active = self._session.get_providers()

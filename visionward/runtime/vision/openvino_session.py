@@ -13,7 +13,7 @@ from visionward.errors import ComputeError, ModelFileError, NativeLibraryError
 from visionward.formats.onnx_format import PIXELS, RATIO_ID
 from visionward.machine.processor import read_processor
 from visionward.names import OPENVINO_CPU
-from visionward.runtime.vision.compiled_cache import Compiling, load_or_compile
+from visionward.runtime.vision.compiled_cache import Begin, Compiling, load_or_compile
 from visionward.runtime.vision.provider_share import ProviderShare
 from visionward.runtime.vision.tower_session import POLL_S, Array
 
@@ -57,7 +57,8 @@ class OpenVinoSession:
         precision: on the CPU: ``bf16`` or ``f32``. Other devices compute in ``f16``.
         device: OpenVINO's name, such as ``CPU``, ``GPU`` or ``NPU``; ``AUTO`` for the first that there is of a GPU, an
             NPU and the CPU.
-        keep: load the compiled model from the user's cache, or keep it there, if the device is the CPU.
+        keep: load the compiled model from the user's cache, or keep it there and report that as a stage, if the device
+            is the CPU; None to compile it.
 
     Raises:
         NativeLibraryError: if OpenVINO is not installed, or has no such device.
@@ -65,7 +66,7 @@ class OpenVinoSession:
     """
 
     def __init__(
-        self, path: Path, *, threads: int, precision: str, device: str = OPENVINO_CPU, keep: bool = False
+        self, path: Path, *, threads: int, precision: str, device: str = OPENVINO_CPU, keep: Begin | None = None
     ) -> None:
         try:
             import openvino  # noqa: PLC0415 - an extra, loaded only if it is used
@@ -82,7 +83,7 @@ class OpenVinoSession:
             return
         settings = _cpu_settings(threads, precision)
         compiled = partial(_compile, core, path, self.device, settings, integers=not _adds_exactly())
-        if not keep:
+        if keep is None:
             self._compiled = compiled()
             return
         described = (precision, _limit(), str(_adds_exactly()))
@@ -91,6 +92,7 @@ class OpenVinoSession:
             Compiling("openvino", openvino.__version__, described),
             load=partial(compiled, loads=True),
             compile_into=compiled,
+            begin=keep,
         )
 
     def run(self, pixel_values: Array, aspect_ratio_id: int, check_cancelled: Callable[[], None]) -> Array:

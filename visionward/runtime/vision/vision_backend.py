@@ -12,8 +12,8 @@ from visionward.formats.gguf_header import GgufHeader
 from visionward.formats.mmproj_file import tower_hash
 from visionward.formats.mmproj_format import MmprojConfig
 from visionward.formats.onnx_format import WEIGHT_TYPES, TowerIdentity, check_weights, data_path, read_identity
-from visionward.formats.tensor_checksums import Advance
 from visionward.names import AUTO_PROVIDER, CPU_PROVIDER, OPENVINO_CPU, VisionBackend, VisionBackendChoice
+from visionward.runtime.vision.compiled_cache import Begin, no_report
 from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession, gpu_providers
 from visionward.runtime.vision.openvino_session import OpenVinoSession, best_precision
 from visionward.runtime.vision.tower_session import TowerSession
@@ -77,12 +77,13 @@ class Chosen:
             return 0
         return sum(path.stat().st_size for path in (self.tower, data_path(self.tower)) if path.is_file())
 
-    def session(self, threads: int, advance: Advance | None = None) -> TowerSession:
+    def session(self, threads: int, begin: Begin = no_report) -> TowerSession:
         """Load the ONNX tower, whose weights are read in full the first time.
 
         Args:
             threads: CPU threads.
-            advance: called with the number of bytes read since the last call; what it raises ends the reading.
+            begin: called with the name of each stage; gives the callback for the number of bytes done since the last
+                call, which may raise to end the loading.
 
         Raises:
             NativeLibraryError: if the engine is not installed.
@@ -90,14 +91,14 @@ class Chosen:
         """
         if self.tower is None:
             raise ValueError("ggml runs the tower of the mmproj file")
-        check_weights(self.tower, advance)
+        check_weights(self.tower, begin("checking ONNX tower"))
         if self.backend == "openvino":
             precision = best_precision(self.weight_type)
             return OpenVinoSession(
-                self.tower, threads=threads, precision=precision, device=self.openvino_device, keep=True
+                self.tower, threads=threads, precision=precision, device=self.openvino_device, keep=begin
             )
         # It packs nothing of float16 weights.
-        keep = self.weight_type != "f16"
+        keep = begin if self.weight_type != "f16" else None
         return OnnxRuntimeSession(self.tower, threads=threads, provider=self.provider, keep=keep)
 
 
@@ -194,7 +195,7 @@ def _on_cpu(
     return Chosen("ggml")
 
 
-def load_session(options: VisionOptions, chosen: Chosen, threads: int, advance: Advance | None = None) -> Loaded:
+def load_session(options: VisionOptions, chosen: Chosen, threads: int, begin: Begin = no_report) -> Loaded:
     """The chosen engine with its tower loaded.
 
     If ``auto`` found the tower by itself and it cannot be loaded, ggml takes its place.
@@ -206,7 +207,7 @@ def load_session(options: VisionOptions, chosen: Chosen, threads: int, advance: 
     unused: list[str] = []
     while chosen.tower is not None:
         try:
-            session = chosen.session(threads, advance)
+            session = chosen.session(threads, begin)
         except (ModelFileError, NativeLibraryError) as error:
             if chosen.otherwise is None:
                 if options.implied != "auto" or options.tower is not None:
