@@ -1,72 +1,26 @@
-"""Freeze the window with PyInstaller as one folder, and list the largest parts of the bundle.
+"""Freeze the window: python examples/desktop/freeze.py [--with pyinstaller|nuitka|briefcase] [the tool's options].
 
-Run it in an environment that has only what the program needs: python examples/desktop/freeze.py [PyInstaller's options]
+Run it in an environment that has only what the program needs. It builds in the working directory, and lists the largest
+parts of the result.
 """
 
-import os
-import re
-import shutil
-import subprocess
-import sys
+import argparse
 import time
 from collections import Counter
 from pathlib import Path
 
+import freeze_briefcase
+import freeze_nuitka
+import freeze_pyinstaller
+
 from visionward.quantities import size_text
 
-_NAME = "visionward-desktop"
+_TOOLS = {
+    "pyinstaller": freeze_pyinstaller.freeze,
+    "nuitka": freeze_nuitka.freeze,
+    "briefcase": freeze_briefcase.freeze,
+}
 _LISTED = 10
-# What the imports of a package reach, and the window does not use.
-_UNUSED = (
-    *("numpy.f2py", "numpy.fft", "numpy.polynomial", "numpy.testing"),
-    *("doctest", "pdb", "pydoc", "pydoc_data", "readline", "unittest"),
-    *("PySide6.QtNetwork", "PySide6.QtSvg"),
-)
-# The library of D-Bus and what it needs. Every Linux desktop has them.
-_SYSTEM_LIBRARIES = (
-    "libdbus-1.so.3",
-    "libsystemd.so.0",
-    "libgcrypt.so.20",
-    "libgpg-error.so.0",
-    "liblz4.so.1",
-    "libcap.so.2",
-)
-
-# The checksum that auditwheel adds to the name of a library.
-_AUDITWHEEL = re.compile(r"-[0-9a-f]{8}\.so")
-
-
-def freeze(app: Path, options: list[str]) -> Path:
-    """Build ``dist/visionward-desktop`` in the working directory. Returns the folder.
-
-    Args:
-        app: the main module.
-        options: more options of PyInstaller.
-    """
-    hooks = Path(__file__).with_name("hooks")
-    command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level=WARN", "--windowed", "--name", _NAME]
-    command += [f"--additional-hooks-dir={hooks}", *(f"--exclude-module={name}" for name in _UNUSED)]
-    # The hooks import a module beside them.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(hooks), os.environ.get("PYTHONPATH", "")])}
-    subprocess.run([*command, *options, str(app)], check=True, env=environment)  # noqa: S603 - our own program
-    bundle = Path("dist") / _NAME
-    if sys.platform == "linux":
-        _shrink(bundle)
-    return bundle
-
-
-def _shrink(bundle: Path) -> None:
-    """Remove symbols for debuggers, and the libraries of the desktop.
-
-    `strip`, and so PyInstaller's option for it, damages libraries that auditwheel put into a wheel.
-    """
-    for name in _SYSTEM_LIBRARIES:
-        (bundle / "_internal" / name).unlink(missing_ok=True)
-    strip = shutil.which("strip")
-    libraries = [path for path in bundle.rglob("*.so*") if path.is_file() and not path.is_symlink()]
-    for library in libraries:
-        if strip is not None and not _AUDITWHEEL.search(library.name):
-            subprocess.run([strip, "--strip-unneeded", str(library)], check=True)  # noqa: S603 - the system's tool
 
 
 def part_sizes(bundle: Path) -> Counter[str]:
@@ -80,8 +34,11 @@ def part_sizes(bundle: Path) -> Counter[str]:
 
 def main() -> None:
     """Build the bundle, and print its size and its largest parts."""
+    parser = argparse.ArgumentParser(description="Freeze the window of examples/desktop.", allow_abbrev=False)
+    parser.add_argument("--with", dest="tool", choices=_TOOLS, default="pyinstaller")
+    given, options = parser.parse_known_args()
     started = time.perf_counter()
-    bundle = freeze(Path(__file__).with_name("app.py"), sys.argv[1:])
+    bundle = _TOOLS[given.tool](Path(__file__).with_name("app.py"), options)
     sizes = part_sizes(bundle)
     print(f"{bundle}: {size_text(sizes.total())}, built in {time.perf_counter() - started:.0f} s")
     for part, size in sizes.most_common(_LISTED):

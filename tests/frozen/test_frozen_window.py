@@ -93,3 +93,11 @@ def test_one_window_and_one_child(build, tmp_path):
         while Path(f"/proc/{child}").exists() and ") Z " not in Path(f"/proc/{child}/stat").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_without_a_display(build, tmp_path):
+    program = build[0] / "dist" / "visionward-desktop" / "visionward-desktop"
+    environment = {"HOME": str(tmp_path), "PATH": str(tmp_path), "QT_QPA_PLATFORM": "xcb", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run([program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"visionward-desktop cannot open a window: .*(display|xcb).*\n", done.stderr)
