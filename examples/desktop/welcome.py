@@ -9,7 +9,8 @@ _TEXT = f"""<p><b>No model is chosen yet.</b> Until then, {DEMO_NOTICE}</p>
 <p>The weights of Llama Guard 3 11B Vision are gated. Accept Meta's licence on the model's
 <a href="https://huggingface.co/meta-llama/Llama-Guard-3-11B-Vision">page</a>, download them, and convert them with
 <code>visionward convert</code>. Then open the two files that it writes, or download them from where you keep them.</p>
-<p>Images and texts stay on this machine.</p>"""
+<p>Images and texts stay on this machine.</p>
+<p>With Meta's weights: Built with Llama. This window uses Qt under the GNU LGPL 3.</p>"""
 
 
 class Welcome(QDialog):

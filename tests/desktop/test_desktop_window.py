@@ -204,6 +204,7 @@ def test_the_first_start_explains_the_demonstration_guard(qt, home, opened):
     text = window.welcome.findChild(qt.QLabel).text()
     assert "not a safety classifier" in text
     assert "huggingface.co/meta-llama/Llama-Guard-3-11B-Vision" in text
+    assert "Built with Llama" in text
     click(qt, window.welcome.use_demo)
     assert json.loads((home / "config" / "desktop.json").read_text())["text"] == ""
     settle(qt, window, "Ready.")
