@@ -118,14 +118,14 @@ def command(which: Row, options: argparse.Namespace) -> list[str]:
     return [python, "-m", module, *(str(argument) for argument in arguments)]
 
 
-def run(which: Row, options: argparse.Namespace) -> dict[str, Any]:
+def run(arguments: list[str]) -> dict[str, Any]:
     """Run a contestant in a process of its own; its record, or what went wrong."""
     environment = {name: value for name, value in os.environ.items() if name not in cpu.SWITCHES}
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         # From the repository's root, so that the scripts are found by any Python.
         ended = subprocess.run(
-            command(which, options), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True,
+            arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True,
             check=False,
         )  # fmt: skip
         errors.seek(0)
@@ -151,7 +151,7 @@ def take_turns(options: argparse.Namespace) -> bool:
         for which in rows:
             if (options.run, number, which.name) in done:
                 continue
-            record = {"run": options.run, "round": number, "row": which.name, **run(which, options)}
+            record = {"run": options.run, "round": number, "row": which.name, **run(command(which, options))}
             with options.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             said = record.get("error") or f"{record['process_s']} s"
@@ -222,7 +222,7 @@ def _grouped(
     return groups
 
 
-def _table(names: tuple[str, ...], lines: Iterable[Iterable[str]]) -> str:
+def table(names: tuple[str, ...], lines: Iterable[Iterable[str]]) -> str:
     rows = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([f"| {' | '.join(names)} |", "|---" * len(names) + "|", *rows]) if rows else "(none)"
 
@@ -252,7 +252,7 @@ def whole_table(results: list[dict[str, Any]]) -> str:
         if tiles in peer["images"]
     )
     lines = ([*key, *_compared(values)] for key, values in sorted(_grouped(entries).items()))
-    return _table(("tiles", "peer", OURS, "peer s", f"{OURS} s", "peer takes times", "range", "rounds"), lines)
+    return table(("tiles", "peer", OURS, "peer s", f"{OURS} s", "peer takes times", "range", "rounds"), lines)
 
 
 def prefill_table(results: list[dict[str, Any]]) -> str:
@@ -269,7 +269,7 @@ def prefill_table(results: list[dict[str, Any]]) -> str:
                 yield key, (Seconds(peer["text_s"], extrapolated=False), stages["text_s"])
 
     lines = ([*key, *_compared(values)] for key, values in sorted(_grouped(entries()).items()))
-    return _table(("tiles", "peer", OURS, "peer s", f"{OURS} s", "peer takes times", "range", "rounds"), lines)
+    return table(("tiles", "peer", OURS, "peer s", f"{OURS} s", "peer takes times", "range", "rounds"), lines)
 
 
 def stage_table(results: list[dict[str, Any]]) -> str:
@@ -295,7 +295,7 @@ def stage_table(results: list[dict[str, Any]]) -> str:
 
     names = ("row", "layers", "tiles", "vision s", "text s", "whole s", "same image again s", "load s")
     lines = (line(key, values) for key, values in sorted(_grouped(entries).items()))
-    return _table((*names, "peak GiB", "anonymous GiB", "file GiB"), lines)
+    return table((*names, "peak GiB", "anonymous GiB", "file GiB"), lines)
 
 
 def limits_table(results: list[dict[str, Any]]) -> str:
@@ -309,7 +309,7 @@ def limits_table(results: list[dict[str, Any]]) -> str:
         for one in results
         if "error" not in one
     }
-    return _table(("row", "says that it uses", "not restricted because"), sorted(lines))
+    return table(("row", "says that it uses", "not restricted because"), sorted(lines))
 
 
 def report(results: list[dict[str, Any]]) -> str:
@@ -322,7 +322,7 @@ def report(results: list[dict[str, Any]]) -> str:
         "## Stages, medians", stage_table(results),
         "## Instruction sets", limits_table(results),
     ]  # fmt: skip
-    return "\n\n".join([*parts, *(["## Failed", _table(("row", "error"), failed)] if failed else [])])
+    return "\n\n".join([*parts, *(["## Failed", table(("row", "error"), failed)] if failed else [])])
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import against_peers, full_size_checkpoint
+from benchmarks import against_peers, full_size_checkpoint, on_a_gpu
 from benchmarks.peers import cpu
 from benchmarks.peers.inputs import image, make_inputs
 from benchmarks.peers.plain_llama import sources, write_plain_llama
@@ -121,6 +121,39 @@ def test_peers_take_turns_go_on_where_they_stopped_and_are_extrapolated(
     lines = [line for line in second.stdout.splitlines() if line.startswith("| 1 | transformers.fp32")]
     assert len(lines) == 1
     assert lines[0].count("*") == 2
+
+
+def test_the_comparison_on_a_gpu_runs_in_one_command(checkpoint, tmp_path):
+    results = tmp_path / "results.jsonl"
+    command = [sys.executable, "-m", "benchmarks.on_a_gpu", results, "--checkpoint", checkpoint, "--device", "CPU"]
+    command += ["--models", tmp_path / "models", "--types", "q8_0", "--images", 1, "--runs", 1]
+    ended = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    records = against_peers.read_results(results)
+    rows = ["transformers.bf16", "visionward.q8_0.products", "visionward.q8_0.flash"]
+    assert [record["row"] for record in records] == rows
+    for record in records:
+        assert all(record["images"]["1"][stage] > 0 for stage in ("vision_s", "text_s", "token_s", "whole_s"))
+        assert f"| 1 | {record['row']} |" in ended.stdout
+    assert {record.get("devices") for record in records[1:]} == {"CPU"}
+
+
+def test_operations_are_those_that_pytorch_counts(checkpoint):
+    """Of an image that fills all tiles. PyTorch's model pads tiles to 1,608 tokens, and computes what a mask hides."""
+    torch = pytest.importorskip("torch")
+    flop_counter = pytest.importorskip("torch.utils.flop_counter")
+    from transformers import MllamaForConditionalGeneration  # noqa: PLC0415 - an extra
+
+    from benchmarks.peers.transformers_contestant import model_inputs  # noqa: PLC0415
+
+    # Products alone are counted, so attention must consist of them.
+    model = MllamaForConditionalGeneration.from_pretrained(checkpoint, attn_implementation="eager").eval()
+    inputs = make_inputs(checkpoint, 254)
+    given = model_inputs(inputs, 4, 1, model.dtype, model.config)
+    with torch.inference_mode(), flop_counter.FlopCounterMode(display=False) as counter:
+        model(**given, logits_to_keep=1)
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    assert 0.97 < on_a_gpu.operations(config, 4, 254) / counter.get_total_flops() <= 1
 
 
 def test_more_than_a_row_allows_fails_loudly(checkpoint, pair, tmp_path):

@@ -50,6 +50,7 @@ def model_inputs(inputs: Inputs, tiles: int, seed: int, dtype: Any, config: Any)
     vision = config.vision_config
     settings = SimpleNamespace(
         tile_size=vision.image_size,
+        max_tiles=vision.max_num_tiles,
         aspect_ratios=[tuple(ratio) for ratio in vision.supported_aspect_ratios],
         image_mean=(0.48145466, 0.4578275, 0.40821073),
         image_std=(0.26862954, 0.26130258, 0.27577711),
@@ -83,24 +84,66 @@ class Stages:
         self._start = 0.0
 
         def begin(*_: object) -> None:
+            synchronize(model.device)
             self._start = time.perf_counter()
 
         def end(*_: object) -> None:
+            synchronize(model.device)
             self.vision_s = time.perf_counter() - self._start
 
         model.model.vision_model.register_forward_pre_hook(begin)
         model.model.multi_modal_projector.register_forward_hook(end)
 
 
-def classify(model: Any, stages: Stages, given: dict[str, Any]) -> dict[str, float]:
-    """One forward pass: seconds by stage."""
+def synchronize(device: Any) -> None:
+    """Wait for a GPU."""
     import torch  # noqa: PLC0415
 
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def products_per_second(device: Any, dtype: Any, size: int) -> float:
+    """The most floating-point operations per second of square matrix products, with two operations per weight."""
+    import torch  # noqa: PLC0415
+
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+
+    def product() -> None:
+        a @ b
+        synchronize(device)
+
+    product()
+    return 2 * size**3 / min(measure.timed(product)[0] for _ in range(10))
+
+
+def classify(model: Any, stages: Stages, given: dict[str, Any]) -> dict[str, float]:
+    """One forward pass, and one more token behind it: seconds by stage."""
+    import torch  # noqa: PLC0415
+
+    given = {name: value.to(model.device) for name, value in given.items()}
+    count = given["input_ids"].shape[1]
+
+    def forward(**arguments: Any) -> Any:
+        output = model(**arguments, use_cache=True, logits_to_keep=1)
+        synchronize(model.device)
+        return output
+
     with torch.inference_mode():
-        seconds, output = measure.timed(lambda: model(**given, use_cache=True, logits_to_keep=1))
-    if output.logits.shape[:2] != (1, 1):
-        raise ValueError(f"the logits have shape {tuple(output.logits.shape)}, expected one position.")
-    return {"vision": stages.vision_s, "text": seconds - stages.vision_s, "whole": seconds}
+        seconds, output = measure.timed(lambda: forward(**given))
+        if output.logits.shape[:2] != (1, 1):
+            raise ValueError(f"the logits have shape {tuple(output.logits.shape)}, expected one position.")
+        vision = stages.vision_s
+        seen = given["cross_attention_mask"]
+        following = {
+            "input_ids": given["input_ids"][:, -1:],
+            "attention_mask": torch.ones(1, count + 1, dtype=torch.long, device=model.device),
+            "cross_attention_mask": torch.cat([seen, seen[:, -1:]], dim=1),
+            "cache_position": torch.tensor([count], device=model.device),
+            "past_key_values": output.past_key_values,
+        }
+        token = measure.timed(lambda: forward(**following))[0]
+    return {"vision": vision, "text": seconds - vision, "whole": seconds, "token": token}
 
 
 def compete(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
@@ -110,11 +153,18 @@ def compete(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
     torch.set_num_threads(options.threads)
-    said = check_limit(options.limit, dtype)
+    on_cpu = options.device == "cpu"
+    said = check_limit(options.limit, dtype) if on_cpu else {"GPU": torch.cuda.get_device_name(options.device)}
+    device = torch.device(options.device)
+    peak = products_per_second(device, dtype, options.products)
     loading, model = measure.timed(
-        lambda: MllamaForConditionalGeneration.from_pretrained(
-            options.checkpoint, torch_dtype=dtype, attn_implementation="sdpa", local_files_only=True
-        ).eval()
+        lambda: (
+            MllamaForConditionalGeneration.from_pretrained(
+                options.checkpoint, torch_dtype=dtype, attn_implementation="sdpa", local_files_only=True
+            )
+            .eval()
+            .to(device)
+        )
     )
     stages, text = Stages(model), model.config.text_config
     if options.warm_up:
@@ -133,6 +183,7 @@ def compete(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
         "prompt_tokens": len(inputs.tokens),
         "layers": {"self": text.num_hidden_layers - cross, "cross": cross},
         "load_s": loading,
+        "products_flops": peak,
         "images": images,
         "says": said,
     }
@@ -142,6 +193,8 @@ def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--device", default="cpu", help="torch's name, such as cuda")
+    parser.add_argument("--products", type=int, default=1024, help="rows of the products that show the peak")
     options = parser.parse_args()
     with measure.Contest(options, "transformers") as contest:
         contest.finish(**compete(options, read_inputs(options.prompt)), unrestricted=None)

@@ -21,12 +21,41 @@ UNRESTRICTED = {
 def load(options: argparse.Namespace) -> Any:
     from visionward import Guard  # noqa: PLC0415 - the environment must be set before
 
-    extra = {} if options.vision_backend is None else {"vision_backend": options.vision_backend}
+    extra: dict[str, Any] = {"gpu_layers": 0} if options.device is None else {"device": options.device}
+    if options.vision_backend is not None:
+        extra["vision_backend"] = options.vision_backend
     if options.onnx_tower is not None:
         extra["onnx_tower"] = options.onnx_tower
-    return Guard.load(
-        options.text, options.mmproj, threads=options.threads, gpu_layers=0, kernels=options.kernels, **extra
-    )
+    if options.attention is not None:
+        use_attention(options.attention)
+    return Guard.load(options.text, options.mmproj, threads=options.threads, kernels=options.kernels, **extra)
+
+
+def use_attention(kind: str) -> None:
+    """Attention in the tower, the cross-attention layers and the decoder by ``flash`` attention or two ``products``.
+
+    The engine has no option for it: on a GPU it takes products, and flash attention in the decoder alone.
+    """
+    from visionward.runtime.decoder import decoder  # noqa: PLC0415
+    from visionward.runtime.ggml import ggml, graph  # noqa: PLC0415
+
+    flash = kind == "flash"
+
+    def attention(self: Any, q: int, k: int, v: int, bias: int | None = None) -> int:
+        if not flash:
+            return self._two_product_attention(q, k, v, bias)  # type: ignore[no-any-return]
+        fields = ggml.struct_of(q)
+        width, rows, heads = int(fields.ne[0]), int(fields.ne[1]), int(fields.ne[2])
+        mixed = ggml.flash_attn_ext(self.context, q, k, v, bias, width**-0.5, 0.0, 0.0)
+        return int(ggml.reshape_2d(self.context, mixed, width * heads, rows))
+
+    graph.Graph.attention = attention  # type: ignore[method-assign]
+    start = decoder.Decoder.__init__
+
+    def begin(self: Any, *arguments: Any, **options: Any) -> None:
+        start(self, *arguments, **{**options, "flash_attention": flash})
+
+    decoder.Decoder.__init__ = begin  # type: ignore[method-assign]
 
 
 def leave_categories_out() -> None:
@@ -62,15 +91,29 @@ def classify(guard: Any, user: str, tiles: int, seed: int) -> dict[str, float]:
     return {**stages, "whole": stages["vision"] + stages["prefill"]}
 
 
-def measure_image(guard: Any, user: str, tiles: int, runs: int) -> dict[str, Any]:
+def measure_image(guard: Any, inputs: Inputs, tiles: int, runs: int) -> dict[str, Any]:
     """Runs on images that are new each time, and again on the last of them."""
-    first = [classify(guard, user, tiles, seed) for seed in range(1, runs + 1)]
-    again = classify(guard, user, tiles, runs)
+    first = [classify(guard, inputs.user, tiles, seed) for seed in range(1, runs + 1)]
+    tokens = [token(guard, inputs, tiles, seed) for seed in range(1, runs + 1)]
+    again = classify(guard, inputs.user, tiles, runs)
     seconds = {
         f"{ours}_s": measure.median([one[stage] for one in first])
         for ours, stage in (("preprocess", "preprocess"), ("vision", "vision"), ("text", "prefill"), ("whole", "whole"))
     }
-    return {**seconds, "again_s": again["whole"]}
+    return {**seconds, "token_s": measure.median(tokens), "again_s": again["whole"]}
+
+
+def token(guard: Any, inputs: Inputs, tiles: int, seed: int) -> float:
+    """Seconds of one more token behind the prompt."""
+    engine = guard.engine
+    cut = engine.tile(image(tiles, seed))
+
+    def job() -> float:
+        with engine.evaluate(cut) as evaluation:
+            evaluation.prefill(inputs.tokens)
+            return measure.timed(lambda: evaluation.extend(inputs.tokens[-1:]))[0]
+
+    return float(engine.run(job))
 
 
 def check_llama(limit: str) -> str:
@@ -117,13 +160,15 @@ def compete(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
         check_engine(options.limit, guard.engine.vision_backend)
         if options.warm_up:
             classify(guard, inputs.user, min(options.images), 0)
-        images = {tiles: measure_image(guard, inputs.user, tiles, options.runs) for tiles in options.images}
+        images = {tiles: measure_image(guard, inputs, tiles, options.runs) for tiles in options.images}
         engine = guard.engine
-        layers = {"self": engine.model.layers, "cross": len(engine.config.cross_attention.layers)}
+        layers = {"self": engine.model.identity.layers, "cross": len(engine.config.cross_attention.layers)}
         return {
             "model": f"{options.text.stem}, {options.mmproj.stem}",
             "versions": measure.versions("visionward", "llama-cpp-python"),
             "backend": engine.vision_backend,
+            "devices": engine.device_name,
+            "warnings": list(engine.warnings),
             "prompt_tokens": len(inputs.tokens),
             "layers": layers,
             "load_s": loading,
@@ -139,6 +184,8 @@ def main() -> None:
     parser.add_argument("--vision-backend", help="passed to Guard.load; not at all unless given")
     parser.add_argument("--kernels", choices=["plain", "packed"], default="plain")
     parser.add_argument("--onnx-tower", type=Path)
+    parser.add_argument("--device", help="passed to Guard.load; the CPU alone unless given")
+    parser.add_argument("--attention", choices=["flash", "products"], help="the engine's own choice unless given")
     options = parser.parse_args()
     with measure.Contest(options, "visionward") as contest:
         results = compete(options, read_inputs(options.prompt))
