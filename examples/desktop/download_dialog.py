@@ -27,7 +27,7 @@ class DownloadDialog(QDialog):
         self.setWindowTitle("Download model files")
         form = QFormLayout(self)
         note = QLabel(
-            f"The files are stored in {models_folder()}. Whoever offers them tells their SHA-256 checksums.",
+            f"The files are stored in {models_folder()}. Get their SHA-256 checksums from whoever publishes them.",
             wordWrap=True,
         )
         form.addRow(note)

@@ -1,8 +1,8 @@
 """Freeze the window with Nuitka through `pyside6-deploy`, which comes with PySide6 and names the release of Nuitka.
 
 Nuitka follows imports as they are written: what visionward imports by name, its data files and the metadata that it
-reads are named here. It compiles visionward and the window to C, and leaves the other packages as bytecode, because an
-hour more of compiling would not make them faster: their work is done by native libraries.
+reads are named here. It compiles the window to C, and keeps the packages as bytecode: compiling them takes an hour, and
+their work is done by native libraries.
 """
 
 import configparser
@@ -25,21 +25,10 @@ _UNUSED = (
     *("huggingface_hub", "matplotlib", "openvino", "pandas", "pyarrow", "ray", "scipy", "sklearn", "torch"),
     *("numpy.f2py", "numpy.testing", "onnx.backend", "onnx.reference", "pip", "pytest", "setuptools", "transformers"),
 )
-_NOT_COMPILED = (
-    *(
-        "PIL",
-        "certifi",
-        "charset_normalizer",
-        "diskcache",
-        "gguf",
-        "google",
-        "idna",
-        "jinja2",
-        "llama_cpp",
-        "markupsafe",
-    ),
-    *("ml_dtypes", "numpy", "onnx", "onnxruntime", "platformdirs", "requests", "tqdm", "typing_extensions", "urllib3"),
-    "yaml",
+_BYTECODE = (
+    *("PIL", "certifi", "charset_normalizer", "diskcache", "gguf", "google", "idna", "jinja2", "llama_cpp"),
+    *("markupsafe", "ml_dtypes", "numpy", "onnx", "onnxruntime", "platformdirs", "requests", "tqdm"),
+    *("typing_extensions", "urllib3", "visionward", "yaml"),
 )
 
 
@@ -75,7 +64,7 @@ def _arguments() -> Iterator[str]:
     yield from (f"--include-package-data={package}" for package in ("visionward", "llama_cpp"))
     yield from (f"--include-module={module}" for module in sorted(set(_MODULES.values())))
     yield f"--nofollow-import-to={','.join(_UNUSED)}"
-    yield from (f"--noinclude-custom-mode={package}:bytecode" for package in _NOT_COMPILED)
+    yield from (f"--noinclude-custom-mode={package}:bytecode" for package in _BYTECODE)
     for package in PACKAGES:
         try:
             files = importlib.metadata.files(package) or []

@@ -61,6 +61,7 @@ def wait_for(condition, process):
 
 def test_one_window_and_one_child(build, tmp_path):
     program = build[0] / "dist" / "visionward-desktop" / "visionward-desktop"
+    files = {*program.parent.rglob("*")}
     (tmp_path / "home" / "config").mkdir(parents=True)
     settings = '{"text": "", "mmproj": "", "engine": "ggml", "threads": 1}'
     (tmp_path / "home" / "config" / "desktop.json").write_text(settings)
@@ -87,6 +88,9 @@ def test_one_window_and_one_child(build, tmp_path):
                 assert len(set(re.findall(r"\S*libllama\S*", maps))) == 1
                 # PyInstaller's own hook for PySide6 loads QtCore, before or after visionward's.
                 assert "libQt6Gui" not in maps
+                # Nothing of the environment of the build is used.
+                assert sys.prefix not in maps + Path(f"/proc/{process.pid}/maps").read_text()
+                assert {*program.parent.rglob("*")} == files
             finally:
                 process.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + 20

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from visionward.errors import MissingExtraError, NativeLibraryError
-from visionward.machine import extras, frozen, python_process
+from visionward.machine import extras, python_process
 from visionward.machine.frozen import frozen_program
 from visionward.machine.python_process import freeze_support
 from visionward.runtime.ggml import native
@@ -116,8 +116,8 @@ def test_an_interpreter_is_no_frozen_program():
 
 
 def test_a_program_of_nuitka(monkeypatch):
-    """Its modules have a variable, and its sys.executable does not exist."""
-    monkeypatch.setattr(frozen, "__compiled__", object(), raising=False)
+    """Its main module has a variable, and its sys.executable does not exist."""
+    monkeypatch.setattr(sys.modules["__main__"], "__compiled__", object(), raising=False)
     monkeypatch.setattr(sys, "orig_argv", ["/opt/program/program.bin", "file"])
     monkeypatch.setattr(python_process.FrozenSupport, "called", True)
     assert frozen_program() == "/opt/program/program.bin"

@@ -7,14 +7,14 @@ import sys
 def frozen_program() -> str | None:
     """The executable of this frozen program; None if it runs on a Python interpreter.
 
-    PyInstaller sets ``sys.frozen``, as cx_Freeze and py2app do. Nuitka sets ``__compiled__`` in each module, and its
-    ``sys.executable`` does not exist. Briefcase writes its version into the metadata of the program that it packages,
-    whose ``sys.executable`` starts it:
+    PyInstaller sets ``sys.frozen``, as cx_Freeze and py2app do. Nuitka sets ``__compiled__`` in the main module, and
+    its ``sys.executable`` does not exist. Briefcase writes its version into the metadata of the program that it
+    packages, whose ``sys.executable`` starts it:
     https://briefcase.readthedocs.io/en/stable/how-to/building/access-packaging-metadata.html
     """
     if getattr(sys, "frozen", False):
         return sys.executable
-    if "__compiled__" in globals():
+    if hasattr(sys.modules.get("__main__"), "__compiled__"):
         return sys.orig_argv[0]
     return sys.executable if _is_packaged_by_briefcase() else None
 
