@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import against_peers, full_size_checkpoint, on_a_gpu
+from benchmarks import against_peers, full_size_checkpoint, on_a_gpu, tile_times
 from benchmarks.peers import cpu
 from benchmarks.peers.inputs import image, make_inputs
 from benchmarks.peers.plain_llama import sources, write_plain_llama
@@ -154,6 +154,25 @@ def test_operations_are_those_that_pytorch_counts(checkpoint):
         model(**given, logits_to_keep=1)
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     assert 0.97 < on_a_gpu.operations(config, 4, 254) / counter.get_total_flops() <= 1
+
+
+def test_limits_of_the_tiles_take_turns(tiny_pair, tmp_path, capsys, monkeypatch):
+    results = tmp_path / "results.jsonl"
+    arguments = [str(results), str(tiny_pair.text), str(tiny_pair.mmproj), "--vision-backend", "ggml", "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", ["tile_times", *arguments])
+    tile_times.main()
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [(row["round"], row["max_tiles"], row["tiles"]) for row in rows] == [
+        (0, 4, 4),
+        (0, 2, 2),
+        (1, 4, 4),
+        (1, 2, 2),
+    ]
+    assert all(row["vision"] > 0 and row["prompt"] > 0 and row["processors"] > 0 for row in rows)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("max_tiles 4, 4 tiles: vision ")
+    assert "ratio 1.00 (1.00 to 1.00)" in first
+    assert second.startswith("max_tiles 2, 2 tiles: vision ")
 
 
 def test_more_than_a_row_allows_fails_loudly(checkpoint, pair, tmp_path):
