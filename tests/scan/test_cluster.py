@@ -88,11 +88,20 @@ def test_scores_are_bit_equal_to_a_scan_in_one_process(tmp_path, options, nodes,
     assert Shards(tmp_path / "shards").paths() == before
 
 
+def _is_ours(pid):
+    """Whether a process is a descendant of this one."""
+    while pid > 1:
+        if pid == os.getpid():
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return False
+
+
 def _actors():
     """The processes of our actors."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if path.read_bytes().startswith(ACTOR):
+            if path.read_bytes().startswith(ACTOR) and _is_ours(int(path.parent.name)):
                 yield int(path.parent.name)
 
 
