@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,12 +24,10 @@ from visionward.compare.models import Endpoint, GuardFiles, check_names, file_si
 from visionward.compare.plan import ComparisonPlan
 from visionward.compare.results import ModelResults
 from visionward.errors import ComputeError, DataError
+from visionward.formats.file_lock import try_lock
 from visionward.formats.gguf_header import GgufHeader
 from visionward.progress import OnProgress
 from visionward.runtime.guard.samples import Sample
-
-if sys.platform != "win32":
-    import fcntl
 
 EMBEDDING = "token_embd.weight"
 # Smaller stores are not logged.
@@ -195,11 +192,8 @@ def _vocabulary(files: GuardFiles) -> int:
 def _only_one(work: Path) -> Iterator[None]:
     """Two comparisons must not write the same journals."""
     with (work / "lock").open("w", encoding="utf-8") as file:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as cause:
-                raise DataError(f"{work}: another comparison is running in this folder") from cause
+        if not try_lock(file):
+            raise DataError(f"{work}: another comparison is running in this folder")
         file.write(json.dumps({"pid": os.getpid()}))
         file.flush()
         yield

@@ -6,16 +6,13 @@ the first ``append``. Other damaged lines are counted and passed over.
 
 import json
 import os
-import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from visionward.errors import DataError
-
-if sys.platform != "win32":
-    import fcntl
+from visionward.formats.file_lock import try_lock
 
 _CHECKSUM = "crc32"
 
@@ -94,7 +91,7 @@ class AppendLog:
         self._file = file
 
     def _claim(self, file: IO[bytes]) -> None:
-        if not _is_ours(file) or os.fstat(file.fileno()).st_size != self._size:
+        if not try_lock(file) or os.fstat(file.fileno()).st_size != self._size:
             raise DataError(f"{self.path}: another process is writing to this file")
 
     def _write(self, line: bytes) -> None:
@@ -124,16 +121,6 @@ class AppendLog:
         file, self._file = self._file, None
         if file is not None:
             file.close()
-
-
-def _is_ours(file: IO[bytes]) -> bool:
-    """Lock the file unless another process has. Windows does not lock it."""
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
 
 
 def _checked(value: Any) -> dict[str, Any]:

@@ -15,17 +15,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 from visionward.errors import OutputError, VisionwardError
+from visionward.formats.file_lock import try_lock
 from visionward.formats.gguf_header import MAGIC
 from visionward.quantities import size_text
 
-if sys.platform != "win32":
-    import fcntl
+# Windows' ERROR_SHARING_VIOLATION.
+_SHARING_VIOLATION = 32
 
 
 def describe(error: OSError, path: Path) -> OutputError:
     """An error for a failed system call, in one sentence that says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(f"{path}: the disk is full; free some space, or choose another folder")
+    # As errno it is EACCES, but the permission is not the reason.
+    if getattr(error, "winerror", None) == _SHARING_VIOLATION:
+        return OutputError(f"{path}: another program has this file open; close it there, or choose another name")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"{path}: no permission to write here; choose another folder")
     return OutputError(f"{path}: cannot be written: {error.strerror or error}")
@@ -106,14 +110,8 @@ class Outputs:
 
 
 def _try_lock(file: BinaryIO) -> bool:
-    """Lock a file unless another process has locked it. On Windows an open file cannot be removed anyway."""
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    """Lock a file unless another process has. On Windows an open file cannot be removed anyway."""
+    return sys.platform == "win32" or try_lock(file)
 
 
 def remove_stale(final: Path) -> None:

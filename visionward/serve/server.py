@@ -43,7 +43,9 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as cause:
         raise ListenError(f"cannot listen at {host}, port {port}: {cause.strerror or cause}.") from cause
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # On Windows SO_REUSEADDR would let two servers have one address.
+        option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+        bound.setsockopt(socket.SOL_SOCKET, option, 1)
         bound.bind(address)
     except (OSError, OverflowError) as cause:
         bound.close()

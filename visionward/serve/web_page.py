@@ -32,7 +32,7 @@ def page_routes() -> list[Route]:
 
 
 def _route(url: str, name: str, media_type: str) -> Route:
-    content = resources.files("visionward.serve").joinpath("page", name).read_bytes()
+    content = resources.files("visionward.serve").joinpath(f"page/{name}").read_bytes()
 
     async def answer(_: Request) -> Response:
         return Response(content, media_type=media_type, headers=_HEADERS)
