@@ -1,7 +1,10 @@
 """The README's own code and commands."""
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,19 @@ def test_the_gate_runs_the_readme_test_command() -> None:
     assert command.endswith(".venv/bin/python -m pytest")
     gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "<!-- tests -->" in gate
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_the_workflow_runs_both_commands() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "checks.yml").read_text(encoding="utf-8")
+    for name in ("main job", "tests"):
+        assert re.search(rf"\.ci/readme-command '?{name}'?\)", workflow)
+        (expected,) = block("sh", f"<!-- {name} -->").strip().splitlines()
+        on_windows = expected.replace(".venv/bin", ".venv/Scripts").replace("python3 ", "python ")
+        for system, command in (("Linux", expected), ("Windows_NT", on_windows)):
+            script = ["bash", str(ROOT / ".ci" / "readme-command"), name]
+            done = subprocess.run(script, env={**os.environ, "OS": system}, capture_output=True, text=True, check=True)
+            assert done.stdout == f"{command}\n"
 
 
 def test_every_document_that_is_named_is_there() -> None:
