@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +12,7 @@ import pytest
 
 from visionward.errors import DataError, VisionwardError
 from visionward.runtime.guard.message import ImagePart, TextPart
-from visionward.scan.image_files import caption_of, images_in, sidecar
+from visionward.scan.image_files import caption_of, image_items, images_in, sidecar
 from visionward.scan.inputs import Inputs
 from visionward.scan.item import MAX_IMAGE_BYTES
 from visionward.scan.remote_files import images_at
@@ -220,3 +222,14 @@ def test_odd_characters_are_an_error_of_their_row_alone(tmp_path, options, row):
     read = item.read()
     assert len(options.item_id(read)) == 32
     assert isinstance(read.content, VisionwardError) or row.get("id")
+
+
+def test_an_item_is_the_same_in_another_working_directory(tmp_path, pictures, monkeypatch):
+    shutil.copy(pictures[0], tmp_path / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    (item,) = Inputs([Path("a.jpg")], lambda _: "Why?")
+    (remote,) = image_items(["s3://bucket/a.jpg"], lambda _: "Why?")
+    sent, key, content = item.absolute(), item.listing_key(), item.read().content.digest()
+    monkeypatch.chdir("/")
+    assert (sent.name, sent.listing_key(), sent.read().content.digest()) == ("a.jpg", key, content)
+    assert list(remote.absolute().image_sources()) == ["s3://bucket/a.jpg"]
