@@ -7,9 +7,11 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -156,6 +158,22 @@ def test_a_missing_library_is_named_with_its_place_and_the_hook(bundle, tmp_path
     assert f"libggml.so and libllama.so were sought in {library}." in error
     assert "hook-llama_cpp.py" in error
     assert "pip" not in error
+
+
+@pytest.mark.parametrize(("user", "kept"), [("llama_cpp.llama", False), ("app", True)])
+def test_the_library_for_chats_about_images_is_kept_if_it_is_used(monkeypatch, tmp_path, user, kept):
+    from PyInstaller.config import CONF  # noqa: PLC0415
+
+    class Api:
+        graph = types.SimpleNamespace(get_code_using=lambda module: {user: None} if "chat" in module else {})
+
+    monkeypatch.setitem(CONF, "workpath", str(tmp_path))
+    hook = runpy.run_path(ROOT / "visionward" / "__pyinstaller" / "hook-llama_cpp.py")
+    names = []
+    Api.add_binaries = staticmethod(lambda binaries: names.extend(Path(source).name for source, _ in binaries))
+    hook["hook"](Api)
+    assert any("mtmd" in name for name in names) == kept
+    assert any("libllama" in name for name in names)
 
 
 def test_without_the_demonstration_guard(tmp_path):
