@@ -3,6 +3,7 @@
 On Linux it needs to run with the system's own Python, whose standard library the program uses.
 """
 
+import compileall
 import shutil
 import subprocess
 import sys
@@ -70,4 +71,7 @@ def freeze(app: Path, options: list[str]) -> Path:
     (project / "pyproject.toml").write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "briefcase", "build", "--no-input", *options]
     subprocess.run(command, check=True, cwd=project)  # noqa: S603 - this interpreter
+    # Briefcase installs no bytecode, and its programs write none: each start would compile every module. Some packages
+    # bring templates that do not compile.
+    compileall.compile_dir(project / "build", quiet=2)
     return project / "build"
