@@ -29,6 +29,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     """The folder of the entries, which small towers are kept in too."""
     monkeypatch.setenv("VISIONWARD_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(compiled_cache, "MIN_TOWER_BYTES", 0)
+    # The folder for temporary files may be in memory.
+    monkeypatch.setattr(compiled_cache, "is_in_memory", lambda _: False)
     return cache_folder() / compiled_cache.COMPILED_FOLDER
 
 
@@ -233,6 +235,13 @@ def test_a_cache_that_cannot_be_written(engine, folder, caplog) -> None:
     folder.write_text("a file")
     assert engine() == ["compile"]
     assert len(caplog.records) == 1
+
+
+def test_nothing_is_kept_in_memory(engine, folder, monkeypatch) -> None:
+    """As in a container with a read-only file system (docs/serving.md), where it would count against its limit."""
+    monkeypatch.setattr(compiled_cache, "is_in_memory", lambda _: True)
+    assert [engine(), engine()] == [["compile"], ["compile"]]
+    assert entries(folder) == []
 
 
 def test_two_processes_at_once(engine, folder, monkeypatch) -> None:

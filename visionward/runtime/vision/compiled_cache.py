@@ -20,6 +20,7 @@ from visionward.errors import ModelFileError
 from visionward.formats.checked_files import is_remembered, marker_of, remember
 from visionward.formats.onnx_format import CHECKSUM_BYTES, data_path
 from visionward.formats.tensor_checksums import Advance
+from visionward.machine.file_systems import is_in_memory
 from visionward.machine.processor import read_processor
 from visionward.paths import cache_folder
 from visionward.quantities import size_text
@@ -156,7 +157,7 @@ def _digest(path: Path) -> str:
 
 
 def _begin(entry: Path, needed: int) -> Path | None:
-    """A folder to write an entry into; None if there is no space, or if another process is writing the entry."""
+    """A folder to write an entry into; None if there is no place, or another process is writing the entry."""
     folder = entry.with_name(f".{entry.name}.{secrets.token_hex(4)}{_PART}")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -165,6 +166,9 @@ def _begin(entry: Path, needed: int) -> Path | None:
                 shutil.rmtree(other, ignore_errors=True)
             elif other.name.startswith(f".{entry.name}."):
                 return None
+        if is_in_memory(entry.parent):
+            _log.info("compiled vision towers are not kept in %s, whose files take memory", entry.parent)
+            return None
         free = shutil.disk_usage(entry.parent).free
         if free < needed:
             _warn(entry, f"it needs up to {size_text(needed)}, and the disk has {size_text(free)} free")
@@ -191,7 +195,8 @@ def _finish(folder: Path, entry: Path) -> None:
         folder.replace(entry)
         for name, digest in digests.items():
             remember(marker_of(entry / name, digest))
-        _remove_replaced(entry)
+        with contextlib.suppress(OSError):  # another process may remove them too
+            _remove_replaced(entry)
     except (OSError, ModelFileError) as error:
         _warn(entry, str(error))
 

@@ -94,11 +94,12 @@ class Chosen:
         check_weights(self.tower, begin("checking ONNX tower"))
         if self.backend == "openvino":
             precision = best_precision(self.weight_type)
+            keep = None if self.weight_type == "f32" else begin
             return OpenVinoSession(
-                self.tower, threads=threads, precision=precision, device=self.openvino_device, keep=begin
+                self.tower, threads=threads, precision=precision, device=self.openvino_device, keep=keep
             )
-        # It packs nothing of float16 weights.
-        keep = begin if self.weight_type != "f16" else None
+        # Float16 weights are not packed.
+        keep = begin if self.weight_type == "int8" else None
         return OnnxRuntimeSession(self.tower, threads=threads, provider=self.provider, keep=keep)
 
 
