@@ -18,6 +18,7 @@ from visionward.cli import serve as serve_module
 from visionward.cli.main import cli
 from visionward.machine import extras
 from visionward.serve.api_keys import ApiKeys
+from visionward.serve.server import bind
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -160,3 +161,11 @@ def test_the_address_of_the_second_protocol():
             return ("::1", 8000, 0, 0)
 
     assert serve_module._url(Bound()) == "http://[::1]:8000"
+
+
+def test_on_windows_an_address_has_one_server(monkeypatch):
+    """Another option takes the place of Windows' own, which this system lacks."""
+    monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_KEEPALIVE, raising=False)
+    with bind("127.0.0.1", 0) as bound:
+        assert bound.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert not bound.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
