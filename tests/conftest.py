@@ -15,6 +15,7 @@ from tiny_checkpoint import write_tiny_checkpoint
 from visionward import Engine
 from visionward.convert import ConvertedPair, convert_checkpoint
 from visionward.convert.onnx_file import export_tower
+from visionward.runtime.ggml import device_list
 
 PairMaker = Callable[..., ConvertedPair]
 TowerMaker = Callable[..., Path]
@@ -98,6 +99,12 @@ def tower(pair: ConvertedPair, tower_of: TowerMaker) -> Path:
 def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
     """No container's limit, whatever the tests run in."""
     limit_memory(monkeypatch, None)
+
+
+@pytest.fixture
+def without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU, whatever the tests run on."""
+    monkeypatch.setattr(device_list, "list_devices", lambda: [device_list.cpu_device()])
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Logits in the default mode against those of ``exact``, row by row, in batches of any size, at the real tile size.
 
-ggml's kernels choose by the number of rows what they add up in; ``exact`` itself is compared with Transformers in
-test_parity.py and, on this checkpoint, in tests/reference/test_true_tiles.py.
+The CPU's: ggml's kernels choose by the number of rows what they add up in; ``exact`` itself is compared with
+Transformers in test_parity.py and, on this checkpoint, in tests/reference/test_true_tiles.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +38,9 @@ class BothModes:
     """The pair in the default mode and in the exact one, and an image that each has encoded."""
 
     def __init__(self, pair: ConvertedPair, tiles: Tiles) -> None:
-        self.engines = [Engine(pair.text, pair.mmproj, n_ctx=1200, exact=exact) for exact in (False, True)]
+        self.engines = [
+            Engine(pair.text, pair.mmproj, n_ctx=1200, exact=exact, gpu_layers=0) for exact in (False, True)
+        ]
         self.tiles = tiles
 
     def errors(self, read: Read) -> npt.NDArray[np.float32]:
@@ -145,7 +147,7 @@ def long_context(tmp_path_factory) -> Iterator[list[Engine]]:
     settings = {"layers": 3, "cross_layers": (1,), "text_width": 256, "text_heads": 2, "text_heads_kv": 1}
     made = write_tiny_checkpoint(folder / "long", seed=5, **settings)
     pair = convert_checkpoint(made, folder, text_type="f32", mmproj_type="f32")
-    engines = [Engine(pair.text, pair.mmproj, n_ctx=4096, exact=exact) for exact in (False, True)]
+    engines = [Engine(pair.text, pair.mmproj, n_ctx=4096, exact=exact, gpu_layers=0) for exact in (False, True)]
     yield engines
     for engine in engines:
         engine.close()

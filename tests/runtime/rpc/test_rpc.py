@@ -46,7 +46,7 @@ PLACES = {
     "nothing": ({"gpu_layers": 0}, "CPU"),
 }
 # Tests that say nothing about a device, and must pass on any.
-ON_ANY_DEVICE = ("test_interrupt.py", "test_image_cache.py", "test_parity.py", "decoder/test_hooks.py")
+ON_ANY_DEVICE = ("test_interrupt.py", "test_image_cache.py", "test_parity.py", "decoder", "ggml", "vision")
 
 
 @pytest.fixture(scope="module", autouse=True)

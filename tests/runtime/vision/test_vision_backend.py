@@ -29,7 +29,7 @@ from visionward.runtime.vision.provider_share import ProviderShare
 from visionward.runtime.vision.vision_backend import Chosen, VisionOptions, choose_backend
 from visionward.runtime.vision.vision_memory import tower_bytes
 
-pytestmark = pytest.mark.usefixtures("unlimited")
+pytestmark = pytest.mark.usefixtures("unlimited", "without_gpus")
 
 
 def missing(monkeypatch, *modules: str) -> None:
