@@ -14,10 +14,11 @@ from image_variants import CASES
 from visionward.errors import ModelFileError
 from visionward.formats.onnx_format import data_path
 from visionward.paths import cache_folder
-from visionward.runtime.vision import compiled_cache
+from visionward.runtime.vision import compiled_cache, vision_backend
 from visionward.runtime.vision.compiled_cache import MAX_ENTRIES, Compiling, load_or_compile, no_report
 from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession
 from visionward.runtime.vision.openvino_session import OpenVinoSession
+from visionward.runtime.vision.vision_backend import Chosen
 
 SLOW = (("onnx", "f32"), ("onnx", "f16"), ("openvino", "f32"), ("openvino", "f16"), ("openvino", "int8"))
 BY = Compiling("engine", "1.0")
@@ -27,7 +28,7 @@ PIXELS = next(case for case in CASES if case.checkpoint == "plain").pixels()[:1]
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
     """The folder of the entries, which small towers are kept in too."""
-    monkeypatch.setenv("VISIONWARD_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("VISIONWARD_HOME", str(tmp_path / "Ordner ä"))
     monkeypatch.setattr(compiled_cache, "MIN_TOWER_BYTES", 0)
     # The folder for temporary files may be in memory.
     monkeypatch.setattr(compiled_cache, "is_in_memory", lambda _: False)
@@ -297,3 +298,15 @@ def test_small_towers_are_not_kept(engine, folder, monkeypatch) -> None:
     monkeypatch.setattr(compiled_cache, "MIN_TOWER_BYTES", data_path(engine.tower).stat().st_size + 1)
     assert [engine(), engine()] == [["compile"], ["compile"]]
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize("weight_type", ["f32", "f16", "int8"])
+def test_which_towers_are_kept(tower_of, monkeypatch, backend, weight_type) -> None:
+    """ONNX Runtime packs nothing of f16; f32 towers are large, and only for comparisons."""
+    kept = []
+    for name in ("OnnxRuntimeSession", "OpenVinoSession"):
+        monkeypatch.setattr(vision_backend, name, lambda *_, keep, **__: kept.append(keep))
+    Chosen(backend, tower_of("plain", weight_type), weight_type).session(1, no_report)
+    wanted = weight_type == "int8" or (backend, weight_type) == ("openvino", "f16")
+    assert kept == [no_report if wanted else None]
