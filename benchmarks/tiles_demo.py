@@ -1,7 +1,7 @@
 """Fewer tiles on the demonstration guard: `python -m benchmarks.tiles_demo OUT_DIR`.
 
 Learns the band of `--max-tiles auto` on samples of another seed than the held-out ones, compares 1 tile, 2 tiles and
-auto with all tiles on the held-out samples, and prints the table of docs/tiles.md. The demonstration guard is a toy
+auto with all tiles on the held-out samples, and prints the table of the README. The demonstration guard is a toy
 model for checking the installation: its figures say nothing about those of the real model.
 """
 
