@@ -149,9 +149,9 @@ def test_the_next_image_is_decoded_while_one_is_computed(pair_of, monkeypatch):
         decode, run = guard.engine.pictures, guard.engine.run
         decoded, waited = threading.Semaphore(0), []
 
-        def pictures(image, frames):
+        def pictures(*arguments):
             decoded.release()
-            return decode(image, frames)
+            return decode(*arguments)
 
         def run_after_two_were_decoded(job, cancel=None):
             def late():
