@@ -61,7 +61,7 @@ def freeze(app: Path, options: list[str]) -> Path:
 
 def _arguments() -> Iterator[str]:
     yield "--noinclude-qt-translations"
-    yield from (f"--include-package-data={package}" for package in ("visionward", "llama_cpp"))
+    yield "--include-package-data=visionward"
     yield from (f"--include-module={module}" for module in sorted(set(_MODULES.values())))
     yield f"--nofollow-import-to={','.join(_UNUSED)}"
     yield from (f"--noinclude-custom-mode={package}:bytecode" for package in _BYTECODE)
