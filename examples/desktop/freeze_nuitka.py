@@ -7,6 +7,7 @@ their work is done by native libraries.
 
 import configparser
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -65,7 +66,8 @@ def _arguments() -> Iterator[str]:
     yield from (f"--include-module={module}" for module in sorted(set(_MODULES.values())))
     yield f"--nofollow-import-to={','.join(_UNUSED)}"
     yield from (f"--noinclude-custom-mode={package}:bytecode" for package in _BYTECODE)
-    for package in PACKAGES:
+    required = (re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in importlib.metadata.requires("visionward") or ())
+    for package in {*PACKAGES, *required}:
         try:
             files = importlib.metadata.files(package) or []
         except importlib.metadata.PackageNotFoundError:

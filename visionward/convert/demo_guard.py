@@ -88,7 +88,9 @@ def demo_pair(text_type: str = "f16", mmproj_type: str = "f16") -> ConvertedPair
         CheckpointError: if this installation does not contain the checkpoint.
         OutputError: if the files cannot be written.
     """
-    with resources.as_file(resources.files("visionward").joinpath(_FOLDER)) as checkpoint:
+    with resources.as_file(resources.files("visionward").joinpath(_FOLDER)) as found:
+        # In a program that Nuitka built it is no Path, but its text is the path.
+        checkpoint = Path(str(found))
         if not (checkpoint / "config.json").is_file():
             raise CheckpointError(
                 "this installation of visionward does not contain the checkpoint of the demonstration guard"
