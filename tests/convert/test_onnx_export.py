@@ -389,8 +389,10 @@ def watch():
 
 watcher = threading.Thread(target=watch)
 watcher.start()
-export_tower(Path(sys.argv[2]), Path(sys.argv[3]), weight_type=sys.argv[4])
-ended.set()
+try:
+    export_tower(Path(sys.argv[2]), Path(sys.argv[3]), weight_type=sys.argv[4], overwrite=True)
+finally:
+    ended.set()
 watcher.join()
 print(max(seen) - before)
 """
