@@ -17,9 +17,9 @@ def peak(who):
     return resource.getrusage(who).ru_maxrss / 1024
 if __name__ == "__main__":
     tiny, large, target = map(Path, sys.argv[1:4])
-    quantize_file(tiny, target, "q4_k_m")
+    quantize_file(tiny, target, "q4_k_m", overwrite=True)
     before = [peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN)]
-    quantize_file(large, target, "q4_k_m")
+    quantize_file(large, target, "q4_k_m", overwrite=True)
     print(peak(resource.RUSAGE_SELF) - before[0], peak(resource.RUSAGE_CHILDREN) - before[1])
 """
 

@@ -258,6 +258,9 @@ def check_random_kills(pair, seed, times):
         assert [one for one in outcome if not isinstance(one, str)] == [wanted] * (times - len(texts))
         assert all("ended while" in text or "times in a row" in text for text in texts)
         assert kills > 0
+        # The last kill may come after the last answer, and end the next call.
+        with contextlib.suppress(GuardProcessError):
+            guard.classify(prompt="Words")
         guard.classify(prompt="Words")
 
 
