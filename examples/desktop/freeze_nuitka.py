@@ -7,7 +7,6 @@ their work is done by native libraries.
 
 import configparser
 import importlib.metadata
-import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import PySide6
 
 from visionward import _MODULES
 from visionward.diagnose.environment import PACKAGES
+from visionward.machine.packages import requirements
 
 _NAME = "visionward-desktop"
 # What the imports of a package reach, and the window does not use.
@@ -66,8 +66,7 @@ def _arguments() -> Iterator[str]:
     yield from (f"--include-module={module}" for module in sorted(set(_MODULES.values())))
     yield f"--nofollow-import-to={','.join(_UNUSED)}"
     yield from (f"--noinclude-custom-mode={package}:bytecode" for package in _BYTECODE)
-    required = (re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in importlib.metadata.requires("visionward") or ())
-    for package in {*PACKAGES, *required}:
+    for package in sorted({*PACKAGES, *requirements("visionward")}):
         try:
             files = importlib.metadata.files(package) or []
         except importlib.metadata.PackageNotFoundError:

@@ -1,6 +1,7 @@
 """The doctor's report."""
 
 import dataclasses
+import importlib.metadata
 import json
 import sys
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_extras_that_are_missing(run, monkeypatch):
 @pytest.mark.usefixtures("kernels")
 def test_a_requirement_that_is_missing(run, monkeypatch):
     requires = ["numpy>=1.26", "onnxruntime>=1.23", "lost-package<2,>=1", "rich>=13 ; extra == 'compare'"]
-    monkeypatch.setattr(reporting.importlib.metadata, "requires", lambda _name: requires)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _name: requires)
     monkeypatch.setattr(reporting, "installed_version", lambda name: "1.26" if name == "numpy" else None)
     advice = json.loads(run("doctor", "--json").stdout)["advice"]
     # ONNX Runtime can be imported, so it is installed under another name.

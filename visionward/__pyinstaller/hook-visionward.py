@@ -5,7 +5,6 @@ With ``VISIONWARD_NO_DEMO=1`` in the environment of the build, the demonstration
 
 import importlib.metadata
 import os
-import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,19 +13,12 @@ from PyInstaller.utils.hooks import collect_data_files, copy_metadata
 
 from visionward import _MODULES
 from visionward.diagnose.environment import PACKAGES
+from visionward.machine.packages import requirements
 
 # The data of rooms with hooks of their own.
 _ELSEWHERE = ["compare/*", "serve/**/*", "__pyinstaller/**/*", "**/__pycache__/*"]
 # Lists of files and where they came from, with paths of the machine of the build: 1 MB that no program reads.
 _NOT_READ = {"INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "sboms"}
-
-
-def _distributions() -> Iterator[str]:
-    """What `visionward doctor` reports the version of, or wants installed."""
-    yield from PACKAGES
-    for requirement in importlib.metadata.requires("visionward") or ():
-        if "extra ==" not in requirement:
-            yield re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
 def _metadata(name: str) -> Iterator[tuple[str, str]]:
@@ -47,5 +39,6 @@ _without_demo = os.environ.get("VISIONWARD_NO_DEMO") == "1"
 # visionward/__init__.py imports its public names by these strings, and an image that needs it the HEIF decoder.
 hiddenimports = [*sorted(set(_MODULES.values())), *(["pillow_heif"] if find_spec("pillow_heif") else [])]
 datas = collect_data_files("visionward", excludes=_ELSEWHERE + (["demo_guard/**/*"] if _without_demo else []))
-for _name in sorted(set(_distributions())):
+# What `visionward doctor` reports the version of, or wants installed.
+for _name in sorted({*PACKAGES, *requirements("visionward")}):
     datas += _metadata(_name)

@@ -1,6 +1,5 @@
 """What a bug report needs: the environment, which kernels work, what is missing, and what to do about it."""
 
-import importlib.metadata
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from visionward.diagnose.environment import Environment, NativeLibrary, read_env
 from visionward.diagnose.provider_probe import ProviderResult, probe_provider
 from visionward.errors import VisionwardError
 from visionward.machine.extras import EXTRAS
-from visionward.machine.packages import installed_version
+from visionward.machine.packages import installed_version, requirements
 from visionward.machine.shell import pip_command
 from visionward.runtime.ggml.kernel_probe import KernelResult, kernel_files, probe_kernel, probe_kernels
 from visionward.runtime.vision.onnxruntime_session import gpu_providers
@@ -23,9 +22,6 @@ _PURPOSES = {
     "openvino": "a faster vision tower on processors with AMX",
     "heif": "HEIC photos",
 }
-# The beginning of a requirement, and the condition that makes it one of an extra.
-_REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
-_OF_AN_EXTRA = re.compile(r"\bextra\s*==")
 
 
 @dataclass(frozen=True)
@@ -120,17 +116,12 @@ def _extras() -> Iterator[Extra]:
 
 
 def _missing_requirements() -> Iterator[str]:
-    try:
-        requirements = importlib.metadata.requires("visionward") or []
-    except importlib.metadata.PackageNotFoundError:
-        return  # run from its sources, without being installed
-    for requirement in requirements:
-        name = _REQUIREMENT.match(requirement)
-        if name is None or _OF_AN_EXTRA.search(requirement) or installed_version(name[0]) is not None:
+    for name, requirement in requirements("visionward").items():
+        if installed_version(name) is not None:
             continue
-        if name[0] == "onnxruntime" and find_spec("onnxruntime") is not None:
+        if name == "onnxruntime" and find_spec("onnxruntime") is not None:
             continue  # a build for GPUs has another name
-        yield f"{name[0]} is not installed, and visionward needs it: `{pip_command('install', requirement)}`."
+        yield f"{name} is not installed, and visionward needs it: `{pip_command('install', requirement)}`."
 
 
 def _failure(result: KernelResult) -> str | None:

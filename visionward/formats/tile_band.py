@@ -11,6 +11,7 @@ from typing import Any
 
 from visionward.errors import DataError, ModelFileError, PolicyError
 from visionward.formats.file_hash import file_hash
+from visionward.formats.format_version import check_format_version
 from visionward.formats.strict_json import read_json
 
 _FORMAT = "visionward tile band"
@@ -88,8 +89,9 @@ class TileBand:
         found = read_json(path, DataError, _MAX_FILE_BYTES)
         if not isinstance(found, dict) or found.get("format") != _FORMAT:
             raise DataError(f"{path} is not a band of tiles, expected the file that `visionward compare` wrote")
-        if found.get("version") != _VERSION:
-            raise DataError(f"{path} has format version {found.get('version')}, expected {_VERSION}")
+        check_format_version(
+            path, found.get("version"), _VERSION, DataError, "learn the band again with `visionward compare`"
+        )
         try:
             learnt_from = LearntFrom(**_checked(found["learnt_from"]))
             return cls(found["low"], found["high"], learnt_from)
