@@ -13,7 +13,7 @@ from statistics import quantiles
 
 import pytest
 from process_tree import children
-from served_demo import HOSTED_NAME, KEY, ServedDemo
+from served_demo import HOSTED_NAME, KEY, ServedDemo, gauge
 from soak_requests import SoakClient, Tally
 
 pytestmark = [
@@ -37,11 +37,6 @@ def resident_mb(pid):
 
 def descriptors(pid):
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
-def gauge(url, name):
-    with urllib.request.urlopen(url.replace("/v1", "/metrics")) as answer:  # noqa: S310 - our own server
-        return float(re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)[1])
 
 
 def settle(url):

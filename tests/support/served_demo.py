@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,11 @@ class ServedDemo:
         self._reader.join()
         self.process.stderr.close()
         self._folder.cleanup()
+
+
+def gauge(url: str, name: str) -> float:
+    """What a metric of the server at a base URL says."""
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics") as answer:  # noqa: S310 - our own server
+        found = re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)
+    assert found is not None, name
+    return float(found[1])
