@@ -115,7 +115,10 @@ def command(which: Row, options: argparse.Namespace) -> list[str]:
         arguments.append("--no-warm-up")
     python = which.choose(dict(options.python)) or sys.executable
     module = f"benchmarks.peers.{which.contestant}_contestant"
-    return [python, "-m", module, *(str(argument) for argument in arguments)]
+    start = [python, "-m", module, *(str(argument) for argument in arguments)]
+    if options.cpuid_mask is None or (which.contestant, which.limit) != (OURS, "AVX2"):
+        return start
+    return [python, "-m", "benchmarks.peers.cpuid_mask", str(options.cpuid_mask.resolve()), *start]
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
@@ -335,6 +338,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=254, help="of a prompt that is made")
     for name in ("text", "mmproj", "onnx-tower", "plain", "checkpoint", "python"):
         parser.add_argument(f"--{name}", type=choice, action="append", default=[], metavar="[ROW=]PATH")
+    parser.add_argument(
+        "--cpuid-mask", type=Path, help="folder for copies of ONNX Runtime and OpenVINO, which AVX2 rows need"
+    )
     parser.add_argument("--images", type=int, nargs="+", default=[1, 4], help="numbers of tiles")
     parser.add_argument("--runs", type=int, default=1, help="measured runs in each process")
     parser.add_argument("--threads", type=int, default=2)

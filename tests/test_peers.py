@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -222,6 +223,32 @@ def test_amx_can_be_taken_away():
     has_amx = "amx_tile" in (read_processor().features or ())
     assert granted("asked") == has_amx
     assert not granted("denied")
+
+
+MULTIPLY_BYTES = """
+import time
+from benchmarks.peers import cpuid_mask
+from visionward.runtime.vision.onnxruntime_session import adds_bytes_exactly
+watch = cpuid_mask.Avx512Watch()
+time.sleep(0.2)
+print(cpuid_mask.is_loaded(), adds_bytes_exactly(), bool(watch.threads()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("objdump"), reason="needs Linux, gcc and binutils")
+def test_onnx_runtime_without_avx512(tmp_path):
+    """Its products of bytes then overflow 16 bits, and Linux sees no use of AVX-512."""
+    command = [sys.executable, "-c", MULTIPLY_BYTES]
+    mask = [sys.executable, "-m", "benchmarks.peers.cpuid_mask", tmp_path / "mask"]
+
+    def said(*start: object) -> list[str]:
+        whole = [str(part) for part in (*start, *command)]
+        return subprocess.run(whole, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
+
+    features = read_processor().features or ()
+    has_vnni = any("vnni" in feature for feature in features)
+    assert said() == ["False", str(has_vnni), str("avx512f" in features)]
+    assert said(*mask) == ["True", "False", "False"]
 
 
 @pytest.mark.skipif("VISIONWARD_MISTRALRS_PYTHON" not in os.environ, reason="needs a Python that has mistralrs")

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import cpu, measure
+from benchmarks.peers import cpu, cpuid_mask, measure
 from benchmarks.peers.inputs import Inputs, image, read_inputs
 
 # Engines for the tower with kernels that no switch restricts.
@@ -128,8 +128,22 @@ def check_engine(limit: str, backend: str | None) -> None:
     Raises:
         LimitError: if it may.
     """
-    if limit == "AVX2" and backend in UNRESTRICTED:
-        raise cpu.LimitError(f"{UNRESTRICTED[backend]} and may use AVX-512: no vision backend {backend} in this row.")
+    if limit == "AVX2" and backend in UNRESTRICTED and not cpuid_mask.is_loaded():
+        raise cpu.LimitError(
+            f"{UNRESTRICTED[backend]} and may use AVX-512: in this row, vision backend {backend} needs --cpuid-mask."
+        )
+
+
+def check_use(limit: str, watch: cpuid_mask.Avx512Watch) -> None:
+    """Check that the system saw no AVX-512 where it is not allowed.
+
+    Without the mask the C library uses it for its own functions, so only masked rows are checked.
+
+    Raises:
+        LimitError: if it did.
+    """
+    if limit == "AVX2" and cpuid_mask.is_loaded() and (threads := watch.threads()):
+        raise cpu.LimitError(f"{len(threads)} threads used AVX-512, which {limit} does not allow.")
 
 
 def check_tower(limit: str, engine: Any) -> dict[str, str]:
@@ -160,11 +174,16 @@ def compete(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
         check_engine(options.limit, guard.engine.vision_backend)
         if options.warm_up:
             classify(guard, inputs.user, min(options.images), 0)
+        watch = cpuid_mask.Avx512Watch()
         images = {tiles: measure_image(guard, inputs, tiles, options.runs) for tiles in options.images}
+        check_use(options.limit, watch)
         engine = guard.engine
         layers = {"self": engine.model.identity.layers, "cross": len(engine.config.cross_attention.layers)}
+        model = [options.text.stem, options.mmproj.stem]
+        if engine.vision_backend in UNRESTRICTED and options.onnx_tower is not None:
+            model.append(options.onnx_tower.stem)
         return {
-            "model": f"{options.text.stem}, {options.mmproj.stem}",
+            "model": ", ".join(model),
             "versions": measure.versions("visionward", "llama-cpp-python"),
             "backend": engine.vision_backend,
             "devices": engine.device_name,
@@ -189,7 +208,8 @@ def main() -> None:
     options = parser.parse_args()
     with measure.Contest(options, "visionward") as contest:
         results = compete(options, read_inputs(options.prompt))
-        contest.finish(**results, unrestricted=UNRESTRICTED.get(results["backend"]))
+        free = None if options.limit == "AVX2" else UNRESTRICTED.get(results["backend"])
+        contest.finish(**results, unrestricted=free)
 
 
 if __name__ == "__main__":
