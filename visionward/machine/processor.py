@@ -107,7 +107,14 @@ def _read_cpuinfo() -> tuple[str, tuple[str, ...] | None]:
     text = _text("/proc/cpuinfo")
     model = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    return model[1].strip() if model else "", _known_features(set(flags[1].split())) if flags else None
+    name = model[1].strip() if model else _arm_cores(text)
+    return name, _known_features(set(flags[1].split())) if flags else None
+
+
+def _arm_cores(cpuinfo: str) -> str:
+    """The kinds of cores by their numbers. On 64-bit Arm /proc/cpuinfo has no name of the processor."""
+    codes = re.findall(r"^CPU implementer\s*:\s*(\w+)$.*?^CPU part\s*:\s*(\w+)$", cpuinfo, re.MULTILINE | re.DOTALL)
+    return " and ".join(f"implementer {maker} part {part}" for maker, part in dict.fromkeys(codes))
 
 
 def _ask_system() -> tuple[str, tuple[str, ...] | None]:
