@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from benchmarks import against_peers, full_size_checkpoint, on_a_gpu, tile_times
+from benchmarks import against_peers, engine_times, full_size_checkpoint, on_a_gpu, tile_times
 from benchmarks.peers import cpu
 from benchmarks.peers.inputs import image, make_inputs
 from benchmarks.peers.plain_llama import sources, write_plain_llama
@@ -174,6 +175,23 @@ def test_limits_of_the_tiles_take_turns(tiny_pair, tmp_path, capsys, monkeypatch
     assert first.startswith("max_tiles 4, 4 tiles: vision ")
     assert "ratio 1.00 (1.00 to 1.00)" in first
     assert second.startswith("max_tiles 2, 2 tiles: vision ")
+
+
+def test_engines_take_turns(small_checkpoint, tmp_path):
+    pair = convert_checkpoint(small_checkpoint, tmp_path, text_type="q8_0", mmproj_type="q8_0", onnx_type="int8")
+    results = tmp_path / "results.jsonl"
+    contestants = ["ggml", f"onnx={pair.onnx_tower}"]
+    ended = CliRunner().invoke(
+        engine_times.main, [str(results), str(pair.text), str(pair.mmproj), *contestants, "--rounds", "2"]
+    )
+    assert ended.exit_code == 0, ended.output
+    records = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [record["contestant"].split()[0] for record in records] == ["ggml", "onnx", "ggml", "onnx"]
+    assert not any(record["masked"] for record in records)
+    assert all(record["tiles"][tiles]["vision"] > 0 for record in records for tiles in ("1", "4"))
+    lines = ended.output.splitlines()
+    assert len(lines) == 4
+    assert all(", 2 rounds: vision " in line for line in lines)
 
 
 def test_more_than_a_row_allows_fails_loudly(checkpoint, pair, tmp_path):
