@@ -15,6 +15,7 @@ from true_tiles import TILE_TOKENS, noise, prompt, row_errors, write_true_tiles_
 from visionward import Engine
 from visionward.convert import ConvertedPair, convert_checkpoint
 from visionward.runtime.evaluation import Evaluation
+from visionward.runtime.ggml.float16_sums import sums_float16_in_float32
 from visionward.runtime.images.preprocess import Tiles
 
 # What default mode promises is 1e-2 (test_parity.py). It is off by 1e-4 to 4e-4 here, by 0.03 to 0.13 where values are
@@ -127,6 +128,7 @@ def test_the_tower(four_tiles: BothModes) -> None:
     assert row_errors(*features).max() < BOUND
 
 
+@pytest.mark.skipif(not sums_float16_in_float32(), reason="this CPU adds up float16 in float16, which GPUs do not")
 def test_attention_as_gpus_compute_it(four_tiles: BothModes) -> None:
     """Without flash attention, keys and values in float16, in blocks of rows: the same numbers, computed by the CPU."""
     engine, tiles = four_tiles.engines[0], noise((1, 1))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from visionward.errors import ComputeError
 from visionward.runtime.ggml import ggml
 from visionward.runtime.ggml.device import Device
+from visionward.runtime.ggml.float16_sums import sums_float16_in_float32
 from visionward.runtime.ggml.ggml import Tensor, Type
 
 # Called with the input of a matrix product: the weight's name, and float32 (rows, columns of the weight).
@@ -198,14 +199,15 @@ class Graph:
         """Product of weight (in, out) and ``x`` (in, n), plus bias (out): (out, n).
 
         On GPUs float16 weights would otherwise be multiplied with a float16 sum and result, which can overflow. On an
-        H200 that put the features of one tile off by 3.0e-3 instead of 4.0e-4, and was not faster. CPUs accumulate in
-        float32 anyway, and the kernels for quantized weights ignore the setting.
+        H200 that put the features of one tile off by 3.0e-3 instead of 4.0e-4, and was not faster. The kernels for
+        quantized weights ignore the setting, and so do those of CPUs, of which some add up in float16: there the
+        weights are widened for the product.
         """
         if self._allocator.observer is not None:
             # Later nodes do not overwrite an output. A view shares the memory of its source.
             ggml.set_output(ggml.struct_of(x).view_src or x)
             self._observed.append((ggml.get_name(weight).decode(), x))
-        product = ggml.mul_mat(self.context, weight, x)
+        product = ggml.mul_mat(self.context, self._summed_in_float32(weight), x)
         ggml.mul_mat_set_prec(product, ggml.Precision.F32)
         return product if bias is None else int(ggml.add(self.context, product, bias))
 
@@ -321,13 +323,18 @@ class Graph:
         if group > 1:
             q = ggml.reshape_3d(self.context, ggml.cont(self.context, q), width, rows * group, kv_heads)
         v = self._as_float32(v)
-        if rows * group >= _TILE_ROWS:
-            k = self._as_float32(k)
+        k = self._as_float32(k) if rows * group >= _TILE_ROWS else self._summed_in_float32(k)
         mixed = ggml.flash_attn_ext(self.context, q, k, v, bias, 1 / math.sqrt(width), 0.0, 0.0)
         if group > 1:
             by_kv_head = ggml.reshape_4d(self.context, mixed, width, kv_heads, rows, group)
             mixed = ggml.cont(self.context, ggml.permute(self.context, by_kv_head, 0, 2, 3, 1))
         return int(ggml.reshape_2d(self.context, mixed, width * heads, rows))
+
+    def _summed_in_float32(self, x: Tensor) -> Tensor:
+        """A factor as it is, or in float32 if the device would add up its products in float16."""
+        if ggml.struct_of(x).type != Type.F16 or not self._allocator.device.is_cpu or sums_float16_in_float32():
+            return x
+        return self._as_float32(x)
 
     def _as_float32(self, x: Tensor) -> Tensor:
         return x if ggml.struct_of(x).type == Type.F32 else int(ggml.cast(self.context, x, Type.F32))
