@@ -19,7 +19,7 @@ from visionward.runtime.vision.openvino_session import openvino_devices
 # What each extra is good for.
 _PURPOSES = {
     "compare": "`visionward compare`",
-    "openvino": "a faster vision tower on processors with AMX",
+    "openvino": "a faster vision tower on processors with AMX and AMD's from Zen 4 on",
     "heif": "HEIC photos",
 }
 

@@ -24,7 +24,7 @@ from visionward.runtime.vision.onnxruntime_session import OnnxRuntimeSession
 from visionward.runtime.vision.openvino_session import OpenVinoSession, best_precision
 
 FIXTURE = np.load(Path(__file__).parents[2] / "reference" / "image_logits.npz")
-HAS_AMX = best_precision("f16") == "bf16"
+HAS_FAST_BF16 = best_precision("f16") == "bf16"
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def onnx_engine_of(pair_of, tower_of) -> Iterator[Callable[[Variant, str], Engin
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_features_and_logits(onnx_engine_of, variant: Variant, case: ImageCase) -> None:
-    if variant.precision == "bf16" and not HAS_AMX:
-        pytest.skip("without AMX a layer in bf16 takes minutes")
+    if variant.precision == "bf16" and not HAS_FAST_BF16:
+        pytest.skip("on this processor a layer in bf16 may take minutes")
     engine = onnx_engine_of(variant, case.checkpoint)
     assert engine.vision_backend == variant.backend
     result = engine.logits(case.tokens(), Tiles(case.pixels(), case.aspect_ratio))
@@ -125,6 +125,26 @@ def test_openvino_multiplies_integers_only_where_they_add_up(tower_of, monkeypat
     integers = [node for node in products if node["primitiveType"].astype(str).lower().endswith("i8")]
     layers = 6
     assert (len(products), len(integers)) == (6 * layers + 2, 5 * layers if vnni else 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "features", "limit", "wanted"),
+    [
+        ("Intel(R) Xeon(R)", ("avx512_bf16", "amx_bf16"), "", "bf16"),
+        ("Intel(R) Xeon(R)", ("avx512_bf16", "amx_bf16"), "AVX512_CORE_BF16", "f32"),
+        ("Intel(R) Xeon(R)", ("avx512_bf16",), "", "f32"),
+        ("AMD Ryzen 9 7950X", ("avx512_bf16",), "", "bf16"),
+        ("AMD Ryzen 9 7950X", ("avx512_bf16",), "avx512_core_bf16", "bf16"),
+        ("AMD Ryzen 9 7950X", ("avx512_bf16",), "AVX512_CORE_VNNI", "f32"),
+        ("AMD Ryzen 9 5950X", ("avx2",), "", "f32"),
+        ("AMD Ryzen 9 7950X", None, "", "f32"),
+    ],
+)
+def test_openvino_computes_in_bf16_where_it_is_fast(monkeypatch, model, features, limit, wanted) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    processor = replace(read_processor(), model=model, features=features)
+    monkeypatch.setattr(openvino_session, "read_processor", lambda: processor)
+    assert [best_precision(weights) for weights in ("f16", "f32", "int8")] == [wanted, wanted, "f32"]
 
 
 @pytest.mark.parametrize("exact", [True, False])
