@@ -7,7 +7,9 @@ import shutil
 import pytest
 from fake_guard import SAFE
 from gguf import GGUFWriter
+from onnx_towers import copy_tower
 
+from visionward.cli.model_folder import find_files
 from visionward.convert import convert_checkpoint
 
 
@@ -120,3 +122,13 @@ def test_damaged_files_alone(refused, folder, tiny_pair):
     text = folder / tiny_pair.text.name
     text.write_bytes(text.read_bytes()[:1000])
     assert f"{text.name} is damaged or truncated" in refused("--model", folder)
+
+
+def test_the_tower_of_the_preferred_type(tower, pair, tower_of):
+    """Beside towers of another type, and of another model."""
+    folder = pair.mmproj.parent
+    for name, weight_type in (("plain", "int8"), ("unlike", "f16")):
+        copy_tower(tower_of(name, weight_type), folder / f"vision-{name}-{weight_type}.onnx")
+    assert find_files(folder) == (pair.text, pair.mmproj, tower)
+    tower.unlink()
+    assert find_files(folder)[2] == folder / "vision-plain-int8.onnx"

@@ -17,6 +17,17 @@ def test_changed_files_have_another_identity(files):
     assert files.identity() != before
 
 
+def test_a_folder_stands_for_its_files(tmp_path):
+    folder = tmp_path / "a,b=c"
+    folder.mkdir()
+    found = folder / "guard-Q4.gguf", folder / "m.gguf", folder / "vision-guard-int8.onnx"
+    find = {folder: found}.__getitem__
+    assert GuardFiles.parse(str(folder), find) == GuardFiles("guard-Q4 vision-guard-int8", *found)
+    assert GuardFiles.parse(f"q4={folder};max_tiles=1", find) == GuardFiles("q4", *found, max_tiles=1)
+    with pytest.raises(DataError, match="is not a pair"):
+        GuardFiles.parse(f"q4={tmp_path}/none", find)
+
+
 def test_names_and_forms(files):
     parsed = GuardFiles.parse("q4=/a,b/text.gguf,/c/mmproj.gguf")
     assert parsed == GuardFiles("q4", Path("/a,b/text.gguf"), Path("/c/mmproj.gguf"))

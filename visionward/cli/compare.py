@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from visionward.cli.command import Command
+from visionward.cli.model_folder import find_files
 from visionward.cli.model_options import device_options, placement_options
 from visionward.names import DEFAULT_THRESHOLD
 
@@ -46,15 +47,18 @@ def _styles(styles: tuple[str, ...], count: int) -> list[str]:
     "[default: jsonl]",
 )
 @click.option(
-    "--reference", metavar="[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]", required=True, help="The pair to compare with."
+    "--reference",
+    metavar="[NAME=]DIR|TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]",
+    required=True,
+    help="The pair to compare with.",
 )
 @click.option(
     "--candidate",
     "candidates",
-    metavar="[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx][;max_tiles=N|auto][;band=LOW,HIGH|FILE]",
+    metavar="[NAME=]DIR|TEXT.gguf,MMPROJ.gguf[,TOWER.onnx][;max_tiles=N|auto][;band=LOW,HIGH|FILE]",
     multiple=True,
-    help="A pair to compare; repeatable. ONNX Runtime encodes images if an ONNX tower is given, else ggml. max_tiles "
-    "and band are those of `visionward classify`.",
+    help="A pair to compare; repeatable. ONNX Runtime encodes images if an ONNX tower is given, else ggml. DIR is a "
+    "folder with one pair, and its ONNX tower if there is one. max_tiles and band are those of `visionward classify`.",
 )
 @click.option(
     "--endpoint",
@@ -175,8 +179,8 @@ def compare(
     if not candidates and not endpoints:
         raise click.UsageError("nothing to compare with the reference: give --candidate or --endpoint")
     policy = (DEFAULT_POLICY if categories is None else Policy.from_file(categories)).exclude(exclude)
-    reference_files = GuardFiles.parse(reference)
-    candidate_files = tuple(GuardFiles.parse(value) for value in candidates)
+    reference_files = GuardFiles.parse(reference, find_files)
+    candidate_files = tuple(GuardFiles.parse(value, find_files) for value in candidates)
     read = [path for pair in (reference_files, *candidate_files) for path in (pair.text, pair.mmproj, pair.tower)]
     check_folder(out, [path for path in (*data, *read, categories) if path is not None])
     scratch = out / "work" / "images"

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -16,6 +16,8 @@ from visionward.formats.tile_band import TileBand
 from visionward.runtime.engine_options import EngineOptions
 
 EndpointStyle: TypeAlias = Literal["guard", "zero-shot"]
+# Finds the text file, the mmproj file and the ONNX tower (None without one) in a folder.
+FindFiles: TypeAlias = Callable[[Path], tuple[Path, Path, Path | None]]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
 _PEEK = 1 << 20
@@ -50,10 +52,14 @@ class GuardFiles:
         EngineOptions(max_tiles=self.max_tiles, band=self.band)
 
     @classmethod
-    def parse(cls, value: str) -> "GuardFiles":
-        """From ``[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx][;max_tiles=N][;band=LOW,HIGH]``.
+    def parse(cls, value: str, find: FindFiles | None = None) -> "GuardFiles":
+        """From ``[NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx][;max_tiles=N][;band=LOW,HIGH]``, or a folder for the files.
 
         The default name is that of the text file, followed by that of the tower if there is one, and by the settings.
+
+        Args:
+            value: what to parse.
+            find: finds the files in a folder; None if there may be no folder.
 
         Raises:
             DataError: the value has another form.
@@ -63,17 +69,13 @@ class GuardFiles:
         max_tiles, band = _tile_settings(settings)
         name, equals, rest = value.partition("=")
         files = rest if equals and _NAME.fullmatch(name) else value
-        pair, tower = files, None
-        if files.strip().lower().endswith(".onnx"):
-            pair, _, last = files.rpartition(",")
-            tower = Path(last.strip())
-        text, comma, mmproj = pair.rpartition(",")
-        if not comma or not text.strip() or not mmproj.strip():
-            raise DataError(f"{value!r} is not a pair, expected [NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx]")
-        path = Path(text.strip())
+        if find is not None and Path(files.strip()).is_dir():
+            text, mmproj, tower = find(Path(files.strip()))
+        else:
+            text, mmproj, tower = _named_files(files, value)
         # What cannot be printed must not end a comparison when its report is printed.
-        own = visible(" ".join([path.stem, *([] if tower is None else [tower.stem]), *settings]), None)
-        return cls(name.strip() if files is rest else own, path, Path(mmproj.strip()), tower, max_tiles, band)
+        own = visible(" ".join([text.stem, *([] if tower is None else [tower.stem]), *settings]), None)
+        return cls(name.strip() if files is rest else own, text, mmproj, tower, max_tiles, band)
 
     @property
     def setting(self) -> str:
@@ -106,6 +108,17 @@ class GuardFiles:
         # Left out if they were not given, so that comparisons begun before these settings existed go on.
         settings = [] if self.max_tiles is None else [f"max_tiles {self.max_tiles} {self.band}"]
         return _digest(" ".join([*map(file_identity, self.files), *settings]))
+
+
+def _named_files(files: str, value: str) -> tuple[Path, Path, Path | None]:
+    pair, tower = files, None
+    if files.strip().lower().endswith(".onnx"):
+        pair, _, last = files.rpartition(",")
+        tower = Path(last.strip())
+    text, comma, mmproj = pair.rpartition(",")
+    if not comma or not text.strip() or not mmproj.strip():
+        raise DataError(f"{value!r} is not a pair, expected [NAME=]TEXT.gguf,MMPROJ.gguf[,TOWER.onnx] or [NAME=]DIR")
+    return Path(text.strip()), Path(mmproj.strip()), tower
 
 
 @dataclass(frozen=True)
