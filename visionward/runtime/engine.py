@@ -29,6 +29,7 @@ from visionward.runtime.devices import Devices
 from visionward.runtime.engine_options import EngineOptions
 from visionward.runtime.evaluation import Evaluation, milliseconds_since
 from visionward.runtime.ggml import abi
+from visionward.runtime.ggml.float16_sums import sums_float16_in_float32
 from visionward.runtime.ggml.graph import ProductObserver, Storage, read
 from visionward.runtime.ggml.packed_kernels import check_packed_kernels
 from visionward.runtime.image_cache import CacheStatistics, ImageCache
@@ -134,7 +135,7 @@ class Engine:
             n_ctx=options.n_ctx,
             threads=threads,
             ubatch=options.ubatch,
-            exact=options.exact,
+            float32_cache=options.exact or (plan.gpu_layers == 0 and not sums_float16_in_float32()),
             flash_attention=not options.exact and plan.gpu_layers > self.model.identity.layers,
             cancel_flag=self._worker.cancel_flag,
         )

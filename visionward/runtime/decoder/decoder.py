@@ -38,7 +38,7 @@ class Decoder:
         n_ctx: tokens that a prompt may have.
         threads: CPU threads.
         ubatch: tokens per graph.
-        exact: a float32 KV cache.
+        float32_cache: a float32 KV cache instead of a float16 one. CPUs that add up float16 in float16 need it.
         flash_attention: let llama.cpp use its flash attention. On a CPU it accumulates in float16 if a batch has fewer
             than 64 rows, as the batches of the answer have: after a prompt of 4,000 tokens logits were off by 0.08.
         cancel_flag: gives the flag of the current job. It is asked before every decode; setting it ends the decode.
@@ -52,7 +52,7 @@ class Decoder:
         n_ctx: int,
         threads: int,
         ubatch: int,
-        exact: bool,
+        float32_cache: bool,
         flash_attention: bool,
         cancel_flag: Callable[[], CancelFlag],
     ) -> None:
@@ -72,7 +72,7 @@ class Decoder:
         params.flash_attn_type = (
             llama.LLAMA_FLASH_ATTN_TYPE_AUTO if flash_attention else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        params.type_k = params.type_v = llama.GGML_TYPE_F32 if exact else llama.GGML_TYPE_F16
+        params.type_k = params.type_v = llama.GGML_TYPE_F32 if float32_cache else llama.GGML_TYPE_F16
         params.cb_eval = self._hooks.callback
         params.no_perf = True
         take_errors()

@@ -1,5 +1,6 @@
 """The memory budget of the vision tower on a CPU, and what each engine needs for it."""
 
+import platform
 from pathlib import Path
 
 from visionward.formats.gguf_header import GgufHeader
@@ -10,6 +11,9 @@ from visionward.runtime.vision.openvino_session import best_precision
 
 # Python, the libraries, the vocabulary and the decoder's compute buffer without the scores of its attention.
 _PROCESS_BYTES = 500 * 2**20
+
+# Architectures on which the KV cache may be float32 (ggml/float16_sums.py).
+_ARM = ("aarch64", "arm64")
 
 _BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "int8": 1.0}
 # OpenVINO keeps what int8 leaves in float16 as float32.
@@ -107,6 +111,8 @@ def bytes_without_tower(
     layers = sum(tensor.nbytes for name, tensor in mmproj.tensors.items() if name.startswith("cross."))
     text_bytes = text.stat().st_size if text.is_file() else 0
     kv_cache = cells * cross.self_attention_layers * _kv_bytes(cross)
+    if platform.machine().lower() in _ARM:
+        kv_cache *= 2
     scores = 4 * cross.head_count * ubatch * cells
     layer = (max_tiles or vision.max_tiles) * vision.tile_tokens * _kv_bytes(cross)
     images = 2 * len(cross.layers) * layer + 2 * layer
