@@ -194,6 +194,14 @@ def test_keys(guard, tmp_path):
     assert guard.history == []
 
 
+def test_a_guard_that_does_not_start_is_not_ready(server, guard):
+    assert server.request("GET", "/readyz")[0] == 200
+    guard.is_available = False
+    status, _, body = server.request("GET", "/readyz")
+    assert (status, json.loads(body)) == (503, {"status": "the guard does not start"})
+    assert server.request("GET", "/healthz")[0] == 200
+
+
 def test_the_queue_is_bounded(server, guard):
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(server.chat, "wait")]

@@ -35,6 +35,7 @@ class WordGuard:
     """Judges by words: ``unsafe`` is unsafe, ``wait`` waits for ``release``, and ``error`` raises what ``error`` is.
 
     Attributes:
+        is_available: as a guard's.
         history: every conversation, with its options.
         cancelled: how many classifications were cancelled.
         running: how many are under way.
@@ -43,6 +44,7 @@ class WordGuard:
     def __init__(self, judge: Callable[[str], Verdict] = words) -> None:
         self._judge = judge
         self.release = threading.Event()
+        self.is_available = True
         self.error: Exception = RuntimeError("the secret text of a conversation")
         self.history: list[tuple[Any, dict[str, Any]]] = []
         self.cancelled = 0

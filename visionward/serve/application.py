@@ -38,8 +38,7 @@ def application(service: Service, log: JsonLog) -> ASGIApp:
         return AsciiJsonResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
-        closed = service.queue.closed
-        return AsciiJsonResponse({"status": "shutting down" if closed else "ready"}, 503 if closed else 200)
+        return AsciiJsonResponse({"status": service.status}, 200 if service.status == "ready" else 503)
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -45,6 +45,10 @@ T = TypeVar("T")
 class AsyncGuard(Protocol):
     """What the server needs of a guard: ``Guard`` and ``GuardProcess`` have it."""
 
+    @property
+    def is_available(self) -> bool:
+        """Whether calls are served."""
+
     async def aclassify(
         self,
         conversation: Conversation,
@@ -75,6 +79,13 @@ class Service:
         self._downloader = downloader or ImageDownloader(settings.image_hosts)
         # Threads of their own: slow hosts must not keep large requests from being read.
         self._downloads = ThreadPoolExecutor(MAX_DOWNLOADS, thread_name_prefix="visionward-download")
+
+    @property
+    def status(self) -> str:
+        """``ready`` while requests are served, else why they are not."""
+        if self.queue.closed:
+            return "shutting down"
+        return "ready" if self._guard.is_available else "the guard does not start"
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""

@@ -422,8 +422,10 @@ def test_failed_starts_are_bounded(pair, tmp_path, monkeypatch):
         os.kill(guard.pid, signal.SIGKILL)
         time.sleep(0.2)
         for _ in range(supervisor.MAX_FAILED_STARTS):
+            assert guard.is_available
             with pytest.raises(ModelFileError):
                 guard.classify(prompt="Words")
+        assert not guard.is_available
         started = time.monotonic()
         with pytest.raises(
             GuardProcessError, match=r"failed to start 3 times in a row \(.*; the next attempt is made 30"
@@ -432,7 +434,9 @@ def test_failed_starts_are_bounded(pair, tmp_path, monkeypatch):
         assert time.monotonic() - started < 0.1
         (tmp_path / "away").rename(text)
         monkeypatch.setattr(supervisor.time, "monotonic", lambda base=time.monotonic: base() + supervisor.RETRY_AFTER_S)
+        assert guard.is_available
         guard.classify(prompt="Words")
+    assert not guard.is_available
 
 
 def test_after_closing(pair):

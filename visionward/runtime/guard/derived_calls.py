@@ -27,6 +27,11 @@ class DerivedCalls(ABC):
     def classify(self, *arguments: Any, **keywords: Any) -> Verdict:
         """Judge the last message of a conversation."""
 
+    @property
+    @abstractmethod
+    def is_available(self) -> bool:
+        """Whether calls are served: neither after ``close`` nor while a process that failed to start has to wait."""
+
     @abstractmethod
     def close(self) -> None:
         """Free what the guard holds. Calling it again has no effect."""

@@ -240,6 +240,11 @@ class Guard(DerivedCalls):
             policy = Policy.from_mapping(policy)
         return policy.exclude(exclude)
 
+    @property
+    def is_available(self) -> bool:
+        """Whether calls are served: until ``close``."""
+        return not self.engine.closed
+
     def close(self) -> None:
         """Free the model. Calling it again has no effect."""
         self.engine.close()

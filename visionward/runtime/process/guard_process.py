@@ -155,6 +155,11 @@ class GuardProcess(DerivedCalls):
         """The id of the process that runs now; None if none does."""
         return self._supervisor.pid
 
+    @property
+    def is_available(self) -> bool:
+        """Whether calls are served: neither after ``close`` nor while a process that failed to start has to wait."""
+        return not self._worker.closed and self._supervisor.retry_in_s == 0
+
     def close(self) -> None:
         """End the process after the calls that wait. Calling it again has no effect."""
         self._worker.close()

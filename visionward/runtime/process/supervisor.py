@@ -62,6 +62,11 @@ class Supervisor:
         child = self._child  # the thread that calls the other methods may end it meanwhile
         return None if child is None else child.pid
 
+    @property
+    def retry_in_s(self) -> float:
+        """Seconds until a process is started again, after several failures in a row; 0 if calls start one at once."""
+        return max(0.0, self._retry_at - time.monotonic()) if self._failed_starts >= MAX_FAILED_STARTS else 0.0
+
     def start(self, on_progress: OnProgress | None = None) -> None:
         """Start a process and wait until it has loaded the guard.
 
@@ -69,10 +74,10 @@ class Supervisor:
             VisionwardError: whatever loading raises.
             GuardProcessError: if the process cannot be started or ends, or starting failed several times in a row.
         """
-        if self._failed_starts >= MAX_FAILED_STARTS and time.monotonic() < self._retry_at:
+        if (retry_in_s := self.retry_in_s) > 0:
             raise GuardProcessError(
                 f"the guard's process failed to start {self._failed_starts} times in a row ({self._last_failure}); the "
-                f"next attempt is made {self._retry_at - time.monotonic():.0f} s from now."
+                f"next attempt is made {retry_in_s:.0f} s from now."
             )
         try:
             self._load(on_progress)
