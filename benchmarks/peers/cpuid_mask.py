@@ -28,11 +28,13 @@ _PACKAGES = ("onnxruntime", "openvino")
 _UNUSED = ("__pycache__", "*_gpu_plugin.so", "*_npu_plugin.so")
 _CPUID, _INVALID = b"\x0f\xa2", b"\x06\x06"
 _CLOCK_STEP_MS = 50
-# Those of the C library's functions on memory, of NumPy's loops and of its products.
+# Those of the C library's functions on memory, of NumPy's loops and of its products. visionward reads the features of
+# the real processor and oneDNN's limit.
 _SWITCHES = {
     "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ,-AVX512CD",
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
     "OPENBLAS_CORETYPE": "Haswell",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
 }
 
 

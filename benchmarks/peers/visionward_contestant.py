@@ -192,7 +192,11 @@ def compete(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
             "layers": layers,
             "load_s": loading,
             "images": images,
-            "says": {"llama.cpp": features, **check_tower(options.limit, engine)},
+            "says": {
+                "llama.cpp": features,
+                **check_tower(options.limit, engine),
+                **({"cpuid": "answered without AVX-512"} if cpuid_mask.is_loaded() else {}),
+            },
         }
 
 
