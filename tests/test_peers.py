@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import against_peers, engine_times, full_size_checkpoint, on_a_gpu, tile_times
-from benchmarks.peers import cpu
+from benchmarks.peers import cpu, cpuid_mask
 from benchmarks.peers.inputs import image, make_inputs
 from benchmarks.peers.plain_llama import sources, write_plain_llama
 from visionward.convert import ConvertedPair, convert_checkpoint
@@ -248,7 +248,10 @@ import time
 from benchmarks.peers import cpuid_mask
 from visionward.runtime.vision.onnxruntime_session import adds_bytes_exactly
 watch = cpuid_mask.Avx512Watch()
-time.sleep(0.2)
+for _ in range(50):
+    # Linux looks when it switches threads.
+    adds_bytes_exactly.__wrapped__()
+    time.sleep(0.01)
 print(cpuid_mask.is_loaded(), adds_bytes_exactly(), bool(watch.threads()))
 """
 
@@ -267,6 +270,9 @@ def test_onnx_runtime_without_avx512(tmp_path):
     has_vnni = any("vnni" in feature for feature in features)
     assert said() == ["False", str(has_vnni), str("avx512f" in features)]
     assert said(*mask) == ["True", "False", "False"]
+    (tmp_path / "mask" / "packages.txt").write_text("onnxruntime of another day\n", encoding="utf-8")
+    with pytest.raises(RuntimeError, match="was not made from the packages of this environment; remove it"):
+        cpuid_mask.prepare(tmp_path / "mask")
 
 
 @pytest.mark.skipif("VISIONWARD_MISTRALRS_PYTHON" not in os.environ, reason="needs a Python that has mistralrs")

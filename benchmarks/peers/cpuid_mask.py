@@ -23,6 +23,7 @@ from pathlib import Path
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _LIBRARY = "cpuid_mask.so"
+_DESCRIPTION = "packages.txt"
 _PACKAGES = ("onnxruntime", "openvino")
 # Large libraries that no row uses.
 _UNUSED = ("__pycache__", "*_gpu_plugin.so", "*_npu_plugin.so")
@@ -39,28 +40,38 @@ _SWITCHES = {
 
 
 def prepare(folder: Path) -> None:
-    """Write the copies and the library, unless the folder exists.
+    """Write the copies and the library, unless the folder has those of the same packages.
 
     Raises:
-        RuntimeError: if an instruction cannot be replaced.
+        RuntimeError: if the folder is of other packages, or an instruction cannot be replaced.
         subprocess.CalledProcessError: if gcc or binutils fail.
     """
+    packages = _packages()
+    # A package that is installed again has a new time.
+    described = "".join(f"{package} {package.stat().st_mtime_ns}\n" for package in packages)
     if folder.exists():
+        found = folder / _DESCRIPTION
+        if not found.is_file() or found.read_text(encoding="utf-8") != described:
+            raise RuntimeError(f"{folder} was not made from the packages of this environment; remove it.")
         return
     draft = folder.with_name(f"{folder.name}.{os.getpid()}")
     try:
-        for name in _PACKAGES:
-            spec = importlib.util.find_spec(name)
-            if spec is None or spec.origin is None:
-                continue
-            copy = draft / name
-            shutil.copytree(Path(spec.origin).parent, copy, ignore=shutil.ignore_patterns(*_UNUSED))
+        for package in packages:
+            copy = draft / package.name
+            shutil.copytree(package, copy, ignore=shutil.ignore_patterns(*_UNUSED))
             if not sum(_mask(library) for library in copy.rglob("*.so*")):
-                raise RuntimeError(f"the libraries of {name} contain no cpuid instruction.")
+                raise RuntimeError(f"the libraries in {package} contain no cpuid instruction.")
         _run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", draft / _LIBRARY, _SOURCE)
+        (draft / _DESCRIPTION).write_text(described, encoding="utf-8")
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _packages() -> list[Path]:
+    """The folders of the packages that are installed."""
+    specs = [importlib.util.find_spec(name) for name in _PACKAGES]
+    return [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -128,6 +139,8 @@ def _mask(library: Path) -> int:
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit("usage: python -m benchmarks.peers.cpuid_mask FOLDER COMMAND ...")
     folder, *command = sys.argv[1:]
     prepare(Path(folder))
     os.execvpe(command[0], command, {**os.environ, **environment(Path(folder))})  # noqa: S606
