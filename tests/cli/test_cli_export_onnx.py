@@ -44,7 +44,8 @@ def test_the_next_command_works_as_pasted(run, tiny_pair: ConvertedPair, tmp_pat
     assert ("--onnx-tower" in arguments) == (name is not None)
     verdict = run(*arguments, "--n-ctx", 2048, "--json")
     assert verdict.exit_code == 0, verdict.stderr
-    assert json.loads(verdict.stdout)["vision_backend"] == "onnx"
+    # The faster one of both on this processor.
+    assert json.loads(verdict.stdout)["vision_backend"] in ("onnx", "openvino")
 
 
 def test_what_it_wrote_is_taken(program, tiny_pair: ConvertedPair, picture: Path, tmp_path: Path) -> None:
