@@ -49,7 +49,7 @@ def find_pair(folder: Path, mmproj: Path | None = None) -> tuple[Path, Path]:
 def find_files(folder: Path) -> tuple[Path, Path, Path | None]:
     """The pair in a folder, and the ONNX tower that belongs to it; None if there is none.
 
-    Of several towers the type that the guard prefers (``onnx_format.WEIGHT_TYPES``).
+    Of several towers it is the one that the guard prefers.
 
     Raises:
         click.UsageError: if there is no pair, or more than one.
@@ -57,13 +57,12 @@ def find_files(folder: Path) -> tuple[Path, Path, Path | None]:
     """
     from visionward.formats.gguf_header import GgufHeader  # noqa: PLC0415 - not needed for --help
     from visionward.formats.mmproj_file import read_mmproj_config  # noqa: PLC0415
-    from visionward.formats.onnx_format import WEIGHT_TYPES  # noqa: PLC0415
-    from visionward.runtime.vision.vision_backend import towers_beside  # noqa: PLC0415
+    from visionward.runtime.vision.vision_backend import preferred_towers  # noqa: PLC0415
 
     text, mmproj = find_pair(folder)
     header = GgufHeader(mmproj)
-    towers = {identity.weight_type: path for path, identity in towers_beside(header, read_mmproj_config(header))}
-    return text, mmproj, next((towers[name] for name in WEIGHT_TYPES if name in towers), None)
+    towers = preferred_towers(header, read_mmproj_config(header))
+    return text, mmproj, towers[0][0] if towers else None
 
 
 def _why_none(folder: Path, texts: Iterable[Path], mmprojs: Iterable[Path]) -> str:

@@ -38,7 +38,8 @@ def application(service: Service, log: JsonLog) -> ASGIApp:
         return AsciiJsonResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
-        return AsciiJsonResponse({"status": service.status}, 200 if service.status == "ready" else 503)
+        status = service.status
+        return AsciiJsonResponse({"status": status}, 200 if status == "ready" else 503)
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -251,6 +251,11 @@ def _find(options: VisionOptions, mmproj: GgufHeader, config: MmprojConfig) -> l
                 f"{options.tower} and {mmproj.path} do not belong together; use the ONNX tower of the same conversion."
             )
         return [(options.tower, identity)]
+    return preferred_towers(mmproj, config)
+
+
+def preferred_towers(mmproj: GgufHeader, config: MmprojConfig) -> list[tuple[Path, TowerIdentity]]:
+    """``towers_beside``, the preferred type first."""
     return sorted(towers_beside(mmproj, config), key=lambda found: WEIGHT_TYPES.index(found[1].weight_type))
 
 
