@@ -14,36 +14,15 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
-from time import perf_counter, process_time
 
 import click
 import llama_cpp
-import numpy as np
 
 from benchmarks.peers import cpuid_mask
 from benchmarks.peers.inputs import image
-from benchmarks.tile_times import PROMPT_TOKENS
+from benchmarks.tile_times import judge, prompt_tokens
 from visionward.runtime.engine import Engine
-from visionward.runtime.images.preprocess import Tiles
 from visionward.runtime.vision.onnxruntime_session import adds_bytes_exactly
-
-
-def judge(engine: Engine, tiles: Tiles, tokens: list[int]) -> dict[str, float]:
-    """Seconds of vision and of the prompt, elapsed and of the processors."""
-
-    def job() -> dict[str, float]:
-        started = process_time()
-        with engine.evaluate(tiles, use_cache=False) as evaluation:
-            seen, seen_at = process_time(), perf_counter()
-            evaluation.prefill(tokens)
-            return {
-                "vision": evaluation.vision_ms / 1000,
-                "vision processors": seen - started,
-                "prompt": perf_counter() - seen_at,
-                "prompt processors": process_time() - seen,
-            }
-
-    return engine.run(job)
 
 
 def measure(text: Path, mmproj: Path, contestant: str, tiles: list[int], threads: int) -> dict[str, object]:
@@ -52,7 +31,7 @@ def measure(text: Path, mmproj: Path, contestant: str, tiles: list[int], threads
     options = {"onnx_tower": Path(tower)} if tower else {}
     engine = Engine(text, mmproj, vision_backend=backend, threads=threads, **options)
     try:
-        tokens = [engine.model.image_token_id, *np.random.default_rng(0).integers(0, 500, PROMPT_TOKENS - 1).tolist()]
+        tokens = prompt_tokens(engine)
         cut = {number: engine.tile(image(number, 1)) for number in sorted(tiles, reverse=True)}
         if any(len(image_tiles.pixel_values) != number for number, image_tiles in cut.items()):
             raise ValueError(f"{mmproj} does not cut the images into {tiles} tiles.")

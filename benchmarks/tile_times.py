@@ -23,18 +23,27 @@ SIZE = (1920, 1080)
 PROMPT_TOKENS = 254
 
 
+def prompt_tokens(engine: Engine) -> list[int]:
+    """A seeded prompt behind the token of an image."""
+    return [engine.model.image_token_id, *np.random.default_rng(0).integers(0, 500, PROMPT_TOKENS - 1).tolist()]
+
+
 def judge(engine: Engine, tiles: Tiles, tokens: list[int]) -> dict[str, float]:
-    """Seconds of vision, of the prompt, and of the processors for both."""
+    """Seconds of vision and of the prompt, elapsed and of the processors."""
 
-    def job() -> tuple[float, float]:
+    def job() -> dict[str, float]:
+        started = time.process_time()
         with engine.evaluate(tiles, use_cache=False) as evaluation:
-            started = time.perf_counter()
+            seen, seen_at = time.process_time(), time.perf_counter()
             evaluation.prefill(tokens)
-            return evaluation.vision_ms / 1000, time.perf_counter() - started
+            return {
+                "vision": evaluation.vision_ms / 1000,
+                "vision processors": seen - started,
+                "prompt": time.perf_counter() - seen_at,
+                "prompt processors": time.process_time() - seen,
+            }
 
-    busy = time.process_time()
-    vision, prompt = engine.run(job)
-    return {"vision": vision, "prompt": prompt, "processors": time.process_time() - busy}
+    return engine.run(job)
 
 
 def main() -> None:
@@ -53,13 +62,18 @@ def main() -> None:
         arguments.text, arguments.mmproj, vision_backend=arguments.vision_backend, threads=arguments.threads
     )
     try:
-        tokens = [engine.model.image_token_id, *np.random.default_rng(0).integers(0, 500, PROMPT_TOKENS - 1).tolist()]
+        tokens = prompt_tokens(engine)
         cut = {limit: tile_image(picture, engine.config.vision, limit) for limit in arguments.limits}
         judge(engine, cut[min(cut)], tokens)
         rounds: dict[int, list[dict[str, float]]] = {limit: [] for limit in cut}
         for number in range(arguments.rounds):
             for limit, tiles in cut.items():
-                found = judge(engine, tiles, tokens)
+                stages = judge(engine, tiles, tokens)
+                found = {
+                    "vision": stages["vision"],
+                    "prompt": stages["prompt"],
+                    "processors": stages["vision processors"] + stages["prompt processors"],
+                }
                 rounds[limit].append(found)
                 about = {"round": number, "max_tiles": limit, "tiles": len(tiles.pixel_values)}
                 with arguments.results.open("a", encoding="utf-8") as file:
