@@ -3,6 +3,7 @@
 from typing import Literal, TypeAlias
 
 Kernels: TypeAlias = Literal["plain", "packed"]
+KernelsChoice: TypeAlias = Literal["auto", "plain", "packed"]
 VisionBackend: TypeAlias = Literal["ggml", "onnx", "openvino"]
 VisionBackendChoice: TypeAlias = Literal["auto", "ggml", "onnx", "openvino"]
 OnnxWeightType: TypeAlias = Literal["f16", "f32", "int8"]

@@ -28,7 +28,7 @@ ROWS = ["load", "preprocess", "vision", "prefill", "decode", "total", "repeat_to
 class Fake:
     """A guard that takes no time, and what it was made and asked with."""
 
-    device, threads = "CPU", 7
+    device, threads, kernels = "CPU", 7, "plain"
 
     def __init__(self, verdict):
         self.verdict, self.loads, self.asked, self.error = verdict, [], [], None
@@ -203,6 +203,7 @@ KNOWN = Measurement(
     verdict=replace(SAFE, tiles=4),
     device="CPU",
     threads=2,
+    kernels="packed",
     other_cores=0.02,
 )
 
@@ -221,7 +222,7 @@ def test_the_table(run, tables):
     assert facts[2] == "image              a synthetic picture, 1120 x 1120 pixels, 4 tiles"
     assert facts[3] == "prompt             200 tokens; verdict safe"
     assert "processor          Abacus 9000, " in facts[4]
-    assert facts[5] == "computed on        CPU, 7 threads; vision tower on ggml"
+    assert facts[5] == "computed on        CPU, plain kernels, 7 threads; vision tower on ggml"
     assert table == [
         "                         min     median        p95       median rate",
         "load                 2300 ms    2300 ms    2300 ms",

@@ -27,6 +27,7 @@ class KnownGuard:
 
     device = "CPU"
     threads = 3
+    kernels = "plain"
 
     def __init__(self, clock, log, *, verdict=SAFE, remembers=True, load_s=2.0, fails=None):
         log.append("load")
@@ -121,7 +122,7 @@ def test_every_row(bench):
     }
     assert list(rows)[:6] == ["load", "preprocess", "vision", "prefill", "decode", "total"]
     assert log == ["load", "close"] * 2 + ["load"] + ["first"] * 6 + ["second"] * 4 + ["tokens", "close"]
-    assert (measured.device, measured.threads) == ("CPU", 3)
+    assert (measured.device, measured.threads, measured.kernels) == ("CPU", 3, "plain")
 
 
 def test_rates_come_from_the_medians(bench):
@@ -136,7 +137,7 @@ def test_rates_come_from_the_medians(bench):
 def test_a_rate_without_time_is_left_out():
     none = Spread.of([0.0])
     rows = dict.fromkeys(("vision", "prefill", "decode_token"), none)
-    measured = benchmark.Measurement(rows, None, UNSAFE, "CPU", 1)
+    measured = benchmark.Measurement(rows, None, UNSAFE, "CPU", 1, "plain")
     assert measured.rates == {}
 
 

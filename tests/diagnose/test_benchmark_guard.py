@@ -53,7 +53,7 @@ def test_looks(guard, picture, encoded):
     with Guard.load(pair.text, pair.mmproj, threads=1) as plain:
         expected = plain.classify(image=picture, prompt=PROMPT).score
     assert {verdict.score for verdict in (*first, *again)} == {expected}
-    assert (guard.device, guard.threads) == ("CPU", 1)
+    assert (guard.device, guard.threads, guard.kernels) == ("CPU", 1, "plain")
 
 
 def test_an_image_that_the_cache_cannot_hold(picture):

@@ -17,6 +17,7 @@ from scanned import PROMPT, rows_of
 
 from visionward.errors import DataError, GuardProcessError, ModelFileError, OutputError
 from visionward.formats.tile_band import TileBand
+from visionward.runtime.engine_options import EngineOptions
 from visionward.runtime.guard.guard import Guard
 from visionward.scan import pool
 from visionward.scan.html_report import report_outputs, write_report
@@ -125,10 +126,23 @@ def test_the_key_is_that_of_the_content_not_of_the_name(tmp_path, options):
         file.write(bytes([byte[0] ^ 1]))
     assert ScanOptions(copies, options.engine).key != options.key
     assert ScanOptions(options.pair, {**options.engine, "threads": 2}).key == options.key
+    assert ScanOptions(options.pair, {**options.engine, "kernels": "packed"}).key == options.key
     assert ScanOptions(options.pair, {**options.engine, "vision_backend": "onnx"}).key != options.key
     assert ScanOptions(options.pair, {**options.engine, "max_tiles": 1}).key != options.key
     bands = [{"max_tiles": "auto", "band": TileBand(low, 0.9)} for low in (0.1, 0.2)]
     assert len({ScanOptions(options.pair, {**options.engine, **band}).key for band in bands}) == 2
+
+
+@pytest.mark.parametrize(("given", "one", "several"), [(None, "auto", "plain"), ("packed", "packed", "packed")])
+def test_several_processes_share_plain_weights(options, monkeypatch, given, one, several):
+    """Unless packed ones were asked for."""
+    engine = options.engine if given is None else {**options.engine, "kernels": given}
+    asked = []
+    monkeypatch.setattr(pool.Pool, "_run", lambda self: asked.append(EngineOptions(**self._options.engine).kernels))
+    for jobs in (1, 2):
+        with pool.Pool(ScanOptions(options.pair, engine), jobs, lambda *_: None):
+            pass
+    assert asked == [one, several, several]
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path, folder, options):

@@ -36,16 +36,16 @@ def library_file() -> Path:
     return user_cache_path("visionward-tests") / f"rpc-{native.version()}" / "libggml-rpc.so"
 
 
-def download_sources(folder: Path) -> Path:
-    """The folder ``ggml`` of the sources of the installed llama-cpp-python."""
+def download_sources(folder: Path, part: str = "ggml") -> Path:
+    """A folder of llama.cpp in the sources of the installed llama-cpp-python; all of llama.cpp if the part is empty."""
     name = f"llama-cpp-python=={native.version()}"
     pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:")
     # pip runs the build backend for the name and version of a source archive.
     subprocess.run((*pip, "--dest", str(folder), name), check=True)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
-        parts = [member for member in archive if "/vendor/llama.cpp/ggml/" in member.name]
+        parts = [member for member in archive if f"/vendor/llama.cpp/{part}" in member.name]
         archive.extractall(folder, parts, filter="data")
-    return next(folder.glob("*/vendor/llama.cpp/ggml"))
+    return next(folder.glob("*/vendor/llama.cpp")) / part
 
 
 def build() -> Path:

@@ -89,7 +89,8 @@ def _environment_lines(facts: Values) -> Iterator[str]:
     yield _row("prompt", f"{count_text(facts['prompt']['tokens'], 'token')}; verdict {answer['verdict']}{decoded}")
     yield _row("processor", f"{machine['processor']}, {count_text(machine['physical_cores'], 'core')}")
     threads = count_text(settings["threads"], "thread")
-    yield _row("computed on", f"{settings['device']}, {threads}; vision tower on {settings['vision_backend']}")
+    kernels = f", {settings['kernels']} kernels" if settings["device"] == "CPU" else ""
+    yield _row("computed on", f"{settings['device']}{kernels}, {threads}; vision tower on {settings['vision_backend']}")
     ggml = f"ggml {library['ggml_version'] or 'unknown'}, commit {library['ggml_commit'] or 'unknown'}"
     yield _row("library", f"llama-cpp-python {library['llama-cpp-python']}, {ggml}")
     yield _row("compiler", library["compiler"] or "unknown")

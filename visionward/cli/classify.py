@@ -1,6 +1,7 @@
 """The ``classify`` command."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,7 +71,8 @@ Exit codes: 0 whatever the verdict (with --exit-code: 1 if it is unsafe); 2 for 
     help="System and developer messages in --conversation. refuse: an error. drop: leave them out, with a warning.",
 )
 @verdict_options
-@engine_options
+# Copying the weights takes longer than one classification gains by it.
+@partial(engine_options, kernels="plain")
 @judging_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if the verdict is unsafe.")

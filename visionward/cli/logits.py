@@ -108,6 +108,7 @@ def logits(
             mmproj_gguf,
             n_ctx=max(DEFAULT_N_CTX, len(tokens)),
             exact=exact,
+            kernels="plain",
             vision_backend=vision_backend,
             **engine_options,
         )

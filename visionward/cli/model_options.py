@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -12,7 +13,7 @@ from click.core import ParameterSource
 from visionward.cli.byte_count import byte_count
 from visionward.cli.default_model import read_default_model
 from visionward.cli.model_folder import find_pair
-from visionward.names import AUTO_PROVIDER, DEFAULT_N_CTX, OPENVINO_CPU, Kernels, VisionBackendChoice
+from visionward.names import AUTO_PROVIDER, DEFAULT_N_CTX, OPENVINO_CPU, KernelsChoice, VisionBackendChoice
 
 if TYPE_CHECKING:
     from visionward.formats.tile_band import TileBand
@@ -113,15 +114,17 @@ def placement_options(command: Command) -> Command:
     )(command)
 
 
-def kernels_option(command: Command) -> Command:
+def kernels_option(command: Command, default: KernelsChoice) -> Command:
     """``--kernels``."""
     return click.option(
         "--kernels",
-        type=click.Choice(get_args(Kernels)),
-        default="plain",
+        metavar="NAME",
+        type=click.Choice(get_args(KernelsChoice)),
+        default=default,
         show_default=True,
-        help="packed: copy the text file's weights for ggml's faster CPU kernels, which takes time and memory when "
-        "loading. `visionward doctor` shows whether they work.",
+        help="plain: read the text file's weights where they are mapped. packed: copy them for ggml's other CPU "
+        "kernels, which takes time and memory when loading. auto: packed if the AMX kernels work here, are faster and "
+        "memory holds the copy, else plain (docs/kernels.md).",
     )(command)
 
 
@@ -224,9 +227,15 @@ def tile_options(command: Command) -> Command:
     )(command)
 
 
-def engine_options(command: Command) -> Command:
-    """All options of loading and computing that a guard takes, under the names of ``EngineOptions``."""
-    for option in (context_option, tile_options, vision_options, kernels_option, placement_options, device_options):
+def engine_options(command: Command, kernels: KernelsChoice = "auto") -> Command:
+    """All options of loading and computing that a guard takes, under the names of ``EngineOptions``.
+
+    Args:
+        command: gets the options.
+        kernels: the default of ``--kernels``.
+    """
+    with_kernels = partial(kernels_option, default=kernels)
+    for option in (context_option, tile_options, vision_options, with_kernels, placement_options, device_options):
         command = option(command)
     return command
 

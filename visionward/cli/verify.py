@@ -69,7 +69,14 @@ def verify(
     difference = None
     if not files_only:
         with progress_line() as on_progress:
-            engine = Engine(text_gguf, mmproj_gguf, onnx_tower=onnx_tower, on_progress=on_progress, **engine_options)
+            engine = Engine(
+                text_gguf,
+                mmproj_gguf,
+                kernels="plain",
+                onnx_tower=onnx_tower,
+                on_progress=on_progress,
+                **engine_options,
+            )
             try:
                 difference = picture_difference(engine)
             finally:

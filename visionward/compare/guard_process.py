@@ -108,6 +108,8 @@ class _Judge:
         self._guard = Guard.load(
             task.files.text,
             task.files.mmproj,
+            # A packed copy of the weights would distort the memory figures.
+            kernels="plain",
             threads=settings.threads,
             device=settings.device,
             vision_device=settings.vision_device if on_ggml else None,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from visionward.errors import ComputeError
 from visionward.machine.machine_load import LoadWatch
 from visionward.machine.process_memory import MemoryWatch, PeakMemory
+from visionward.names import Kernels
 from visionward.progress import OnProgress, Progress
 from visionward.runtime.guard.verdict import Verdict
 from visionward.runtime.images.images import ImageSource
@@ -44,6 +45,10 @@ class Subject(Protocol):
     @property
     def threads(self) -> int:
         """CPU threads."""
+
+    @property
+    def kernels(self) -> Kernels:
+        """The CPU kernels of the text file's weights."""
 
     def classify_new(self, image: ImageSource, prompt: str, on_progress: OnProgress | None) -> Verdict:
         """Classify an image that the image cache does not have."""
@@ -113,6 +118,7 @@ class Measurement:
         verdict: of the last run.
         device: the device that computed.
         threads: CPU threads.
+        kernels: the CPU kernels of the text file's weights.
         other_cores: cores that other programs kept busy meanwhile, on average; None if unknown.
     """
 
@@ -121,6 +127,7 @@ class Measurement:
     verdict: Verdict
     device: str
     threads: int
+    kernels: Kernels
     other_cores: float | None = None
 
     @property
@@ -158,7 +165,7 @@ def measure(
             times, verdict = _classify(subject, plan, on_progress)
             times = {"load": Spread.of(loads)} | times
             others = load_watch.other_cores()
-            return Measurement(times, memory.peak, verdict, subject.device, subject.threads, others)
+            return Measurement(times, memory.peak, verdict, subject.device, subject.threads, subject.kernels, others)
         finally:
             subject.close()
 

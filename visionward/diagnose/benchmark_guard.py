@@ -5,6 +5,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from visionward.errors import ComputeError
+from visionward.names import Kernels
 from visionward.progress import OnProgress
 from visionward.runtime.engine import Engine
 from visionward.runtime.evaluation import milliseconds_since
@@ -58,6 +59,11 @@ class BenchmarkGuard:
     def threads(self) -> int:
         """CPU threads that it computes with."""
         return self.engine.threads
+
+    @property
+    def kernels(self) -> Kernels:
+        """The CPU kernels of the text file's weights."""
+        return self.engine.kernels
 
     def classify_new(self, image: ImageSource, prompt: str, on_progress: OnProgress | None = None) -> Verdict:
         """Classify an image that the image cache does not have.

@@ -86,9 +86,10 @@ def describe(
             name: value if value is None or isinstance(value, int | float) else str(value)
             for name, value in options.items()
         },
-        # Options may be None, for the default.
+        # Options may be None or auto, for the default.
         "threads": measurement.threads,
         "device": measurement.device,
+        "kernels": measurement.kernels,
         "vision_backend": verdict.vision_backend,
         "runs": plan.runs,
         "warmup": plan.warmup,

@@ -12,7 +12,7 @@ from visionward.errors import VisionwardError
 from visionward.machine.extras import EXTRAS
 from visionward.machine.packages import installed_version, requirements
 from visionward.machine.shell import pip_command
-from visionward.runtime.ggml.kernel_probe import KernelResult, kernel_files, probe_kernel, probe_kernels
+from visionward.runtime.ggml.kernel_probe import PLAIN, KernelResult, kernel_files, probe_kernel, probe_kernels
 from visionward.runtime.vision.onnxruntime_session import gpu_providers
 from visionward.runtime.vision.openvino_session import openvino_devices
 
@@ -149,7 +149,7 @@ def _about_kernels(library: NativeLibrary, kernels: tuple[KernelResult, ...]) ->
         what = _failure(result)
         if what is None:
             continue
-        if result.kernel == "plain":
+        if result.kernel == PLAIN:
             yield (
                 f"The plain kernels {what}: visionward needs them. Reinstall llama-cpp-python for this machine, "
                 "from source or from another wheel (docs/kernels.md)."

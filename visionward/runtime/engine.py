@@ -38,6 +38,7 @@ from visionward.runtime.images.images import ImageSource
 from visionward.runtime.images.memory_budget import MemoryBudget
 from visionward.runtime.images.pictures import Pictures, first_picture
 from visionward.runtime.images.preprocess import Tiles
+from visionward.runtime.kernel_choice import choose_kernels
 from visionward.runtime.switch_interval import short_switch_interval
 from visionward.runtime.worker import Worker
 
@@ -121,12 +122,15 @@ class Engine:
             options.band.check_model(files.text.path, files.mmproj.path, exported_tower=self.vision_backend != "ggml")
         self.warnings = files.warnings + plan.warnings + layers.warnings
         self._worker.check_cancelled()
+        self.kernels = choose_kernels(
+            options, files, threads=threads, gpu=plan.gpu_layers > 0, tower_bytes=layers.tower_bytes
+        )
         self.model = TextModel(
             files.text,
             files.text_config,
             gpus=plan.text,
             gpu_layers=plan.gpu_layers,
-            packed=options.kernels == "packed",
+            packed=self.kernels == "packed",
         )
         self._stack.callback(self.model.close)
         self.decoder = Decoder(

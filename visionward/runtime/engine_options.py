@@ -12,7 +12,7 @@ from visionward.names import (
     DEFAULT_N_CTX,
     DEFAULT_UBATCH,
     OPENVINO_CPU,
-    Kernels,
+    KernelsChoice,
     VisionBackendChoice,
 )
 
@@ -28,7 +28,7 @@ class EngineKeywords(TypedDict, total=False):
     ubatch: int
     exact: bool
     image_cache_bytes: int
-    kernels: Kernels
+    kernels: KernelsChoice
     vision_backend: VisionBackendChoice
     onnx_tower: str | PathLike[str] | None
     onnx_provider: str
@@ -56,8 +56,9 @@ class EngineOptions:
             ggml multiplies float32 as TF32 on NVIDIA GPUs, which is off by up to 3e-3; ``gpu_layers=0`` is exact.
         image_cache_bytes: memory for encoded images, so that judging a response after its prompt does not encode the
             image again; 0 for no cache. An image of four tiles takes 210 MB with the 11B model.
-        kernels: ``plain`` reads the text file's weights where they are mapped; ``packed`` copies them for ggml's faster
-            CPU kernels, if those work (docs/kernels.md): loading takes longer, and the copy is not shared.
+        kernels: ``plain`` reads the text file's weights where they are mapped; ``packed`` copies them for ggml's other
+            CPU kernels, if those work (docs/kernels.md): loading takes longer, and processes do not share the copy.
+            ``auto`` is ``packed`` if the AMX kernels work, are faster, and memory holds the copy, else ``plain``.
         vision_backend: the engine that runs the vision tower: ``ggml``, ``onnx`` (ONNX Runtime) or ``openvino``.
             ``auto`` takes the fastest that is installed, has an exported tower to run, and fits into the memory limit.
         onnx_tower: the exported tower; None for the one beside the mmproj file that belongs to it.
@@ -84,7 +85,7 @@ class EngineOptions:
     ubatch: int = DEFAULT_UBATCH
     exact: bool = False
     image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES
-    kernels: Kernels = "plain"
+    kernels: KernelsChoice = "auto"
     vision_backend: VisionBackendChoice = "auto"
     onnx_tower: str | PathLike[str] | None = None
     onnx_provider: str = AUTO_PROVIDER
@@ -105,7 +106,7 @@ class EngineOptions:
                 "max_tiles 'auto' and a band need each other: give the band (--band) as LOW,HIGH, or the file that "
                 "`visionward compare` wrote."
             )
-        _check_name("kernels", self.kernels, get_args(Kernels))
+        _check_name("kernels", self.kernels, get_args(KernelsChoice))
         _check_name("vision backend", self.vision_backend, get_args(VisionBackendChoice))
         if self.gpu_layers == 0 and self.device is not None and self.device.upper() != "CPU":
             raise OptionError(

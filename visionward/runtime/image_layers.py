@@ -36,6 +36,7 @@ class ImageLayers:
         weights: the mmproj file's tensors on the device of the latter.
         vision_backend: the engine that runs the tower.
         session_device: the device of an engine other than ggml; None for ggml.
+        tower_bytes: bytes of the files that the tower is read from.
         warnings: what the user should know about the choice of the engine.
     """
 
@@ -82,6 +83,7 @@ class ImageLayers:
         self.vision_backend = loaded.backend
         self.warnings = loaded.warnings
         self.session_device = None if session is None else session.device
+        self.tower_bytes = files.mmproj.path.stat().st_size if session is None else chosen.nbytes
         together = session is None and on_vision is on_cross
         self.weights = MmprojWeights(files.mmproj, files.config, on_cross.device, tower=together)
         stack.callback(self.weights.close)

@@ -14,8 +14,11 @@ from visionward.runtime.guard.policy import DEFAULT_POLICY, Policy
 from visionward.runtime.guard.samples import Sample
 from visionward.scan.item import Item
 
-# Options that say where to compute, not what.
-_PLACES = ("threads", "device", "vision_device", "gpu_layers", "image_cache_bytes", "memory_limit", "onnx_tower")
+# Options that say where and how to compute, not what.
+_PLACES = (
+    *("threads", "device", "vision_device", "gpu_layers", "image_cache_bytes", "kernels", "memory_limit"),
+    "onnx_tower",
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,12 @@ class ScanOptions:
     def with_threads(self, threads: int) -> "ScanOptions":
         """The same with another number of threads."""
         return replace(self, engine={**self.engine, "threads": threads})
+
+    def for_several_processes(self) -> "ScanOptions":
+        """The same with plain kernels in place of ``auto``: processes share plain weights, but not packed ones."""
+        if self.engine.get("kernels", "auto") != "auto":
+            return self
+        return replace(self, engine={**self.engine, "kernels": "plain"})
 
     @cached_property
     def key(self) -> str:

@@ -46,7 +46,7 @@ class Pool:
         on_result: Callable[[str, dict[str, Any]], None],
         deadline_s: float = DEFAULT_DEADLINE_S,
     ) -> None:
-        self._options = options
+        self._options = options if jobs == 1 else options.for_several_processes()
         self._deadline_s = deadline_s
         self._capacity = jobs * (SAMPLES_AT_A_TIME + 1)
         self._on_result = on_result

@@ -7,6 +7,7 @@ import pytest
 from visionward import Engine
 from visionward.errors import NativeLibraryError
 from visionward.runtime import engine as engine_module
+from visionward.runtime import kernel_choice
 from visionward.runtime.ggml import packed_kernels
 from visionward.runtime.ggml.kernel_probe import KernelResult, Status
 
@@ -28,11 +29,16 @@ def test_what_works_or_is_not_used_passes(monkeypatch):
     packed_kernels.check_packed_kernels(1)
 
 
-@pytest.mark.parametrize(("kernels", "packed"), [("plain", False), ("packed", True)])
-def test_llama_is_told(pair_of, monkeypatch, kernels: str, packed: bool):
+@pytest.mark.parametrize(
+    ("kernels", "amx", "packed"),
+    [("plain", True, False), ("packed", False, True), ("auto", True, True), ("auto", False, False)],
+)
+def test_llama_is_told(pair_of, monkeypatch, kernels: str, amx: bool, packed: bool):
     """With kernels that the library does not have here, so that none can crash: only the switch is looked at."""
     pair = pair_of("plain", "f16")
     found(monkeypatch, plain="works")
+    monkeypatch.setattr(kernel_choice, "MIN_TEXT_BYTES", 0)
+    monkeypatch.setattr(kernel_choice, "amx_is_faster", lambda _threads: amx)
     told = []
 
     def model(*_args, **options):
@@ -55,5 +61,5 @@ def test_packed_is_refused_before_anything_is_loaded(pair_of, monkeypatch):
 
 def test_an_unknown_name(pair_of):
     pair = pair_of("plain", "f16")
-    with pytest.raises(ValueError, match="unknown kernels 'fast'; choose plain or packed"):
+    with pytest.raises(ValueError, match="unknown kernels 'fast'; choose auto, plain or packed"):
         Engine(pair.text, pair.mmproj, kernels="fast")

@@ -24,7 +24,7 @@ from visionward.quant.activations import compute_importance
 from visionward.runtime.ggml import ggml
 from visionward.runtime.ggml.device import Device
 from visionward.runtime.ggml.kernel_probe import MAX_ERROR
-from visionward.runtime.ggml.kernel_product import products
+from visionward.runtime.ggml.kernel_product import WEIGHT_TYPES, products
 from visionward.runtime.guard.conversation import Conversation
 from visionward.runtime.guard.samples import Sample, read_samples
 from visionward.runtime.image_cache import CacheStatistics
@@ -218,7 +218,7 @@ def test_an_importance_matrix_is_that_of_the_cpu(pair_of, tmp_path: Path, option
 
 def test_kernels_are_probed_by_the_name_of_the_device() -> None:
     found = list(products("RPC0", 1))
-    assert [product.weight_type for product in found] == ["Q4_0", "Q8_0", "Q4_K"]
+    assert [product.weight_type for product in found] == [dtype.name for dtype in WEIGHT_TYPES]
     assert all(0 < product.error < MAX_ERROR and product.gflops is None for product in found)
 
 

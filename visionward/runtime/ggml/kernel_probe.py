@@ -22,6 +22,9 @@ from visionward.paths import cache_folder
 
 Status = Literal["works", "wrong", "crashes", "hangs", "unused", "untested"]
 
+# Names of kernels: the one without a buffer type of its own, and that of ggml's buffer type.
+PLAIN, AMX = "plain", "AMX"
+
 # Quantized activations account for about 0.5 %.
 MAX_ERROR = 0.03
 TIMEOUT_S = 60.0
@@ -29,7 +32,7 @@ _EXIT_S = 5.0
 # The folder of the results in the cache.
 KERNELS_FOLDER = "kernels"
 # Part of the cache key: increase it when the probe itself changes.
-PROBE_VERSION = 1
+PROBE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,21 @@ def probe_kernels(
     if all(result.status not in ("hangs", "untested") for result in results):
         _write_cache(cache_file, results)
     return results
+
+
+def amx_is_best(results: Sequence[KernelResult]) -> bool:
+    """Whether AMX works, is faster than the plain kernels for each weight type that was tried, and no kernel fails.
+
+    Types that AMX does not support may be packed for other kernels, so those have to work too.
+    """
+    by_kernel = {result.kernel: result for result in results}
+    if AMX not in by_kernel or by_kernel[AMX].status != "works":
+        return False
+    if any(result.status not in ("works", "unused") for result in results):
+        return False
+    plain = {weight.weight_type: weight.gflops for weight in by_kernel[PLAIN].weights}
+    packed = {weight.weight_type: weight.gflops for weight in by_kernel[AMX].weights if weight.gflops is not None}
+    return all(speed > (plain.get(weight_type) or 0) for weight_type, speed in packed.items())
 
 
 def kernel_files() -> list[Path]:

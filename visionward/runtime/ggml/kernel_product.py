@@ -18,9 +18,10 @@ from visionward.runtime.ggml import ggml
 from visionward.runtime.ggml.device import Device
 from visionward.runtime.ggml.device_list import cpu_device, find_device
 from visionward.runtime.ggml.graph import Allocator, Graph, read
+from visionward.runtime.ggml.kernel_probe import PLAIN
 
-PLAIN = "plain"
-WEIGHT_TYPES = (gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_K)
+# The quantized types that `visionward convert` writes.
+WEIGHT_TYPES = tuple(gguf.GGMLQuantizationType[name] for name in ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q4_0"))
 
 # As many rows as a prompt has use the kernels for matrices, a single row those for vectors.
 WIDTH, OUTPUTS, ROWS = 2048, 1024, (96, 1)
