@@ -29,7 +29,7 @@ def measure(text: Path, mmproj: Path, contestant: str, tiles: list[int], threads
     """Seconds of one engine by the number of tiles."""
     backend, _, tower = contestant.partition("=")
     options = {"onnx_tower": Path(tower)} if tower else {}
-    engine = Engine(text, mmproj, vision_backend=backend, threads=threads, **options)
+    engine = Engine(text, mmproj, vision_backend=backend, threads=threads, kernels="plain", **options)
     try:
         tokens = prompt_tokens(engine)
         cut = {number: engine.tile(image(number, 1)) for number in sorted(tiles, reverse=True)}

@@ -59,7 +59,11 @@ def main() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (SIZE[1] // 8, SIZE[0] // 8, 3), np.uint8)
     picture = Image.fromarray(noise).resize(SIZE)
     engine = Engine(
-        arguments.text, arguments.mmproj, vision_backend=arguments.vision_backend, threads=arguments.threads
+        arguments.text,
+        arguments.mmproj,
+        vision_backend=arguments.vision_backend,
+        threads=arguments.threads,
+        kernels="plain",
     )
     try:
         tokens = prompt_tokens(engine)

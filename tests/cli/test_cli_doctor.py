@@ -63,6 +63,12 @@ def test_amx_that_crashes(run, kernels, monkeypatch):
     assert "gcc (Debian 12.2.0-14) 12.2.0: gcc 12 is known for this. In a build with clang they work" in advice
 
 
+def test_amx_that_is_faster(run, kernels):
+    assert "visionward uses plain memory-mapped weights" in run("doctor").stdout
+    kernels[0].append(KernelResult("AMX", "works", "", (WeightResult("Q4_K", 0.007, 45.6),)))
+    assert "`serve`, `scan` and `bench` use AMX for large text files if memory holds a copy" in run("doctor").stdout
+
+
 def test_plain_kernels_that_fail(run, kernels):
     kernels[0][:] = [KernelResult("plain", "wrong", "Q4_0 is off by 0.5", ())]
     assert "The plain kernels give wrong results (Q4_0 is off by 0.5): visionward needs them." in run("doctor").stdout

@@ -43,3 +43,38 @@ def test_arm_processors_differ_in_what_is_cached_for_them(monkeypatch) -> None:
         monkeypatch.setattr(processor, "_text", lambda _, part=part: arm(part))
         identities.add(processor.read_processor().identity)
     assert len(identities) == 2
+
+
+MEMINFO = "MemTotal:       25165824 kB\nMemAvailable:   20000000 kB\n"
+NONE_V1 = "9223372036854771712\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("", {}, None),
+        # A container with a namespace of its own.
+        ("0::/\n", {"memory.max": "max\n"}, None),
+        ("0::/\n", {"memory.max": "1000\n"}, 1000),
+        # A service of systemd, whose slice has the smaller limit.
+        (
+            "0::/system.slice/guard.service\n",
+            {"system.slice/guard.service/memory.max": "3000\n", "system.slice/memory.max": "2000\n"},
+            2000,
+        ),
+        ("0::/other\n", {"system.slice/memory.max": "2000\n"}, None),
+        # Version 1, as for a job of Slurm, with a colon in the path.
+        (
+            "5:cpu:/\n4:cpu,memory:/job:1\n0::/\n",
+            {"memory/job:1/memory.limit_in_bytes": "4000\n", "memory/memory.limit_in_bytes": NONE_V1},
+            4000,
+        ),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": NONE_V1}, None),
+    ],
+)
+def test_the_smallest_limit_of_the_control_groups(monkeypatch, groups, files, limit) -> None:
+    texts = {"/proc/meminfo": MEMINFO, "/proc/self/cgroup": groups}
+    texts |= {f"/sys/fs/cgroup/{name}": text for name, text in files.items()}
+    monkeypatch.setattr(processor.sys, "platform", "linux")
+    monkeypatch.setattr(processor, "_text", lambda path: texts.get(path, ""))
+    assert processor.read_memory() == processor.Memory(25165824 * 1024, 20000000 * 1024, limit)

@@ -4,11 +4,13 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 from scanned import PROMPT, rows_of
 
+from visionward.runtime.engine_options import EngineOptions
 from visionward.scan import Worker
 from visionward.scan.inputs import Inputs
 from visionward.scan.results import Results
@@ -43,6 +45,13 @@ def test_a_table_in_and_a_table_out(batch, pictures, options, tmp_path):
     assert {one["code"]: one["score"] for one in found[0]["category_scores"]} == row["category_scores"]
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(worker)
+
+
+@pytest.mark.parametrize(("alone", "kernels"), [(False, "plain"), (True, "auto")])
+def test_workers_share_plain_weights_unless_alone(options, alone, kernels):
+    assert EngineOptions(**Worker(options, alone=alone).options.engine).kernels == kernels
+    packed = replace(options, engine={**options.engine, "kernels": "packed"})
+    assert Worker(packed, alone=alone).options == packed
 
 
 def test_importing_the_worker_imports_no_native_library_and_no_engine():

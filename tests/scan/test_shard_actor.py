@@ -31,6 +31,8 @@ def judge(tmp_path, options, monkeypatch):
     shards.prepare(options.key)
     actor = ShardActor(Expected(options, options.key, version_text(), str(shards.folder)), 1, 60.0)
 
+    assert actor._pool._options.engine["kernels"] == "plain"
+
     def judge_batch(*paths):
         items = list(image_items(paths, lambda _: PROMPT))
         keys = [item.listing_key() for item in items]

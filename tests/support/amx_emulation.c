@@ -1,5 +1,6 @@
 /* Emulates the AMX instructions (tiles and products of bytes) on a processor without them: LD_PRELOAD this library.
- * Each instruction raises SIGILL, and the handler computes it. Slow; for finding out whether kernels are right.
+ * Each instruction raises SIGILL, and the handler computes it. Slow; for finding out whether kernels are right. What
+ * the processor would refuse ends the process by SIGILL (#UD) or SIGSEGV (#GP). Restarts (start_row) are left out.
  * Semantics: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, and volume 1 chapter 18. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -74,34 +75,59 @@ static void multiply(int c, int a, int b, int a_signed, int b_signed) {
     for (int m = config.rows[c]; m < ROWS; m++) memset(tiles[c][m], 0, ROW_BYTES);
 }
 
+/* The instruction is executed again, and ends the process. */
 static void refuse(void) { signal(SIGILL, SIG_DFL); }
+
+static void refuse_memory(void) {
+    signal(SIGSEGV, SIG_DFL);
+    kill(getpid(), SIGSEGV);
+}
+
+static int allowed(const Config *loaded) {
+    if (loaded->palette > 1) return 0;
+    for (int i = 0; i < 14; i++)
+        if (loaded->reserved[i]) return 0;
+    for (int i = 0; i < 16; i++) {
+        int exists = i < 8 && loaded->palette;
+        if (loaded->rows[i] > (exists ? ROWS : 0) || loaded->colsb[i] > (exists ? ROW_BYTES : 0)) return 0;
+        if (!loaded->rows[i] != !loaded->colsb[i]) return 0;
+    }
+    return 1;
+}
+
+/* Whether a tile of the configuration can be read and written. */
+static int usable(int tile) { return config.palette && config.rows[tile] && config.colsb[tile] % 4 == 0; }
 
 static void handle(int number, siginfo_t *info, void *context) {
     (void)number; (void)info;
     greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
     const uint8_t *at = (const uint8_t *)regs[REG_RIP];
-    if (at[0] != 0xC4 || (at[1] & 0x1F) != 2 || at[2] & 0x84) { refuse(); return; }
+    /* VEX.128, map 0F38, W0, no ninth tile, no third operand but in products. */
+    if (at[0] != 0xC4 || (at[1] & 0x9F) != 0x82 || (at[2] & 0xC4) != 0x40) { refuse(); return; }
     int x = !(at[1] & 0x40), b = !(at[1] & 0x20), third = (~at[2] >> 3) & 7, prefix = at[2] & 3;
+    if (at[3] != 0x5E && third) { refuse(); return; }
     const uint8_t *modrm = at + 4;
     int mod = modrm[0] >> 6, reg = (modrm[0] >> 3) & 7, rm = modrm[0] & 7, length = 1;
     uint64_t end = (uint64_t)modrm;
     if (at[3] == 0x49 && mod == 3 && prefix == 0 && modrm[0] == 0xC0) {
         memset(&config, 0, sizeof config);
-    } else if (at[3] == 0x49 && mod == 3 && prefix == 3) {
-        if (!config.palette) { refuse(); return; }
+    } else if (at[3] == 0x49 && mod == 3 && prefix == 3 && rm == 0) {
+        if (!usable(reg)) { refuse(); return; }
         memset(tiles[reg], 0, sizeof tiles[reg]);
-    } else if (at[3] == 0x49 && mod != 3) {
+    } else if (at[3] == 0x49 && mod != 3 && prefix < 2 && reg == 0) {
         Operand operand = memory(modrm, regs, x, b, 0, end);
         length = operand.length;
         if (prefix == 0) {
-            memcpy(&config, (void *)operand.address, sizeof config);
+            Config loaded;
+            memcpy(&loaded, (void *)operand.address, sizeof loaded);
+            if (!allowed(&loaded)) { refuse_memory(); return; }
+            config = loaded;
             memset(tiles, 0, sizeof tiles);
-            if (config.palette > 1) { refuse(); return; }
         } else {
             memcpy((void *)operand.address, &config, sizeof config);
         }
-    } else if (at[3] == 0x4B && mod != 3 && rm == 4) {
-        if (!config.palette || !config.rows[reg]) { refuse(); return; }
+    } else if (at[3] == 0x4B && mod != 3 && rm == 4 && prefix) {
+        if (!usable(reg)) { refuse(); return; }
         Operand operand = memory(modrm, regs, x, b, 1, end);
         length = operand.length;
         if (prefix == 2) {
@@ -112,10 +138,11 @@ static void handle(int number, siginfo_t *info, void *context) {
             for (int row = 0; row < config.rows[reg]; row++)
                 memcpy(tiles[reg][row], (void *)(operand.address + row * operand.stride), config.colsb[reg]);
         }
-    } else if (at[3] == 0x5E && mod == 3) {
-        /* The first factor is rm, the second the register in vvvv. A configuration that does not fit is #UD. */
-        if (!config.palette || !config.rows[reg] || config.rows[third] != config.colsb[rm] / 4 ||
-            config.rows[rm] != config.rows[reg] || config.colsb[third] != config.colsb[reg]) { refuse(); return; }
+    } else if (at[3] == 0x5E && mod == 3 && !b) {
+        /* The first factor is rm, the second the register in vvvv. */
+        if (!usable(reg) || !usable(rm) || !usable(third) || reg == rm || reg == third || rm == third ||
+            config.rows[third] != config.colsb[rm] / 4 || config.rows[rm] != config.rows[reg] ||
+            config.colsb[third] != config.colsb[reg]) { refuse(); return; }
         multiply(reg, rm, third, prefix >= 2, prefix & 1 ? 1 : 0);
         __atomic_fetch_add(&counted, 1, __ATOMIC_RELAXED);
     } else {

@@ -1,6 +1,6 @@
 """llama.cpp with ggml's AMX kernels, and AMX in software for processors that have none.
 
-As a program it builds both into the cache folder, which takes five minutes on two cores, and needs clang (19 or newer;
+As a program it builds both into the cache folder, which takes two minutes on two cores, and needs clang (19 or newer;
 ``CC`` and ``CXX`` choose another compiler), cmake, ninja and gcc:
 
     python tests/support/amx_library.py
@@ -24,7 +24,7 @@ from visionward.machine.processor import read_processor
 from visionward.runtime.ggml import native
 
 _EMULATION = Path(__file__).with_name("amx_emulation.c")
-_INSTRUCTIONS = ("AVX512", "AVX512_VBMI", "AVX512_VNNI", "AMX_TILE", "AMX_INT8")
+_INSTRUCTIONS = ("AVX512", "AVX512_VNNI", "AMX_TILE", "AMX_INT8")
 _OPTIONS = (
     *("-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DGGML_NATIVE=OFF"),
     *("-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON", "-DCMAKE_INSTALL_RPATH=$ORIGIN"),
@@ -61,15 +61,20 @@ def missing() -> str | None:
     return None if library_folder().is_dir() else "run tests/support/amx_library.py first"
 
 
-def build() -> Path:
-    """Build the libraries, unless they are there; their folder."""
+def build_emulation() -> None:
+    """Compile ``amx_emulation.c``."""
     _folder().mkdir(parents=True, exist_ok=True)
     flags = ("-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-ftls-model=initial-exec")
     subprocess.run(("gcc", *flags, "-o", str(_folder() / "amx_emulation.so"), str(_EMULATION)), check=True)
+
+
+def build() -> Path:
+    """Build the libraries, unless they are there; the folder of libllama."""
+    build_emulation()
     if library_folder().is_dir():
         return library_folder()
     with tempfile.TemporaryDirectory(dir=_folder()) as folder:
-        sources, built, aside = download_sources(Path(folder), ""), Path(folder) / "build", Path(folder) / "lib"
+        sources, built, aside = download_sources(Path(folder)), Path(folder) / "build", Path(folder) / "lib"
         compilers = [
             f"-DCMAKE_C_COMPILER={_compiler('CC', 'clang')}",
             f"-DCMAKE_CXX_COMPILER={_compiler('CXX', 'clang++')}",

@@ -36,16 +36,16 @@ def library_file() -> Path:
     return user_cache_path("visionward-tests") / f"rpc-{native.version()}" / "libggml-rpc.so"
 
 
-def download_sources(folder: Path, part: str = "ggml") -> Path:
-    """A folder of llama.cpp in the sources of the installed llama-cpp-python; all of llama.cpp if the part is empty."""
+def download_sources(folder: Path) -> Path:
+    """The folder of llama.cpp in the sources of the installed llama-cpp-python."""
     name = f"llama-cpp-python=={native.version()}"
     pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:")
     # pip runs the build backend for the name and version of a source archive.
     subprocess.run((*pip, "--dest", str(folder), name), check=True)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
-        parts = [member for member in archive if f"/vendor/llama.cpp/{part}" in member.name]
+        parts = [member for member in archive if "/vendor/llama.cpp/" in member.name]
         archive.extractall(folder, parts, filter="data")
-    return next(folder.glob("*/vendor/llama.cpp")) / part
+    return next(folder.glob("*/vendor/llama.cpp"))
 
 
 def build() -> Path:
@@ -56,7 +56,7 @@ def build() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     base = native.library_path().parent / "libggml-base.so.0"
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        sources = download_sources(Path(folder))
+        sources = download_sources(Path(folder)) / "ggml"
         aside = Path(folder) / target.name
         compiler = os.environ.get("CXX") or (sysconfig.get_config_var("CXX") or "g++").split()[0]
         includes = (f"-I{sources / 'include'}", f"-I{sources / 'src'}")

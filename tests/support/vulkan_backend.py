@@ -85,7 +85,7 @@ def build() -> Path:
     _fetch()
     libraries = _system() / "lib" / "x86_64-linux-gnu"
     with tempfile.TemporaryDirectory(dir=_folder()) as folder:
-        sources = download_sources(Path(folder))
+        sources = download_sources(Path(folder)) / "ggml"
         # CMake's configuration of ggml by itself wants this file, which the archive lacks.
         (sources / "ggml.pc.in").touch()
         options = {

@@ -7,7 +7,7 @@ from visionward.diagnose.environment import Environment, NativeLibrary
 from visionward.diagnose.provider_probe import ProviderResult
 from visionward.diagnose.system_report import SystemReport
 from visionward.quantities import size_text
-from visionward.runtime.ggml.kernel_probe import KernelResult, amx_is_best
+from visionward.runtime.ggml.kernel_probe import KernelResult, amx_types
 
 _STATUS = {
     "works": "works",
@@ -20,7 +20,7 @@ _STATUS = {
 # What --kernels auto does, without and with AMX kernels that are faster.
 _CHOICE = {
     False: "visionward uses plain memory-mapped weights; the other kinds matter only with --kernels packed.",
-    True: "visionward uses AMX where memory holds a copy of the weights, but not in `classify` (--kernels).",
+    True: "`serve`, `scan` and `bench` use AMX for large text files if memory holds a copy (--kernels auto).",
 }
 
 
@@ -52,7 +52,7 @@ def report_lines(report: SystemReport) -> Iterator[str]:
         yield "  not tested: the library cannot be loaded"
     for result in report.kernels:
         yield _kernel_line(result)
-    yield f"  {_CHOICE[amx_is_best(report.kernels)]}"
+    yield f"  {_CHOICE[bool(amx_types(report.kernels))]}"
     if report.gpus:
         yield ""
         yield "GPU kernels (the same products)"

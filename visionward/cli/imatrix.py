@@ -75,6 +75,7 @@ def imatrix(
             text_gguf,
             mmproj_gguf,
             vision_backend="ggml",
+            kernels="plain",
             on_progress=on_progress,
             **engine_options,
         )

@@ -123,8 +123,8 @@ def kernels_option(command: Command, default: KernelsChoice) -> Command:
         default=default,
         show_default=True,
         help="plain: read the text file's weights where they are mapped. packed: copy them for ggml's other CPU "
-        "kernels, which takes time and memory when loading. auto: packed if the AMX kernels work here, are faster and "
-        "memory holds the copy, else plain (docs/kernels.md).",
+        "kernels: loading takes longer, and the copy takes memory. auto: packed if the AMX kernels work here, are "
+        "faster and memory holds the copy, else plain (docs/kernels.md).",
     )(command)
 
 

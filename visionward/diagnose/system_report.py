@@ -12,7 +12,7 @@ from visionward.errors import VisionwardError
 from visionward.machine.extras import EXTRAS
 from visionward.machine.packages import installed_version, requirements
 from visionward.machine.shell import pip_command
-from visionward.runtime.ggml.kernel_probe import PLAIN, KernelResult, kernel_files, probe_kernel, probe_kernels
+from visionward.runtime.ggml.kernel_probe import AMX, PLAIN, KernelResult, kernel_files, probe_kernel, probe_kernels
 from visionward.runtime.vision.onnxruntime_session import gpu_providers
 from visionward.runtime.vision.openvino_session import openvino_devices
 
@@ -126,7 +126,7 @@ def _missing_requirements() -> Iterator[str]:
 
 def _failure(result: KernelResult) -> str | None:
     """What kernels do wrong, as a predicate; None for kernels that work or are unused."""
-    if result.status in ("works", "unused"):
+    if not result.fails:
         return None
     return {
         "crashes": f"crash the process ({result.detail})",
@@ -159,7 +159,7 @@ def _about_kernels(library: NativeLibrary, kernels: tuple[KernelResult, ...]) ->
             f"The {result.kernel} kernels of this build {what}. visionward does not use them, so its verdicts are "
             "not affected; other programs that use this library may be."
         )
-        if result.kernel == "AMX" and result.status == "crashes":
+        if result.kernel == AMX and result.status == "crashes":
             if re.search(r"gcc .*\b12\.", library.compiler or ""):
                 sentence += f" The library was compiled with {library.compiler}: gcc 12 is known for this."
             sentence += " In a build with clang they work (docs/kernels.md)."

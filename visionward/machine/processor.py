@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,6 +143,22 @@ def _ask_system() -> tuple[str, tuple[str, ...] | None]:
     return os.environ.get("PROCESSOR_IDENTIFIER", ""), None
 
 
+def _limit_files() -> Iterator[str]:
+    """The files that may limit this process's memory: those of its control group and of all above it (cgroups(7))."""
+    own = {"memory.max": "", "memory.limit_in_bytes": ""}
+    for line in _text("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            own["memory.max"] = path.strip("/")
+        elif "memory" in controllers.split(","):
+            own["memory.limit_in_bytes"] = path.strip("/")
+    for name, path in own.items():
+        root = "/sys/fs/cgroup" if name == "memory.max" else "/sys/fs/cgroup/memory"
+        parts = path.split("/") if path else []
+        for count in range(len(parts) + 1):
+            yield "/".join((root, *parts[:count], name))
+
+
 def _sysctl(key: str) -> str:
     try:
         answer = subprocess.run([_SYSCTL, "-n", key], capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
@@ -156,11 +173,10 @@ def read_memory() -> Memory:
         amounts = {
             name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB$", _text("/proc/meminfo"), re.M)
         }
-        limits = [_text(f"/sys/fs/cgroup/{name}").strip() for name in ("memory.max", "memory/memory.limit_in_bytes")]
         total = amounts.get("MemTotal")
-        known = [int(limit) for limit in limits if limit.isdecimal()]
+        known = [int(limit) for limit in map(_text, _limit_files()) if limit.strip().isdecimal()]
         # Without a limit, cgroup v1 reports a number larger than any memory.
-        limit = next((value for value in known if total is None or value < total), None)
+        limit = min((value for value in known if total is None or value < total), default=None)
         return Memory(total, amounts.get("MemAvailable"), limit)
     if sys.platform == "darwin":
         size = _sysctl("hw.memsize")

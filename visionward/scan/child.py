@@ -37,7 +37,8 @@ class Done:
 
 def serve_tasks(options: ScanOptions, connection: Connection) -> None:
     """Load a guard and judge samples until the parent ends this process. The process's main function."""
-    worker = Worker(options)
+    # The options say already whether there are several processes.
+    worker = Worker(options, alone=True)
     try:
         worker.load()
     except Exception as error:  # noqa: BLE001 - raised again in the parent

@@ -82,7 +82,6 @@ def scan_on_cluster(
         MissingExtraError: if Ray is not installed.
     """
     ray = _imported()
-    options = options.for_several_processes()
     shards = Shards(folder.absolute())
     shards.prepare(options.key)
     started = not ray.is_initialized()

@@ -16,7 +16,13 @@ from visionward.scan.item import Item
 
 # Options that say where and how to compute, not what.
 _PLACES = (
-    *("threads", "device", "vision_device", "gpu_layers", "image_cache_bytes", "kernels", "memory_limit"),
+    "threads",
+    "device",
+    "vision_device",
+    "gpu_layers",
+    "image_cache_bytes",
+    "kernels",
+    "memory_limit",
     "onnx_tower",
 )
 
@@ -65,6 +71,8 @@ class ScanOptions:
     @cached_property
     def key(self) -> str:
         """A hash of everything that a result depends on besides the sample: equal on machines with equal files.
+
+        Devices and kernels round differently. They are left out, so that a scan can go on elsewhere.
 
         Raises:
             ModelFileError: if a file cannot be read.

@@ -41,7 +41,9 @@ class ShardActor:
         # Id -> result, oldest first, and ids without a result yet. Both are changed under the pool's lock.
         self._results: dict[str, dict[str, Any]] = {}
         self._waiting: set[str] = set()
-        self._pool = Pool(expected.options.with_threads(threads), 1, self._remember, deadline_s)
+        # A node may have several actors.
+        options = expected.options.with_threads(threads).for_several_processes()
+        self._pool = Pool(options, 1, self._remember, deadline_s)
 
     def __call__(self, batch: Any) -> Any:
         """Judge a batch.

@@ -19,10 +19,11 @@ class Worker:
 
     Args:
         options: the model, and how it judges.
+        alone: whether no other process on this machine judges with the same files, which processes share.
     """
 
-    def __init__(self, options: ScanOptions) -> None:
-        self.options = options
+    def __init__(self, options: ScanOptions, *, alone: bool = False) -> None:
+        self.options = options if alone else options.for_several_processes()
         self._guard: Guard | None = None
 
     def load(self, on_progress: OnProgress | None = None) -> None:

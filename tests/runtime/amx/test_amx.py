@@ -34,19 +34,24 @@ from image_variants import CASES
 from visionward import Engine
 from visionward.runtime import kernel_choice
 from visionward.runtime.ggml.kernel_probe import AMX
-from visionward.runtime.ggml.kernel_product import buffer_types
+from visionward.runtime.ggml.kernel_product import WEIGHT_TYPES, buffer_types
 from visionward.runtime.images.preprocess import Tiles
 
 text, mmproj, kernels, name, out = sys.argv[1:]
 assert AMX in buffer_types()
 kernel_choice.MIN_TEXT_BYTES = 0
-kernel_choice.amx_is_faster = lambda threads: True
+kernel_choice.types_for_amx = lambda threads: {dtype.name for dtype in WEIGHT_TYPES}
 (case,) = (case for case in CASES if case.name == name)
 engine = Engine(text, mmproj, kernels=kernels, vision_backend="ggml", threads=2, device="CPU")
 logits = engine.logits(case.tokens(), Tiles(case.pixels(), case.aspect_ratio)).logits
 np.savez(out, kernels=engine.kernels, logits=logits)
 engine.close()
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emulation() -> None:
+    amx_library.build_emulation()
 
 
 def run(arguments: list[str], counts: Path) -> tuple[str, int]:
@@ -86,6 +91,7 @@ def test_they_give_the_logits_of_the_plain_kernels(pair_of, tmp_path, kind):
     assert [str(found[kernels]["kernels"]) for kernels in found] == ["plain", "packed", "packed"]
     plain, packed, auto = (found[kernels]["logits"] for kernels in found)
     assert np.array_equal(packed, auto)
+    assert not np.array_equal(packed, plain)
     expected = FIXTURE[f"{CASE.name}.logits"]
     assert error(packed, plain) < 0.03
     assert error(packed, expected) == pytest.approx(error(plain, expected), rel=0.02)

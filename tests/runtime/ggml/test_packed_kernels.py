@@ -38,7 +38,7 @@ def test_llama_is_told(pair_of, monkeypatch, kernels: str, amx: bool, packed: bo
     pair = pair_of("plain", "f16")
     found(monkeypatch, plain="works")
     monkeypatch.setattr(kernel_choice, "MIN_TEXT_BYTES", 0)
-    monkeypatch.setattr(kernel_choice, "amx_is_faster", lambda _threads: amx)
+    monkeypatch.setattr(kernel_choice, "types_for_amx", lambda _threads: {"Q8_0", "F16"} if amx else set())
     told = []
 
     def model(*_args, **options):

@@ -23,7 +23,7 @@ class TextModel:
         config: what its keys say.
         gpus: ggml's devices that the layers are divided among; empty for the CPU alone.
         gpu_layers: layers on them, the last ones, with the output head as one.
-        packed: copy the weights into the forms that ggml's faster CPU kernels read (AMX, CPU_REPACK) instead of
+        packed: copy the weights into the forms that ggml's other CPU kernels read (AMX, CPU_REPACK) instead of
             mapping them; see that these work first (``packed_kernels``).
 
     Raises:

@@ -22,7 +22,7 @@ from visionward.paths import cache_folder
 
 Status = Literal["works", "wrong", "crashes", "hangs", "unused", "untested"]
 
-# Names of kernels: the one without a buffer type of its own, and that of ggml's buffer type.
+# ``plain``, and ggml's name of the AMX buffer type.
 PLAIN, AMX = "plain", "AMX"
 
 # Quantized activations account for about 0.5 %.
@@ -61,6 +61,16 @@ class KernelResult:
     detail: str
     weights: tuple[WeightResult, ...]
 
+    @property
+    def fails(self) -> bool:
+        """Whether they do not work, or may not."""
+        return self.status not in ("works", "unused")
+
+    @property
+    def speeds(self) -> dict[str, float]:
+        """GFLOP/s of one thread by weight type."""
+        return {weight.weight_type: weight.gflops for weight in self.weights if weight.gflops is not None}
+
 
 def probe_kernels(
     kernels: Sequence[str], library_files: Sequence[Path], processor: str, *, threads: int, fresh: bool = False
@@ -84,19 +94,16 @@ def probe_kernels(
     return results
 
 
-def amx_is_best(results: Sequence[KernelResult]) -> bool:
-    """Whether AMX works, is faster than the plain kernels for each weight type that was tried, and no kernel fails.
+def amx_types(results: Sequence[KernelResult]) -> frozenset[str]:
+    """The weight types for which AMX is faster than the plain kernels; none if AMX or any other kernels fail.
 
-    Types that AMX does not support may be packed for other kernels, so those have to work too.
+    A type that AMX does not support may be packed for other kernels, so those have to work too.
     """
     by_kernel = {result.kernel: result for result in results}
-    if AMX not in by_kernel or by_kernel[AMX].status != "works":
-        return False
-    if any(result.status not in ("works", "unused") for result in results):
-        return False
-    plain = {weight.weight_type: weight.gflops for weight in by_kernel[PLAIN].weights}
-    packed = {weight.weight_type: weight.gflops for weight in by_kernel[AMX].weights if weight.gflops is not None}
-    return all(speed > (plain.get(weight_type) or 0) for weight_type, speed in packed.items())
+    if AMX not in by_kernel or any(result.fails for result in results):
+        return frozenset()
+    plain = by_kernel[PLAIN].speeds
+    return frozenset(name for name, speed in by_kernel[AMX].speeds.items() if speed > plain.get(name, 0))
 
 
 def kernel_files() -> list[Path]:

@@ -20,7 +20,7 @@ from visionward.runtime.ggml.device_list import cpu_device, find_device
 from visionward.runtime.ggml.graph import Allocator, Graph, read
 from visionward.runtime.ggml.kernel_probe import PLAIN
 
-# The quantized types that `visionward convert` writes.
+# The types of most matrices in quantized files; the others have no AMX kernels but Q4_1.
 WEIGHT_TYPES = tuple(gguf.GGMLQuantizationType[name] for name in ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q4_0"))
 
 # As many rows as a prompt has use the kernels for matrices, a single row those for vectors.

@@ -2,7 +2,7 @@
 
 from visionward.errors import NativeLibraryError
 from visionward.machine.processor import read_processor
-from visionward.runtime.ggml.kernel_probe import AMX, PLAIN, KernelResult, amx_is_best, kernel_files, probe_kernels
+from visionward.runtime.ggml.kernel_probe import AMX, PLAIN, KernelResult, amx_types, kernel_files, probe_kernels
 from visionward.runtime.ggml.kernel_product import buffer_types
 
 
@@ -15,19 +15,19 @@ def check_packed_kernels(threads: int) -> None:
         NativeLibraryError: if one crashes, hangs, gives wrong results, or cannot be tried.
     """
     for result in _probed(threads):
-        if result.kernel != PLAIN and result.status not in ("works", "unused"):
+        if result.kernel != PLAIN and result.fails:
             raise NativeLibraryError(
                 f"the {result.kernel} kernels of this llama.cpp library cannot be used ({result.status}: "
                 f"{result.detail}); use kernels=plain (--kernels plain), or another build (docs/kernels.md)."
             )
 
 
-def amx_is_faster(threads: int) -> bool:
-    """Whether this library and processor have AMX kernels, no packed kernels fail, and AMX is faster than plain.
+def types_for_amx(threads: int) -> frozenset[str]:
+    """The weight types for which this library has AMX kernels that are right and faster than the plain ones.
 
-    Without AMX nothing is tried.
+    Nothing is tried if the library or the processor has no AMX.
     """
-    return AMX in buffer_types() and amx_is_best(_probed(threads))
+    return amx_types(_probed(threads)) if AMX in buffer_types() else frozenset()
 
 
 def _probed(threads: int) -> tuple[KernelResult, ...]:
