@@ -47,7 +47,7 @@ def test_llama_is_told(pair_of, monkeypatch, kernels: str, amx: bool, packed: bo
 
     monkeypatch.setattr(engine_module, "TextModel", model)
     with pytest.raises(NativeLibraryError, match="enough"):
-        Engine(pair.text, pair.mmproj, kernels=kernels)
+        Engine(pair.text, pair.mmproj, kernels=kernels, device="CPU")
     assert told == [packed]
 
 
