@@ -15,7 +15,7 @@ from visionward.diagnose.provider_probe import ProviderResult, probe_provider
 from visionward.machine.processor import read_memory, read_processor
 from visionward.machine.shell import pip_command
 from visionward.names import CPU_PROVIDER
-from visionward.runtime.ggml import abi
+from visionward.runtime.ggml import abi, packed_kernels
 from visionward.runtime.ggml.kernel_probe import KernelResult, WeightResult
 from visionward.runtime.ggml.native import library_path
 
@@ -27,7 +27,7 @@ CRASHES = KernelResult("AMX", "crashes", "SIGSEGV (exit 139)", ())
 def kernels(monkeypatch):
     """What the probe finds; set its items."""
     found = [WORKS]
-    monkeypatch.setattr(reporting, "probe_kernels", lambda *_, **options: (asked.append(options), tuple(found))[1])
+    monkeypatch.setattr(packed_kernels, "probe_kernels", lambda *_, **options: (asked.append(options), tuple(found))[1])
     asked = []
     return found, asked
 

@@ -115,9 +115,10 @@ def test_amx_is_for_types_for_which_it_is_right_and_faster(results, types):
 def test_nothing_is_tried_without_amx(monkeypatch, kernels, types):
     tried = []
 
-    def probe(names, files: list[Path], _processor, *, threads):
+    def probe(names, files: list[Path], _processor, *, threads, fresh):
         tried.append((names, threads))
         assert files
+        assert not fresh
         return [PLAIN, result("AMX", Q4_0=190.0, Q8_0=1.0, Q4_K=196.0)]
 
     monkeypatch.setattr(packed_kernels, "buffer_types", lambda: dict.fromkeys(kernels, 1))

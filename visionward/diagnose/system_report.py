@@ -12,7 +12,7 @@ from visionward.errors import VisionwardError
 from visionward.machine.extras import EXTRAS
 from visionward.machine.packages import installed_version, requirements
 from visionward.machine.shell import pip_command
-from visionward.runtime.ggml.kernel_probe import AMX, PLAIN, KernelResult, kernel_files, probe_kernel, probe_kernels
+from visionward.runtime.ggml.kernel_probe import AMX, PLAIN, KernelResult, probe_kernel
 from visionward.runtime.vision.onnxruntime_session import gpu_providers
 from visionward.runtime.vision.openvino_session import openvino_devices
 
@@ -75,7 +75,9 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
     if environment.library.path is not None:
         progress("testing the kernels ...")
         try:
-            kernels = _test_kernels(environment, fresh=fresh)
+            from visionward.runtime.ggml.packed_kernels import probe_library  # noqa: PLC0415 - needs the native library
+
+            kernels = probe_library(environment.physical_cores, fresh=fresh)
         except VisionwardError as error:
             advice.append(str(error))
     # Not remembered: another driver may make another result.
@@ -98,13 +100,6 @@ def system_report(*, fresh: bool = False, progress: Callable[[str], None] = lamb
         openvino_devices=openvino_devices(),
         advice=tuple(advice),
     )
-
-
-def _test_kernels(environment: Environment, *, fresh: bool) -> tuple[KernelResult, ...]:
-    from visionward.runtime.ggml.kernel_product import buffer_types  # noqa: PLC0415 - needs the native library
-
-    processor, threads = environment.processor.identity, environment.physical_cores
-    return probe_kernels(tuple(buffer_types()), kernel_files(), processor, threads=threads, fresh=fresh)
 
 
 def _extras() -> Iterator[Extra]:

@@ -12,7 +12,7 @@ from visionward.runtime.vision.vision_memory import activation_bytes, bytes_with
 
 # A smaller text file is fast anyway.
 MIN_TEXT_BYTES = 10**9
-# ggml's AMX buffers take 38 bytes for the 34 of a block in Q8_0, and less more for other types.
+# ggml's AMX buffers take 38 bytes for a block of 34 in Q8_0.
 _COPY = 9 / 8
 # An engine of the tower keeps its mapped file, a copy of the weights, and some activations (vision_memory.py).
 _TOWER_COPIES, _ACTIVATIONS = 2, 4

@@ -1,4 +1,4 @@
-"""ggml's CPU kernels that need repacked weights. They are used only if the probe found that they work."""
+"""The CPU kernels of the installed library: what the probe found, and whether packed weights may be used."""
 
 from visionward.errors import NativeLibraryError
 from visionward.machine.processor import read_processor
@@ -14,7 +14,7 @@ def check_packed_kernels(threads: int) -> None:
     Raises:
         NativeLibraryError: if one crashes, hangs, gives wrong results, or cannot be tried.
     """
-    for result in _probed(threads):
+    for result in probe_library(threads):
         if result.kernel != PLAIN and result.fails:
             raise NativeLibraryError(
                 f"the {result.kernel} kernels of this llama.cpp library cannot be used ({result.status}: "
@@ -27,8 +27,15 @@ def types_for_amx(threads: int) -> frozenset[str]:
 
     Nothing is tried if the library or the processor has no AMX.
     """
-    return amx_types(_probed(threads)) if AMX in buffer_types() else frozenset()
+    return amx_types(probe_library(threads)) if AMX in buffer_types() else frozenset()
 
 
-def _probed(threads: int) -> tuple[KernelResult, ...]:
-    return probe_kernels(tuple(buffer_types()), kernel_files(), read_processor().identity, threads=threads)
+def probe_library(threads: int, *, fresh: bool = False) -> tuple[KernelResult, ...]:
+    """What the probe found, or finds, about every kind of kernel of this library on this processor.
+
+    Args:
+        threads: CPU threads.
+        fresh: try them again even if that was done before.
+    """
+    processor = read_processor().identity
+    return probe_kernels(tuple(buffer_types()), kernel_files(), processor, threads=threads, fresh=fresh)
